@@ -1,0 +1,29 @@
+"""Every error that a user can cause or must act on; the command line shows one line of it."""
+
+
+class ScanError(Exception):
+    """Base of the errors below: its text says where, what was found, wanted, and what to do."""
+
+
+class InputError(ScanError, ValueError):
+    """A folder, option or image set that no result could be made of."""
+
+
+class InputMissing(ScanError, FileNotFoundError):
+    """A folder or file that was named and is not there."""
+
+
+class StoreMismatch(ScanError, ValueError):
+    """Two things made by different encoders, formats or runs were brought together."""
+
+
+class Damaged(ScanError, OSError):
+    """A file of ours whose bytes are not what was written; names the rows where it can."""
+
+
+class CheckpointError(ScanError, ValueError):
+    """A file that is not a checkpoint, or one that this version cannot use."""
+
+
+class DependencyMissing(ScanError, ImportError):
+    """An optional package is absent; the text names the extra that brings it."""

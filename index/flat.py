@@ -1,0 +1,285 @@
+"""Each query's nearest training images, through a FAISS flat inner-product index of a store.
+
+    store -> folder: flat.faiss, index.json
+    queries (Q, D) float32, k -> Matches: rows (Q, k) int64, scores (Q, k) float32
+
+Both sides are unit-norm, so the inner product is the cosine, in [-1, 1]. FAISS only proposes
+candidates: its last bits change with the batch and the threads. The scores are computed again
+from the stored rows, in float64, summed over the dimensions in order and rounded once to
+float32; they sort by score descending, then by training row. So the matches depend on the
+queries and the store, and on nothing else. With fewer than k training images, k shrinks.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepssim_scan import files
+from deepssim_scan.embeddings import (
+    Store,
+    Vectors,
+    check_sha256,
+    check_types,
+    first_not_unit,
+    read_json,
+    record,
+)
+from deepssim_scan.errors import Damaged, DependencyMissing, InputError, StoreMismatch
+
+Ids = NDArray[np.int64]
+Found = tuple[Vectors, Ids]
+
+MANIFEST, INDEX = "index.json", "flat.faiss"
+FORMAT = 1
+MARGIN = 16  # candidates asked for beyond k, so that few queries need a second look
+GPU_MAX_K = 2048
+QUERY_BLOCK = 1024
+CANDIDATE_BLOCK = 2**20  # ids and scores that FAISS returns at a time
+PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 16 MiB a side at D 256
+
+
+@dataclass(frozen=True, slots=True)
+class IndexManifest:
+    """What index.json records: of which store and encoder, and the SHA-256 of flat.faiss."""
+
+    encoder: str
+    store: str
+    rows: int
+    dimension: int
+    sha256: str
+    faiss: str
+    factory: str = "Flat"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that no index of this version can have."""
+        check_types(self)
+        if min(self.rows, self.dimension) < 1 or (self.factory, self.format) != ("Flat", FORMAT):
+            raise InputError(
+                f"{self} must have rows and dimension >= 1, factory 'Flat' and format {FORMAT}"
+            )
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read index.json; InputMissing when `folder` is not a finished index, or Damaged."""
+        return record(cls, read_json(folder / MANIFEST), folder / MANIFEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The best k training rows (Q, k) int64 of each query and their scores (Q, k) float32."""
+
+    rows: Ids
+    scores: Vectors
+
+
+def build(store: Store, folder: Path) -> IndexManifest:
+    """Index every row of `store`, a shard at a time, and write flat.faiss and index.json.
+
+    Raises InputError for a store without rows, Damaged for rows that are not those that were
+    embedded, or when flat.faiss does not read back as FAISS wrote it.
+    """
+    if store.rows == 0:
+        raise InputError(f"{store.folder}: holds no embedded image, so there is nothing to index.")
+    faiss = _faiss()
+    index = faiss.IndexFlatIP(store.dimension)
+    for first, rows in store.shards():
+        bad = first_not_unit(rows)  # FAISS would take a NaN, and never find it
+        if bad is not None:
+            raise Damaged(f"{store.folder}: row {first + bad} has not norm 1. Build it again.")
+        index.add(rows)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with files.replacing(folder / INDEX) as partial:
+        digest = _write(index, partial)
+    manifest = IndexManifest(
+        encoder=store.manifest.encoder,
+        store=store.digest,
+        rows=store.rows,
+        dimension=store.dimension,
+        sha256=digest,
+        faiss=faiss.__version__,
+    )
+    files.write_json(folder / MANIFEST, asdict(manifest))
+    return manifest
+
+
+class TrainingIndex:
+    """An index opened for search, known to be of the store and the bytes that were built."""
+
+    def __init__(self, index: Any, manifest: IndexManifest, device: str) -> None:
+        """Use `TrainingIndex.open`."""
+        self.manifest, self.rows = manifest, manifest.rows
+        self._index = index
+        self._gpu = _on_gpu(index) if device == "cuda" else None
+        # Bound of what float32 sums of D products, and the one rounding of ours, can be off by.
+        self._tolerance = np.float32((manifest.dimension + 8) * 2.0**-23)
+
+    @classmethod
+    def open(cls, folder: Path, store: Store, device: str = "cpu") -> Self:
+        """Open the index of `store` in `folder`; "cuda" uses a GPU when FAISS has one.
+
+        Raises InputMissing when `folder` is not a finished index, StoreMismatch when it was
+        built of another store or encoder, Damaged when its bytes are not those written.
+        """
+        manifest = IndexManifest.read(folder)
+        found = (manifest.encoder, manifest.store, manifest.rows, manifest.dimension)
+        wanted = (store.manifest.encoder, store.digest, store.rows, store.dimension)
+        names = ("encoder", "store digest", "rows", "dimension")
+        for name, ours, theirs in zip(names, found, wanted, strict=True):
+            if ours != theirs:
+                raise StoreMismatch(
+                    f"{folder}: its {name} is {ours}, and that of {store.folder} is {theirs}. "
+                    "Use the store that it was built of, or build the index again."
+                )
+        check_sha256(folder / INDEX, manifest.sha256)
+        return cls(_read(folder / INDEX, manifest), manifest, device)
+
+    def search(self, queries: Vectors, k: int) -> Matches:
+        """Return the best min(k, rows) training rows of each query (Q, D), best first.
+
+        Raises InputError when k < 1, or when the queries are not float32 (Q, D), finite and of
+        unit norm; Damaged when FAISS gives no answer where there must be one.
+        """
+        self._check(queries, k)
+        k = min(k, self.rows)
+        wanted = min(k + MARGIN, self.rows)
+        rows = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        for block in _blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
+            rows[block], scores[block] = self._search(queries[block], k, wanted)
+        return Matches(rows, scores)
+
+    def _check(self, queries: Vectors, k: int) -> None:
+        if k < 1:
+            raise InputError(f"k ({k}) must be >= 1")
+        dimension = self.manifest.dimension
+        if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != dimension:
+            raise InputError(
+                f"queries are {queries.dtype} {queries.shape}, and this index needs "
+                f"float32 (Q, {dimension})"
+            )
+        bad = first_not_unit(queries)
+        if bad is not None:
+            raise InputError(f"query {bad} is not finite with norm 1: it cannot be searched")
+
+    def _search(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
+        """Search one block: the best `wanted` by FAISS, and a second look where that is unsure."""
+        queries = np.ascontiguousarray(queries)
+        estimates, ids = self._candidates(queries, wanted)
+        if ids.min() < 0:
+            raise Damaged(f"FAISS found fewer than {wanted} of {self.rows} rows. Build it again.")
+        owners = np.repeat(np.arange(len(queries)), wanted)
+        scores = self._scores(queries, owners, ids.ravel()).reshape(ids.shape)
+        rows, scores = _best(ids, scores, k)
+        if wanted < self.rows:
+            # A row that FAISS left out may tie with, or beat by rounding, the last one kept.
+            unsure = estimates[:, -1] >= scores[:, -1] - self._tolerance
+            for query in np.flatnonzero(unsure):
+                rows[query], scores[query] = self._all_near(queries[query], scores[query, -1], k)
+        return rows, scores
+
+    def _candidates(self, queries: Vectors, wanted: int) -> Found:
+        """Return FAISS's own scores and rows, (Q, wanted) each, from the GPU where it can."""
+        if self._gpu is not None and wanted <= GPU_MAX_K:
+            try:
+                return cast("Found", self._gpu.search(queries, wanted))
+            except RuntimeError:  # out of memory: the CPU gives the same matches
+                self._gpu = None
+        return cast("Found", self._index.search(queries, wanted))
+
+    def _all_near(self, query: Vectors, score: np.float32, k: int) -> tuple[Ids, Vectors]:
+        """Return the best k of one query out of all the rows that may reach `score`."""
+        radius = float(score - self._tolerance)
+        _, _, ids = self._index.range_search(query[None], radius)
+        owners = np.zeros(len(ids), np.int64)
+        return _best(ids, self._scores(query[None], owners, ids), k)
+
+    def _scores(self, queries: Vectors, owners: Ids, ids: Ids) -> Vectors:
+        """Score the pairs (queries[owners[i]], stored row ids[i]), a block at a time."""
+        scores = np.empty(len(ids), np.float32)
+        for block in _blocks(len(ids), PAIR_BLOCK):
+            stored = self._index.reconstruct_batch(ids[block])
+            scores[block] = _cosines(queries[owners[block]], stored)
+        return scores
+
+
+def _cosines(left: Vectors, right: Vectors) -> Vectors:
+    """Return the inner product of each pair of rows (n, D), in [-1, 1], rounded once.
+
+    A product of two float32 is exact in float64; the loop fixes the order of the sum, which
+    numpy's own reductions change with the shape.
+    """
+    total = np.zeros(len(left), np.float64)
+    for products in np.multiply(left.T, right.T, dtype=np.float64, order="C"):
+        total += products
+    return np.clip(total.astype(np.float32), -1, 1)
+
+
+def _best(ids: Ids, scores: Vectors, k: int) -> tuple[Ids, Vectors]:
+    """Return the first k along the last axis by score descending, then by row."""
+    order = np.lexsort((ids, -scores), axis=-1)[..., :k]
+    return np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
+
+
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _write(index: Any, path: Path) -> str:
+    """Write and read back; return the SHA-256, or raise Damaged when the disk lost a byte."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+
+        def write(block: bytes) -> int:
+            digest.update(block)
+            return file.write(block)
+
+        # Through Python, whose writes raise when the disk is full, and for any file name.
+        faiss = _faiss()
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
+    check_sha256(path, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _read(path: Path, manifest: IndexManifest) -> Any:
+    faiss = _faiss()
+    try:
+        with path.open("rb") as file:
+            index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
+    except RuntimeError as error:
+        raise Damaged(f"{path}: not an index that FAISS can read. Build it again.") from error
+    found = (type(index), index.ntotal, index.d)
+    if found != (faiss.IndexFlatIP, manifest.rows, manifest.dimension):
+        raise Damaged(
+            f"{path}: holds {found[0].__name__} of {found[1:]} rows and dimensions, and "
+            f"{MANIFEST} says IndexFlatIP of {(manifest.rows, manifest.dimension)}. Build it again."
+        )
+    return index
+
+
+def _on_gpu(index: Any) -> Any:
+    """Return a copy of `index` on the first GPU, or None when FAISS has no GPU or no room."""
+    faiss = _faiss()
+    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        return None
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    except RuntimeError:
+        return None
+
+
+def _faiss() -> Any:
+    """Import FAISS when it is first needed: it is not among the base dependencies."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise DependencyMissing(
+            "The search needs FAISS, which is not installed. Install one of the two extras: "
+            "pip install 'deepssim-scan[cpu]' or pip install 'deepssim-scan[gpu]'."
+        ) from error
+    return faiss

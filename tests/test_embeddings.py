@@ -1,0 +1,350 @@
+"""The store: what is written comes back, however it was added; any damage is found and named."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepssim_scan import embeddings as emb
+from deepssim_scan.embeddings import Entry, Store, StoreManifest, StoreWriter
+from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+
+ENCODER = "ab" * 32
+SHARD, DIMENSION = 4, 8
+
+
+def unit(count: int, dimension: int = DIMENSION, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, dimension))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def entry(path: str, reason: str | None = None, detail: str = "") -> Entry:
+    return Entry(path, 10, 1_700_000_000_123_456_789, "cd" * 32, "L", reason, detail)
+
+
+def write(folder: Path, entries: list[Entry], rows: np.ndarray, cuts: tuple[int, ...] = ()) -> Path:
+    """Write a store, its entries cut into calls of `add` at `cuts`."""
+    with StoreWriter(folder, StoreManifest(ENCODER, rows.shape[1], SHARD)) as writer:
+        taken = 0
+        for start, stop in zip((0, *cuts), (*cuts, len(entries)), strict=True):
+            part = entries[start:stop]
+            count = sum(item.reason is None for item in part)
+            writer.add(part, rows[taken : taken + count])
+            taken += count
+        writer.finish(listed=len(entries))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten rows in three shards (4, 4, 2), and one rejected file."""
+    entries = [entry(f"{i}.png") for i in range(10)]
+    return write(tmp_path / "store", [*entries, entry("x.png", "truncated")], unit(10))
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+def edit(folder: Path, **values: object) -> None:
+    path = folder / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@st.composite
+def stores(draw: st.DrawFn) -> tuple[list[Entry], np.ndarray, tuple[int, ...]]:
+    reasons = draw(st.lists(st.sampled_from([None, None, "constant"]), max_size=15))
+    entries = [entry(f"d/{i}", reason, f"file {i}") for i, reason in enumerate(reasons)]
+    cuts = draw(st.lists(st.integers(0, len(entries)), max_size=5))
+    return entries, unit(reasons.count(None), seed=len(reasons)), tuple(sorted(cuts))
+
+
+@settings(max_examples=25, deadline=None)
+@given(stores())
+def test_a_store_comes_back_and_its_bytes_do_not_depend_on_how_it_was_added(case) -> None:
+    entries, rows, cuts = case
+    with tempfile.TemporaryDirectory() as name:
+        whole = write(Path(name, "whole"), entries, rows)
+        parts = write(Path(name, "parts"), entries, rows, cuts)
+        assert contents(whole) == contents(parts)
+        with Store.open(parts) as store:
+            assert (store.rows, store.dimension) == rows.shape
+            assert store.listed == len(entries) == store.rows + store.rejected_count
+            assert store.read(0, store.rows).tobytes() == rows.tobytes()
+            assert list(store.embedded()) == [e for e in entries if e.reason is None]
+            assert list(store.rejections()) == [e for e in entries if e.reason is not None]
+            assert store.paths() == [e.path for e in entries if e.reason is None]
+
+
+def test_rows_are_read_by_range_and_by_shard(folder: Path) -> None:
+    rows = unit(10)
+    with Store.open(folder) as store:
+        for start in range(11):
+            for stop in range(start, 11):
+                assert np.array_equal(store.read(start, stop), rows[start:stop])
+        shards = list(store.shards())
+        assert [first for first, _ in shards] == [0, 4, 8]
+        assert np.array_equal(np.concatenate([part for _, part in shards]), rows)
+        assert store.paths(np.array([9, 0, 9])) == ["9.png", "0.png", "9.png"]
+        for start, stop in ((-1, 2), (3, 2), (0, 11)):
+            with pytest.raises(InputError, match="0 to 10"):
+                store.read(start, stop)
+        for row in (-1, 10):
+            with pytest.raises(InputError, match=f"row {row} "):
+                store.paths(np.array([0, row]))
+
+
+def test_names_of_any_bytes_come_back(tmp_path: Path) -> None:
+    raw = [b"\xff\xfe.png", b"a\nb.png", b"n" * 251 + b".png", b"=cmd|'/c'!A1", b"<script>", b"@x"]
+    names = [os.fsdecode(name) for name in raw]
+    rejected = entry(os.fsdecode(b"r\x80"), "unreadable", f"no {names[0]} \ud800 \0 here")
+    folder = write(tmp_path / os.fsdecode(b"s\xff"), [*map(entry, names), rejected], unit(6))
+    with Store.open(folder) as store:
+        assert [os.fsencode(path) for path in store.paths()] == raw
+        assert list(store.rejections()) == [rejected]
+
+
+def test_one_name_in_two_folders_is_two_rows(tmp_path: Path) -> None:
+    with Store.open(write(tmp_path / "s", [entry("a/1.png"), entry("b/1.png")], unit(2))) as store:
+        assert store.paths(np.array([0, 1])) == ["a/1.png", "b/1.png"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1.01])
+def test_a_row_that_is_not_unit_norm_is_refused_and_nothing_is_taken(
+    tmp_path: Path, value: float
+) -> None:
+    rows = unit(3)
+    rows[1] = 0
+    rows[1, 0] = value
+    entries = [entry("a"), entry("bad"), entry("c")]
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
+        with pytest.raises(InputError, match="'bad' is not finite with norm 1"):
+            writer.add(entries, rows)
+        writer.add(entries[:1], rows[:1])
+        writer.finish(listed=1)
+    with Store.open(tmp_path / "s") as store:
+        assert store.paths() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "rows", [unit(1), unit(3), unit(2, 7), unit(2).astype(np.float64), unit(2)[0]]
+)
+def test_rows_that_do_not_fit_the_entries_are_refused(tmp_path: Path, rows: np.ndarray) -> None:
+    writer = StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION))
+    with writer, pytest.raises(InputError, match=r"need float32 \(2, 8\)"):
+        writer.add([entry("a"), entry("r", "constant"), entry("b")], rows)
+
+
+@pytest.mark.parametrize("listed", [10, 12])
+def test_a_count_that_does_not_sum_leaves_no_store(tmp_path: Path, listed: int) -> None:
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
+        writer.add([*(entry(str(i)) for i in range(10)), entry("r", "constant")], unit(10))
+        with pytest.raises(InputError, match=f"{listed} files were listed, 10 embedded and 1 rej"):
+            writer.finish(listed)
+    with pytest.raises(InputMissing, match=r"store\.json"):
+        Store.open(tmp_path / "s")
+
+
+def test_a_shard_is_on_disk_before_its_rows_are_in_the_catalog(tmp_path: Path) -> None:
+    """What another reader sees after six rows: the first shard, its four rows, no more."""
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
+        writer.add([entry(str(i)) for i in range(6)], unit(6))
+        with closing(sqlite3.connect(tmp_path / "s/catalog.sqlite")) as catalog:
+            assert catalog.execute("SELECT count(row), max(row) FROM entries").fetchone() == (4, 3)
+            assert catalog.execute("SELECT count(*) FROM shards").fetchone() == (1,)
+        assert (tmp_path / "s/embeddings.zarr/c.0.0").is_file()
+        assert not (tmp_path / "s/embeddings.zarr/c.1.0").exists()
+
+
+def test_a_failed_shard_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
+        monkeypatch.setattr(emb.files, "flush", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.add([entry(str(i)) for i in range(4)], unit(4))
+    with closing(sqlite3.connect(tmp_path / "s/catalog.sqlite")) as catalog:
+        assert catalog.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+
+
+def test_a_store_is_not_written_over_anything(folder: Path) -> None:
+    before = contents(folder)
+    with pytest.raises(InputError, match="not empty"):
+        StoreWriter(folder, StoreManifest(ENCODER, DIMENSION))
+    assert contents(folder) == before
+
+
+def test_folders_are_0700_and_files_0600(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
+            assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o700
+            writer.add([entry("a")], unit(1))
+            writer.finish(1)
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "s", *(tmp_path / "s").rglob("*")):
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+def test_a_store_is_read_without_writing(folder: Path) -> None:
+    """As from read-only media: no file changes, and none is added beside it."""
+    before = contents(folder)
+    with Store.open(folder) as store:
+        store.read(0, 10)
+        store.paths()
+    assert contents(folder) == before
+
+
+def test_a_missing_chunk_names_its_rows(folder: Path) -> None:
+    (folder / "embeddings.zarr/c.1.0").unlink()
+    with Store.open(folder) as store:
+        assert np.array_equal(store.read(0, 4), unit(10)[:4])
+        with pytest.raises(Damaged, match="rows 4 to 7 are missing"):
+            store.read(3, 5)
+        with pytest.raises(Damaged, match="rows 4 to 7 are missing"):
+            list(store.shards())
+
+
+@pytest.mark.parametrize("position", [0, 63, 64, 127, 131])
+def test_a_flipped_bit_in_a_chunk_names_its_rows(folder: Path, position: int) -> None:
+    """In the rows, in the filling after them, and in the checksum."""
+    flip(folder / "embeddings.zarr/c.2.0", position)
+    with Store.open(folder) as store, pytest.raises(Damaged, match="rows 8 to 9 cannot be read"):
+        store.read(8, 10)
+
+
+@pytest.mark.parametrize("size", [0, 2, 4, 70])
+def test_a_truncated_chunk_names_its_rows(folder: Path, size: int) -> None:
+    os.truncate(folder / "embeddings.zarr/c.0.0", size)
+    with Store.open(folder) as store, pytest.raises(Damaged, match="rows 0 to 3 cannot be read"):
+        store.read(0, 1)
+
+
+def test_a_valid_chunk_in_the_wrong_place_is_found(folder: Path) -> None:
+    shutil.copy(folder / "embeddings.zarr/c.0.0", folder / "embeddings.zarr/c.1.0")
+    with Store.open(folder) as store, pytest.raises(Damaged, match="rows 4 to 7 are not those"):
+        store.read(4, 8)
+
+
+def test_a_flipped_bit_anywhere_in_the_catalog_is_found(folder: Path) -> None:
+    whole = (folder / "catalog.sqlite").read_bytes()
+    digest = sqlite_digest(folder)
+    for position in (0, 100, whole.index(b"7.png"), whole.index(digest.encode()), len(whole) - 1):
+        flip(folder / "catalog.sqlite", position)
+        with pytest.raises(Damaged, match=r"catalog\.sqlite: its SHA-256"):
+            Store.open(folder)
+        (folder / "catalog.sqlite").write_bytes(whole)
+    with Store.open(folder):
+        pass
+
+
+def sqlite_digest(folder: Path) -> str:
+    with closing(sqlite3.connect(folder / "catalog.sqlite")) as catalog:
+        return catalog.execute("SELECT sha256 FROM shards WHERE shard = 1").fetchone()[0]
+
+
+@pytest.mark.parametrize("name", ["store.json", "embeddings.zarr/zarr.json"])
+def test_a_flipped_bit_in_the_metadata_never_changes_what_is_read(folder: Path, name: str) -> None:
+    """Every seventh byte: the store is refused, or gives the same rows for another encoder."""
+    whole = (folder / name).read_bytes()
+    refused = 0
+    for position in range(0, len(whole), 7):
+        flip(folder / name, position)
+        try:
+            with Store.open(folder) as store:
+                assert np.array_equal(store.read(0, store.rows), unit(10))
+                assert (store.listed, store.rejected_count) == (11, 1)
+        except (Damaged, StoreMismatch):
+            refused += 1
+        (folder / name).write_bytes(whole)
+    assert refused > 20
+
+
+def test_a_catalog_that_is_none_is_damaged_not_a_traceback(folder: Path) -> None:
+    (folder / "catalog.sqlite").write_bytes(b"no database" * 100)
+    edit(folder, catalog=emb.files.sha256(folder / "catalog.sqlite"))
+    with pytest.raises(Damaged, match="not a database"):
+        Store.open(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rows": 9, "listed": 10},
+        {"rejected": 0, "listed": 10},
+        {"rejected": 2},
+        {"listed": "11"},
+        {"digest": "00" * 32},
+        {"catalog": "00" * 32},
+        {"dimension": 7},
+        {"dimension": 8.0},
+        {"shard_rows": 5},
+        {"dtype": "float16"},
+        {"encoder": "encoder"},
+    ],
+)
+def test_a_changed_manifest_is_found(folder: Path, values: dict[str, object]) -> None:
+    edit(folder, **values)
+    with pytest.raises(Damaged):
+        Store.open(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", '{"format": 1}'])
+def test_a_manifest_that_is_not_ours_is_damaged(folder: Path, text: str) -> None:
+    (folder / "store.json").write_text(text, encoding="latin-1")
+    with pytest.raises(Damaged, match=r"store\.json"):
+        Store.open(folder)
+
+
+def test_another_format_is_a_mismatch(folder: Path) -> None:
+    edit(folder, format=2)
+    with pytest.raises(StoreMismatch, match="format 2, and this version reads 1"):
+        Store.open(folder)
+
+
+def test_a_missing_part_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match=r"nowhere/store\.json"):
+        Store.open(tmp_path / "nowhere")
+    with pytest.raises(InputMissing, match="not there"):
+        Store.open(folder / "catalog.sqlite")
+    (folder / "embeddings.zarr/zarr.json").write_text("{}")
+    with pytest.raises(Damaged, match=r"embeddings\.zarr"):
+        Store.open(folder)
+    shutil.rmtree(folder / "embeddings.zarr")
+    with pytest.raises(Damaged, match=r"embeddings\.zarr"):
+        Store.open(folder)
+
+
+def test_a_missing_catalog_is_named(folder: Path) -> None:
+    (folder / "catalog.sqlite").unlink()
+    with pytest.raises(Damaged, match=r"catalog\.sqlite: is missing"):
+        Store.open(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"encoder": ""}, {"encoder": "xyz"}, {"dimension": 0}, {"shard_rows": 0}, {"dimension": "8"}],
+)
+def test_a_manifest_checks_itself(values: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        replace(StoreManifest(ENCODER, DIMENSION), **values)

@@ -1,0 +1,202 @@
+"""Random changes of image batches, on any device: what a copy may show, and what it may not.
+
+Every function takes standardised images (B, H, W) and a `torch.Generator` of their device, draws
+anew for each image, and returns images standardised again.
+
+- `augment` is the reference's list (arXiv:2509.16582): what the score must not see.
+- `perturb` makes images that are like their source in every degree, so that training meets
+  the whole range of SSIM; the target is computed from what it returns.
+- `other_subject` makes the hardest stranger: the same slice of somebody else.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+FLIP_PROBABILITY = ROTATION_PROBABILITY = GAMMA_PROBABILITY = 0.33
+MAX_ROTATION = 0.17  # radians
+GAMMA = (0.5, 1.5)
+
+
+def augment(images: Tensor, generator: Generator) -> Tensor:
+    """Flip on either axis, rotate within 0.17 rad, change gamma by 0.5 to 1.5; p 0.33 each."""
+    for dim in (1, 2):
+        flip = _chance(images, FLIP_PROBABILITY, generator)
+        images = torch.where(flip[:, None, None], images.flip(dim), images)
+    turned = _chance(images, ROTATION_PROBABILITY, generator)
+    angle = _uniform(images, -MAX_ROTATION, MAX_ROTATION, generator) * turned
+    images = resample(images, rotation(angle))
+    changed = _chance(images, GAMMA_PROBABILITY, generator)
+    exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
+    return restandardise(gamma(images, exponent))
+
+
+def perturb(images: Tensor, generator: Generator) -> Tensor:
+    """Change each image in one way of `PERTURBATIONS`, mildly to strongly."""
+    which = torch.randint(
+        len(PERTURBATIONS), (len(images),), generator=generator, device=images.device
+    )
+    changed = images.clone()
+    for index, change in enumerate(PERTURBATIONS):
+        chosen = which == index
+        if chosen.any():
+            changed[chosen] = change(images[chosen], generator)
+    return restandardise(changed)
+
+
+def other_subject(images: Tensor, generator: Generator) -> Tensor:
+    """Deform each image as much as people differ after alignment, and change its contrast.
+
+    Displacements of some 3 % of the width over a quarter of the image and 1 % over a tenth,
+    scale and aspect by 6 %, a smooth shading of 15 %, gamma 0.7 to 1.4.
+    """
+    stretch = 1 + 0.06 * torch.randn(len(images), 2, generator=generator, device=images.device)
+    linear = torch.zeros(len(images), 2, 2, device=images.device)
+    linear[:, 0, 0], linear[:, 1, 1] = stretch.unbind(1)
+    coarse = smooth_field(len(images), 2, 5, images.shape[1:], generator) * 0.06
+    fine = smooth_field(len(images), 2, 11, images.shape[1:], generator) * 0.02
+    warped = resample(images, linear, coarse + fine)
+    shading = 1 + 0.15 * smooth_field(len(images), 1, 3, images.shape[1:], generator)[:, 0]
+    floor = warped.amin((1, 2), keepdim=True)
+    exponent = _uniform(images, 0.7, 1.4, generator)
+    return restandardise(gamma((warped - floor) * shading, exponent))
+
+
+def restandardise(images: Tensor) -> Tensor:
+    """Bring each image back to mean 0 and standard deviation 1."""
+    spread, mean = torch.std_mean(images, (1, 2), correction=0, keepdim=True)
+    return (images - mean) / spread.clamp_min(1e-6)
+
+
+def gamma(images: Tensor, exponent: Tensor) -> Tensor:
+    """Raise each image, scaled to [0, 1] and back, to its exponent (B,)."""
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    span = (high - low).clamp_min(1e-6)
+    return ((images - low) / span).clamp(0, 1) ** exponent[:, None, None] * span + low
+
+
+def rotation(angle: Tensor) -> Tensor:
+    """Return the matrices (B, 2, 2) that turn by `angle` (B,) radians."""
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+
+
+def resample(images: Tensor, linear: Tensor, displacement: Tensor | None = None) -> Tensor:
+    """Read each image at `linear` (B, 2, 2) of its coordinates plus `displacement`.
+
+    Coordinates run from -1 to 1 over each axis, `displacement` (B, 2, H, W) is in them; beyond
+    the border the border's value continues, as in the reference.
+    """
+    theta = torch.cat([linear, linear.new_zeros(len(linear), 2, 1)], -1)
+    size = (len(images), 1, *images.shape[1:])
+    grid = functional.affine_grid(theta, list(size), align_corners=False)
+    if displacement is not None:
+        grid = grid + displacement.permute(0, 2, 3, 1)
+    return functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)[
+        :, 0
+    ]
+
+
+def smooth_field(
+    count: int, channels: int, knots: int, size: tuple[int, ...], generator: Generator
+) -> Tensor:
+    """Draw smooth random fields of about unit variance with `knots` knots a side: (B, C, *size)."""
+    shape = (count, channels, *[knots] * len(size))
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    mode = {2: "bicubic", 3: "trilinear"}[len(size)]
+    return functional.interpolate(values, size, mode=mode, align_corners=True)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image by a Gaussian of its own `sigma` (B,) in pixels."""
+    for dim in (1, 2):
+        places = torch.arange(images.shape[dim], device=images.device)
+        distance = (places[:, None] - places)[None] / sigma[:, None, None]
+        weights = torch.softmax(-0.5 * distance.square(), -1)
+        images = weights @ images if dim == 1 else images @ weights.transpose(1, 2)
+    return images
+
+
+def _blur(images: Tensor, generator: Generator) -> Tensor:
+    return blur(images, _uniform(images, 0.4, 2.5, generator))
+
+
+def _noise(images: Tensor, generator: Generator) -> Tensor:
+    strength = _uniform(images, -4.5, -0.7, generator).exp()  # 0.01 to 0.5 standard deviations
+    return images + strength[:, None, None] * _normal(images, generator)
+
+
+def _warp(images: Tensor, generator: Generator) -> Tensor:
+    strength = _uniform(images, -6.2, -3.0, generator).exp()  # 0.1 to 3 pixels of 128
+    field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
+    identity = torch.eye(2, device=images.device).expand(len(images), 2, 2)
+    return resample(images, identity, 2 * strength[:, None, None, None] * field)
+
+
+def _shift(images: Tensor, generator: Generator) -> Tensor:
+    shift = 0.06 * torch.randn(len(images), 2, 1, 1, generator=generator, device=images.device)
+    identity = torch.eye(2, device=images.device).expand(len(images), 2, 2)
+    return resample(images, identity, shift.expand(-1, -1, *images.shape[1:]))
+
+
+def _blend(images: Tensor, generator: Generator) -> Tensor:
+    share = _uniform(images, 0.05, 0.7, generator)[:, None, None]
+    return (1 - share) * images + share * images.roll(1, 0)
+
+
+def _blocks(images: Tensor, generator: Generator) -> Tensor:
+    """Quantise the cosine transform of 8x8 blocks, coarser for higher frequencies, as JPEG does."""
+    height, width = (side - side % 8 for side in images.shape[1:])
+    basis = _cosine_basis(images)
+    tiles = images[:, :height, :width].unflatten(1, (-1, 8)).unflatten(3, (-1, 8))
+    frequencies = torch.einsum("ui,bhiwj,vj->bhwuv", basis, tiles, basis)
+    order = torch.arange(8, device=images.device)
+    coarseness = _uniform(images, -4.5, -1.5, generator).exp()[:, None, None, None, None]
+    step = coarseness * (1 + order[:, None] + order)
+    restored = torch.einsum("ui,bhwuv,vj->bhiwj", basis, (frequencies / step).round() * step, basis)
+    changed = images.clone()
+    changed[:, :height, :width] = restored.flatten(3).flatten(1, 2)
+    return changed
+
+
+def _cosine_basis(like: Tensor) -> Tensor:
+    """The orthonormal DCT-II of length 8: (8 frequencies, 8 places)."""
+    order = torch.arange(8, device=like.device, dtype=like.dtype)
+    basis = torch.cos(math.pi / 8 * (order + 0.5) * order[:, None]) / 2
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+def _rescale(images: Tensor, generator: Generator) -> Tensor:
+    """Shrink the batch to between half and nine tenths of its size and enlarge it again."""
+    factor = 0.5 + 0.4 * torch.rand((), generator=generator, device=images.device).item()
+    small = functional.interpolate(
+        images[:, None], scale_factor=factor, mode="bilinear", antialias=True
+    )
+    return functional.interpolate(small, images.shape[1:], mode="bicubic")[:, 0]
+
+
+PERTURBATIONS: tuple[Callable[[Tensor, Generator], Tensor], ...] = (
+    _blur,
+    _noise,
+    _warp,
+    _shift,
+    _blend,
+    _blocks,
+    _rescale,
+)
+
+
+def _uniform(images: Tensor, low: float, high: float, generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(len(images), generator=generator, device=images.device)
+
+
+def _chance(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    return torch.rand(len(images), generator=generator, device=images.device) < probability
+
+
+def _normal(images: Tensor, generator: Generator) -> Tensor:
+    return torch.randn(images.shape, generator=generator, device=images.device)

@@ -19,7 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block raises, `path` keeps what it had and the temporary file is gone.
     """
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
     try:
+        partial.touch(mode=0o600, exist_ok=False)  # private from the first byte on
         yield partial
         partial.chmod(0o600)
         flush(partial)
@@ -35,11 +37,12 @@ def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
 
     `path` may be absent, empty, or a folder that holds `marker`, which is what one of ours
     always has; anything else raises InputError, so that no stranger's folder is ever removed.
+    Where `path` is a link to a folder, that folder is replaced.
     """
     refuse_foreign(path, marker)
+    path = path.resolve()
     partial, old = (path.with_name(f".{path.name}.{tag}") for tag in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _clear(path, partial, old)
     partial.mkdir(mode=0o700, parents=True)
     try:
         yield partial
@@ -48,8 +51,15 @@ def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
         partial.replace(path)
         flush(path.parent)
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _clear(path, partial, old)
+
+
+def _clear(path: Path, partial: Path, old: Path) -> None:
+    """Remove what a replacement leaves behind; one that stopped half-way is undone first."""
+    if old.exists() and not path.exists():
+        old.replace(path)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def refuse_foreign(path: Path, marker: str) -> None:
@@ -84,3 +94,24 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shown(path: str) -> str:
+    """Return a path as text that is safe in a table, a log or a terminal, and can be undone.
+
+    Backslashes, control and other unprintable characters, and bytes that are not UTF-8 become
+    Python's escapes. A first `=`, `+`, `-` or `@`, which a spreadsheet would run as a formula,
+    gets `./` before it, which names the same file.
+    """
+    text = "".join(_printable(character) for character in path)
+    return f"./{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _printable(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8, by surrogateescape
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if "\x80" <= character <= "\xff" and not character.isprintable():
+        return f"\\u{ord(character):04x}"  # not \x, which stands for a byte
+    if character == "\\" or not character.isprintable():
+        return character.encode("unicode_escape").decode("ascii")
+    return character

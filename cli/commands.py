@@ -1,0 +1,234 @@
+"""The commands of `deepssim-scan`.
+
+Exit codes: 0 done; 1 the run failed; 2 usage; 3 images were flagged, only with
+--fail-on-flagged; 4 incomplete, some input was rejected. 4 goes before 3.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepssim_scan import __version__, checkpoint, scan, training
+from deepssim_scan import demo as demonstration
+from deepssim_scan.checkpoint import BUNDLED
+from deepssim_scan.cli import console
+from deepssim_scan.cli.progress import reporting
+from deepssim_scan.describe import describe
+from deepssim_scan.encoder import ARCHITECTURES, pick_device
+from deepssim_scan.errors import InputError, ScanError
+from deepssim_scan.images import MAX_PIXELS
+from deepssim_scan.listing import list_images
+from deepssim_scan.scan import WORKERS, EmbedConfig, QueryConfig
+
+FLAGGED, INCOMPLETE = 3, 4
+
+app = typer.Typer(
+    name="deepssim-scan",
+    help="Find synthetic medical images that copy a patient of the training set.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 flagged images (with --fail-on-flagged); "
+    "4 incomplete: some input was rejected.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Encoder = Annotated[
+    Path, typer.Option("--encoder", help="Checkpoint to embed with.", show_default="bundled")
+]
+Index = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Only files that match, e.g. '*/training.png'. Repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that decode images.")]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Images of more pixels are rejected.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command(
+    epilog="Example: deepssim-scan build-index --training scans/ --include '*/training.png'"
+)
+def build_index(
+    training: Annotated[Path, typer.Option("--training", help="Folder of training images.")],
+    index: Index = Path("deepssim-index"),
+    encoder: Encoder = BUNDLED,
+    include: Include = None,
+    device: Device = "auto",
+    workers: Workers = WORKERS,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    json: Json = False,
+) -> None:
+    """Embed the training images and index them."""
+    config = EmbedConfig(tuple(include or ()), device, workers=workers, max_pixels=max_pixels)
+    with reporting(console.messages) as report:
+        result = scan.build_index(training, index, encoder, config, report)
+    if json:
+        console.show_json(asdict(result) | {"folder": str(index), "complete": result.complete})
+    else:
+        console.show_index(result)
+    _leave(complete=result.complete)
+
+
+@app.command(epilog="Example: deepssim-scan query --synthetic generated/ --fail-on-flagged")
+def query(
+    synthetic: Annotated[Path, typer.Option("--synthetic", help="Folder of synthetic images.")],
+    index: Index = Path("deepssim-index"),
+    report: Annotated[
+        Path, typer.Option("--report", help="Folder that the report is written to.")
+    ] = Path("deepssim-report"),
+    include: Include = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches kept per image.")] = 5,
+    similar: Annotated[
+        float | None,
+        typer.Option(help="Score above which a match is similar.", show_default="the encoder's"),
+    ] = None,
+    duplicate: Annotated[
+        float | None,
+        typer.Option(help="Score above which it is a duplicate.", show_default="the encoder's"),
+    ] = None,
+    fail_on_flagged: Annotated[
+        bool, typer.Option("--fail-on-flagged", help="Exit with 3 when an image is flagged.")
+    ] = False,
+    device: Device = "auto",
+    workers: Workers = WORKERS,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    json: Json = False,
+) -> None:
+    """Find synthetic images that copy a training image."""
+    embed = EmbedConfig(tuple(include or ()), device, workers=workers, max_pixels=max_pixels)
+    config = QueryConfig(top_k, similar, duplicate, embed)
+    with reporting(console.messages) as progress:
+        result = scan.query(synthetic, index, report, config, progress)
+    if json:
+        console.show_json(result.summary)
+    else:
+        console.show_query(result)
+    _leave(complete=result.complete, flagged=fail_on_flagged and result.flagged > 0)
+
+
+@app.command(epilog="Example: deepssim-scan train --images scans/ --out encoder.safetensors")
+def train(
+    images: Annotated[Path, typer.Option("--images", help="Folder of images to train on.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.")],
+    include: Include = None,
+    architecture: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")
+    ] = "small",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 4000,
+    batch: Annotated[
+        int, typer.Option(min=4, help="Images drawn a step; each gives four views.")
+    ] = 16,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    max_images: Annotated[int, typer.Option(min=64, help="Images kept in memory.")] = 50_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from where a killed run stopped.")
+    ] = False,
+    device: Device = "auto",
+    workers: Workers = WORKERS,
+    json: Json = False,
+) -> None:
+    """Train an encoder on a folder of images, without labels."""
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}")
+    config = training.TrainingConfig(steps, batch, learning_rate, max_images=max_images, seed=seed)
+    shape, device = ARCHITECTURES[architecture], pick_device(device)
+    with reporting(console.messages) as progress:
+        listing = list_images(images, tuple(include or ()))
+        loaded = training.load_images(listing, shape, config, workers=workers, report=progress)
+        training.train(
+            loaded, out, config, shape, device=device, resume=resume, report=progress.training
+        )
+    facts = describe(out) | {"rejected": loaded.rejected}
+    console.show_json(facts) if json else console.show_facts(str(out), facts)
+    _leave(complete=loaded.rejected == 0)
+
+
+@app.command(
+    epilog="Example: deepssim-scan convert best_model_jit.pt --out deepssim.safetensors "
+    "--trust-torchscript"
+)
+def convert(
+    torchscript: Annotated[Path, typer.Argument(help="The reference's best_model_jit.pt.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.")],
+    trust_torchscript: Annotated[
+        bool, typer.Option("--trust-torchscript", help="Run the file, which is a program.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Turn the reference's official TorchScript weights into a checkpoint."""
+    if not trust_torchscript:
+        raise InputError(
+            f"{torchscript}: a TorchScript file is a program, and converting it runs it. "
+            "Give --trust-torchscript when you know where it comes from."
+        )
+    checkpoint.convert(torchscript, out)
+    facts = describe(out)
+    console.show_json(facts) if json else console.show_facts(str(out), facts)
+
+
+@app.command(epilog="Example: deepssim-scan info deepssim-index")
+def info(
+    path: Annotated[Path, typer.Argument(help="A store, an index, a report or a checkpoint.")],
+    json: Json = False,
+) -> None:
+    """Describe a store, an index, a report or a checkpoint."""
+    facts = describe(path)
+    console.show_json(facts) if json else console.show_facts(str(path), facts)
+
+
+@app.command(epilog="Example: deepssim-scan demo --out deepssim-demo")
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder that everything is written to.")
+    ] = Path("deepssim-demo"),
+    encoder: Encoder = BUNDLED,
+    device: Device = "auto",
+    workers: Workers = WORKERS,
+    json: Json = False,
+) -> None:
+    """Plant copies of real brain slices among strangers, and find them."""
+    config = EmbedConfig(device=device, workers=workers)
+    with reporting(console.messages) as report:
+        result = demonstration.run(out, encoder, config, report)
+    if json:
+        console.show_json(result.as_json())
+    else:
+        console.show_demo(result)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.output.print(f"deepssim-scan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _leave(*, complete: bool, flagged: bool = False) -> None:
+    if not complete:
+        raise typer.Exit(INCOMPLETE)
+    if flagged:
+        raise typer.Exit(FLAGGED)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can act on is one line and exit code 1."""
+    try:
+        app()
+    except (ScanError, OSError) as error:
+        console.messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        sys.exit(1)

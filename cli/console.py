@@ -1,0 +1,133 @@
+"""What the commands print: results on standard output, everything else on standard error."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deepssim_scan.checkpoint import Thresholds
+from deepssim_scan.demo import DemoResult, Tally
+from deepssim_scan.report import Match
+from deepssim_scan.scan import IndexResult, QueryResult
+
+STYLES = {"duplicate": "bold red", "similar": "yellow", "different": "green"}
+
+output = Console(highlight=False)
+messages = Console(stderr=True, highlight=False)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print a value for machines."""
+    output.out(json.dumps(value, indent=2, sort_keys=True))
+
+
+def show_index(result: IndexResult) -> None:
+    """Print what an index holds, and what is not in it."""
+    output.print(
+        f"{result.indexed:,} training images indexed in {result.folder} "
+        f"({result.seconds:.1f} s, encoder {result.encoder[:12]})",
+        markup=False,
+        soft_wrap=True,
+    )
+    _show_left_out(result.rejected, result.ignored, f"{result.folder}/rejected.csv")
+    if not result.complete:
+        _warn("INCOMPLETE: a copy of a rejected training image cannot be found.")
+
+
+def show_query(result: QueryResult) -> None:
+    """Print the counts, the strongest matches, and whether the run was complete."""
+    summary, counts = result.summary, result.summary["counts"]
+    output.print(_counts_table(counts, Thresholds(**summary["thresholds"])))
+    output.print(_matches_table(result.strongest))
+    _show_left_out(counts["rejected"], summary["ignored"], f"{result.folder}/rejected.csv")
+    if not result.complete:
+        _warn(
+            f"INCOMPLETE: {counts['rejected']} synthetic and {counts['training_rejected']} "
+            "training images were not looked at, so this is no clean result."
+        )
+    output.print(f"Report: {result.folder}", markup=False, soft_wrap=True)
+
+
+def show_demo(result: DemoResult) -> None:
+    """Print, for each kind of synthetic image, how many were found and flagged."""
+    table = Table(title="Planted copies and strangers")
+    table.add_column("synthetic images")
+    for name in ("images", "flagged", "own source first"):
+        table.add_column(name, justify="right")
+    for copies in (True, False):
+        for row in (row for row in result.rows if row.copies == copies):
+            table.add_row(*_tally_cells(row))
+        table.add_section()
+        table.add_row(*_tally_cells(result.total(copies=copies)), style="bold", end_section=True)
+    output.print(table)
+    output.print(
+        f"{result.training_images:,} training images; everything is in {result.folder}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Print names and values, one a line; groups of them indented."""
+    table = Table(title=Text(title), show_header=False, box=None, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            for inner, each in value.items():
+                table.add_row(Text(f"{name}.{inner}"), Text(str(each)))
+        else:
+            table.add_row(Text(name), Text(str(value)))
+    output.print(table)
+
+
+def _tally_cells(row: Tally) -> list[str]:
+    flagged, found = (f"{n} ({n / row.images:.1%})" for n in (row.flagged, row.found))
+    return [row.kind, f"{row.images:,}", flagged, found if row.copies else "-"]
+
+
+def _counts_table(counts: Mapping[str, int], thresholds: Thresholds) -> Table:
+    table = Table(title="Synthetic images by verdict of their best match")
+    for name in ("verdict", "images", "share", "score"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
+    ranges = {
+        "duplicate": f"> {thresholds.duplicate:g}",
+        "similar": f"> {thresholds.similar:g}",
+        "different": f"<= {thresholds.similar:g}",
+    }
+    for verdict, scores in ranges.items():
+        share = f"{counts[verdict] / counts['judged']:.1%}"
+        name = Text(verdict, style=STYLES[verdict])
+        table.add_row(name, f"{counts[verdict]:,}", share, scores)
+    table.add_section()
+    table.add_row("judged", f"{counts['judged']:,}", "", "")
+    table.add_row("rejected", f"{counts['rejected']:,}", "", "")
+    return table
+
+
+def _matches_table(matches: list[Match]) -> Table:
+    table = Table(title="Strongest matches")
+    table.add_column("synthetic", overflow="fold")
+    table.add_column("training", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for match in matches:
+        verdict = Text(match.verdict, style=STYLES[match.verdict])
+        names = Text(match.synthetic), Text(match.training)
+        table.add_row(*names, f"{match.score:.4f}", verdict)
+    return table
+
+
+def _show_left_out(rejected: int, ignored: int, path: str) -> None:
+    if rejected:
+        _warn(f"{rejected:,} files were rejected: {path} says why.")
+    if ignored:
+        text = f"{ignored:,} files are not images by their names and were ignored."
+        messages.print(text, markup=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    messages.print(text, style="bold yellow", markup=False, soft_wrap=True)

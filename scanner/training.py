@@ -1,0 +1,400 @@
+"""Train an encoder on a folder of images, without labels, to score pairs by their SSIM.
+
+Each step draws images of the folder and their neighbours in its order (the next slice, the next
+image of a patient), makes a perturbed version and another subject of each, and computes the
+SSIM of all with all. Every image is then augmented on its own, as the reference does
+(arXiv:2509.16582), the drawn ones twice, and the network learns that the cosine of any two
+is the SSIM of what they were before. Where the reference sees one pair for two forward passes, a
+batch of B gives B^2/2. A contrastive term tells the two augmentations of one image from all else.
+
+What is held out for validation is never drawn. The checkpoint's thresholds are fitted on it.
+"""
+
+import csv
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from deepssim_scan import checkpoint
+from deepssim_scan.augment import augment, blur, other_subject, perturb, restandardise
+from deepssim_scan.checkpoint import Checkpoint, Thresholds
+from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
+from deepssim_scan.errors import CheckpointError, InputError
+from deepssim_scan.files import replacing
+from deepssim_scan.images import decode_images
+from deepssim_scan.listing import Listing
+from deepssim_scan.ssim import image_range, ssim_matrix
+
+_SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
+_SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
+_MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
+_SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How to train; recorded in the checkpoint."""
+
+    steps: int = 4000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    warmup: int = 100
+    gradient_norm: float = 1.0
+    contrastive_weight: float = 0.1
+    temperature: float = 0.05
+    held_out: float = 0.05
+    max_images: int = 50_000
+    evaluate_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "evaluate_every", "max_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, found {getattr(self, name)}")
+        if self.batch % 2 or self.batch < 4:
+            raise InputError(f"batch must be even and >= 4, found {self.batch}")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What training reports: after each step, and with `error` where it was evaluated."""
+
+    step: int
+    steps: int
+    loss: float
+    error: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of a folder, standardised, in its order: (N, H, W) float16, twice."""
+
+    training: Tensor
+    validation: Tensor
+    rejected: int
+
+
+def train(
+    images: Images,
+    out: Path,
+    config: TrainingConfig,
+    architecture: Architecture = SMALL,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    report: Callable[[Step], None] = lambda step: None,
+) -> Checkpoint:
+    """Train an encoder on `images` and write its checkpoint to `out`.
+
+    Beside `out` lie `out`.csv, the history, and until the end `out`.state, from which `resume`
+    goes on and ends in the same weights as an undisturbed run (on a CPU; CUDA's sums differ in
+    their last bits). A state of other images or another config raises CheckpointError.
+    """
+    torch.manual_seed(config.seed)
+    encoder = Encoder(architecture).to(device)
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    run = _Run(encoder, optimizer, images, config, out)
+    first = run.restore() if resume else 0
+    if not first:
+        run.begin_history()
+    started = time.monotonic()
+    for step in range(first, config.steps):
+        loss, rate = run.step(step)
+        done = step + 1
+        evaluated = done % config.evaluate_every == 0 or done == config.steps
+        error = score_error(encoder, images.validation, config.seed) if evaluated else None
+        elapsed = time.monotonic() - started
+        state = Step(done, config.steps, loss, error, rate, elapsed)
+        if evaluated:
+            run.record(state)
+        report(state)
+    thresholds = fit_thresholds(encoder, images.validation, config.seed)
+    checkpoint.save(out, encoder.eval(), thresholds, _provenance(images, config, error))
+    run.state_file.unlink(missing_ok=True)
+    return checkpoint.load(out)
+
+
+def load_images(
+    listing: Listing,
+    architecture: Architecture,
+    config: TrainingConfig,
+    workers: int,
+    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Images:
+    """Read a folder into memory, at most `max_images` of it, and hold a part of it out.
+
+    From 20 folders on, folders are held out whole, since a folder is usually a subject; a small
+    number of folders says nothing, and single images are held out.
+
+    Raises InputError when fewer than 64 images are left, or their sizes differ where the
+    architecture does not bring them to one size.
+    """
+    chosen = _sample(listing, config)
+    pixels, paths, rejected = [], [], 0
+    for done, decoded in enumerate(
+        decode_images(chosen, architecture.standardisation, workers=workers), 1
+    ):
+        if decoded.pixels is None:
+            rejected += 1
+        else:
+            pixels.append(torch.from_numpy(decoded.pixels).half())
+            paths.append(decoded.path)
+        report("images read", done, len(chosen.files))
+    if len(pixels) < 64:
+        raise InputError(
+            f"{listing.folder}: {len(pixels)} readable images; training wants at least 64."
+        )
+    if len({image.shape for image in pixels}) > 1:
+        raise InputError(f"{listing.folder}: images of several sizes. Give --size.")
+    held_out = _held_out(paths, config)
+    stacked = torch.stack(pixels)
+    return Images(stacked[~held_out], stacked[held_out], rejected)
+
+
+def score_error(encoder: Encoder, images: Tensor, seed: int, batches: int = 4) -> float:
+    """Return the mean absolute error of score against SSIM on images not trained on.
+
+    Pairs are made as in training, with draws that are the same at every call; every tenth of
+    the SSIM range that occurs counts alike.
+    """
+    device = _device(encoder)
+    generator = Generator(device).manual_seed(seed)
+    scores, targets = [], []
+    encoder.eval()
+    with torch.inference_mode():
+        for _ in range(batches):
+            chosen = _neighbours(len(images), min(16, len(images) // 4 * 2), generator)
+            views, target, _ = _batch(images[chosen.cpu()].to(device).float(), generator)
+            embeddings = encoder(views[:, None])
+            scores.append((embeddings @ embeddings.T).flatten())
+            targets.append(target.flatten())
+    score, target = torch.cat(scores), torch.cat(targets)
+    weights = _range_weights(target)
+    return float(((score - target).abs() * weights).sum() / weights.sum())
+
+
+def fit_thresholds(encoder: Encoder, images: Tensor, seed: int) -> Thresholds:
+    """Choose the default thresholds from images not trained on.
+
+    An audit is played through: some 1,000 training images, eight pseudo-subjects of each
+    validation image; copies of them, augmented and perturbed; and as many further
+    pseudo-subjects, which are nobody's copy. `duplicate` lies half-way between the scores that
+    0.5 % of the best matches of non-copies pass and that 5 % of the copies do not, but no lower
+    than the first. `similar` is the score that all but 0.5 % of the copies reach, and at most
+    `duplicate`.
+    """
+    device = _device(encoder)
+    generator = Generator(device).manual_seed(seed + 1)
+    images = images[torch.linspace(0, len(images) - 1, min(128, len(images))).long()]
+    images = images.to(device).float()
+    gallery = torch.cat([other_subject(images, generator) for _ in range(8)])
+    copied = gallery[: 4 * len(images)]
+    copies = augment(_mildly_perturbed(copied, generator), generator)
+    strangers = torch.cat([other_subject(images, generator) for _ in range(4)])
+    known, copy, stranger = (embed(encoder, each) for each in (gallery, copies, strangers))
+    of_copies = (copy * known[: len(copy)]).sum(1)
+    of_strangers = (stranger @ known.T).amax(1)
+    highest_stranger = float(of_strangers.quantile(0.995))
+    lowest_copies = float(of_copies.quantile(0.05))
+    duplicate = max(highest_stranger, (highest_stranger + lowest_copies) / 2)
+    duplicate = min(round(duplicate, 3), 0.999)
+    similar = min(round(float(of_copies.quantile(0.005)), 3), duplicate)
+    return Thresholds(max(similar, -1.0), duplicate)
+
+
+class _Run:
+    """One training run: what changes from step to step, and how it is kept on disk."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        optimizer: torch.optim.Optimizer,
+        images: Images,
+        config: TrainingConfig,
+        out: Path,
+    ) -> None:
+        self.encoder, self.optimizer, self.images, self.config = encoder, optimizer, images, config
+        self.state_file = out.with_name(f"{out.name}.state")
+        self.history = out.with_name(f"{out.name}.csv")
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+    def step(self, number: int) -> tuple[float, float]:
+        """Take one step; its draws depend on its number alone, so a resumed run repeats them."""
+        config, device = self.config, _device(self.encoder)
+        generator = Generator(device).manual_seed(config.seed * _SEED_STRIDE + number)
+        rate = config.learning_rate * _schedule(number, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        pool = self.images.training
+        chosen = _neighbours(len(pool), min(config.batch, len(pool) // 4 * 2), generator).cpu()
+        views, target, source = _batch(pool[chosen].to(device).float(), generator)
+        self.encoder.train()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            embeddings = self.encoder(views[:, None]).float()
+        loss = _loss(embeddings, target, source, config)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), config.gradient_norm)
+        self.optimizer.step()
+        if not math.isfinite(value := loss.item()):
+            raise InputError(
+                f"training diverged at step {number}: the loss is {value}. Lower the rate."
+            )
+        return value, rate
+
+    def begin_history(self) -> None:
+        """Start the history file anew."""
+        with self.history.open("w", newline="") as file:
+            csv.writer(file).writerow(Step.__slots__)
+
+    def record(self, state: Step) -> None:
+        """Append to the history and replace the state on disk."""
+        with self.history.open("a", newline="") as file:
+            csv.writer(file).writerow(getattr(state, name) for name in Step.__slots__)
+        tensors = {f"encoder.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        with replacing(self.state_file) as partial:
+            save_file(tensors, partial, {"step": str(state.step), "run": self._identity()})
+
+    def restore(self) -> int:
+        """Load the state on disk, if there is one, and return the step to go on from."""
+        if not self.state_file.exists():
+            return 0
+        with safe_open(self.state_file, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata.get("run") != self._identity():
+                raise CheckpointError(
+                    f"{self.state_file}: left by a run with other images or options. Give the same "
+                    "ones to resume it, or leave --resume away to start anew."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.encoder.load_state_dict(parts["encoder"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, moment = name.partition(".")
+            state.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        return int(metadata["step"])
+
+    def _identity(self) -> str:
+        """What must be the same for a run to go on: options, architecture, and the images."""
+        checksum = self.images.training.double().sum().item()
+        shape = list(self.images.training.shape)
+        return json.dumps([asdict(self.config), asdict(self.encoder.architecture), shape, checksum])
+
+
+def _batch(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Make a batch of all kinds of pairs from the images drawn.
+
+    images (n, H, W) -> views (4n, H, W), target SSIM (4n, 4n), source image of a view (4n,)
+    """
+    clean = torch.cat([images, perturb(images, generator), other_subject(images, generator)])
+    matrix = ssim_matrix(clean, clean, image_range(clean), stride=_SSIM_STRIDE)
+    matrix = (matrix + matrix.T) / 2
+    source = torch.cat([torch.arange(len(clean)), torch.arange(len(images))]).to(images.device)
+    return augment(clean[source], generator), matrix[source][:, source], source
+
+
+def _loss(embeddings: Tensor, target: Tensor, source: Tensor, config: TrainingConfig) -> Tensor:
+    """Squared error of the cosines against SSIM, and the contrast of copies against strangers."""
+    scores = embeddings @ embeddings.T
+    weights = _range_weights(target).fill_diagonal_(0)
+    regression = ((scores - target).square() * weights).sum() / weights.sum()
+    drawn = len(source) // 4
+    copies = scores[-drawn:, : 3 * drawn] / config.temperature
+    own = torch.arange(drawn, device=source.device)
+    alike = target[-drawn:, : 3 * drawn] > 0.7  # too near to be called a stranger
+    alike[own, own] = False
+    contrast = functional.cross_entropy(copies.masked_fill(alike, -math.inf), own)
+    return regression + config.contrastive_weight * contrast
+
+
+def _range_weights(target: Tensor) -> Tensor:
+    """Weigh pairs so that each tenth of the SSIM range that occurs counts alike."""
+    bins = (target.clamp(0, 1) * _SSIM_BINS).long().clamp_max(_SSIM_BINS - 1)
+    counts = torch.bincount(bins.flatten(), minlength=_SSIM_BINS)
+    return 1 / counts[bins].float()
+
+
+def _neighbours(count: int, batch: int, generator: Generator) -> Tensor:
+    """Draw `batch` / 2 places and the one after each: (batch,)."""
+    places = torch.randperm(count - 1, generator=generator, device=generator.device)[: batch // 2]
+    return torch.cat([places, places + 1])
+
+
+def _mildly_perturbed(images: Tensor, generator: Generator) -> Tensor:
+    """Blur every other image, as copies of a generator are."""
+    sigma = torch.full((len(images[::2]),), 0.8, device=images.device)
+    changed = images.clone()
+    changed[::2] = restandardise(blur(images[::2], sigma))
+    return changed
+
+
+def _schedule(step: int, config: TrainingConfig) -> float:
+    """Rise over the warm-up, then fall along a cosine to nothing."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _sample(listing: Listing, config: TrainingConfig) -> Listing:
+    """Keep at most `max_images` files, drawn at random, in their order."""
+    if len(listing.files) <= config.max_images:
+        return listing
+    rng = np.random.default_rng(config.seed)
+    kept = np.sort(rng.choice(len(listing.files), config.max_images, replace=False))
+    return Listing(listing.folder, tuple(listing.files[index] for index in kept), listing.ignored)
+
+
+def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
+    """Return which images are for validation: (N,) bool, at least 32."""
+    folders = [str(PurePosixPath(path).parent) for path in paths]
+    groups = folders if len(set(folders)) >= _MANY_FOLDERS else paths
+    rng = np.random.default_rng(config.seed)
+    held: set[str] = set()
+    wanted = max(32, round(config.held_out * len(paths)))
+    members = Counter(groups)
+    for place in rng.permutation(len(members)):
+        if wanted <= 0:
+            break
+        group, size = list(members.items())[place]
+        held.add(group)
+        wanted -= size
+    return torch.tensor([group in held for group in groups])
+
+
+def _provenance(images: Images, config: TrainingConfig, error: float | None) -> dict[str, object]:
+    return {
+        "config": asdict(config),
+        "training_images": len(images.training),
+        "validation_images": len(images.validation),
+        "validation_error": error,
+    }
+
+
+def _device(encoder: Encoder) -> str:
+    return next(encoder.parameters()).device.type

@@ -100,8 +100,8 @@ def _counts_table(counts: Mapping[str, int], thresholds: Thresholds) -> Table:
     }
     for verdict, scores in ranges.items():
         share = f"{counts[verdict] / counts['judged']:.1%}"
-        name = Text(verdict, style=STYLES[verdict])
-        table.add_row(name, f"{counts[verdict]:,}", share, scores)
+        styled = Text(verdict, style=STYLES[verdict])
+        table.add_row(styled, f"{counts[verdict]:,}", share, scores)
     table.add_section()
     table.add_row("judged", f"{counts['judged']:,}", "", "")
     table.add_row("rejected", f"{counts['rejected']:,}", "", "")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from deepssim_scan import __version__
@@ -78,7 +78,7 @@ def save(path: Path, encoder: Encoder, thresholds: Thresholds, training: Mapping
         name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
     }
     with replacing(path) as partial:
-        save_file(weights, partial, metadata)
+        partial.write_bytes(_ordered(serialise(weights, metadata)))
 
 
 def load(path: Path = BUNDLED) -> Checkpoint:
@@ -140,11 +140,24 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
     return load(out)
 
 
+def _ordered(file: bytes) -> bytes:
+    """Sort the metadata in a safetensors file, which come in random order.
+
+    Without it, the same encoder would have another fingerprint each time that it is saved.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
 def _encoder(architecture: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
     """Build an encoder and give it its weights; nothing is allocated until the shapes agree."""
-    standardisation = Standardisation(**architecture.pop("standardisation"))
-    tuples = {key: tuple(architecture.pop(key)) for key in ("depths", "widths")}
-    shape = Architecture(**architecture, **tuples, standardisation=standardisation)
+    parts: dict[str, Any] = {key: tuple(architecture[key]) for key in ("depths", "widths")}
+    parts["standardisation"] = Standardisation(**architecture["standardisation"])
+    shape = Architecture(**(architecture | parts))
     if sum(shape.depths) > 1_000 or sum(shape.widths) > 100_000:
         raise ValueError(
             f"an encoder of {sum(shape.depths)} blocks and {sum(shape.widths)} channels"
@@ -176,8 +189,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    line = str(error).strip().partition("\n")[0]
+    """Return the first line of what an error says, not longer than a line should be."""
+    line = str(error).strip().partition("\n")[0][:300]
     return f"{line} is missing" if isinstance(error, KeyError) else line
 
 

@@ -45,16 +45,15 @@ class Architecture:
         if self.head == "layout" and self.standardisation.size is None:
             raise ValueError("the layout head needs a fixed input size, found none")
         if self.head == "layout" and self.grid < 1:
-            smallest = 4 * 2 ** (len(self.depths) - 1)
             raise InputError(
-                f"{len(self.depths)} stages need images of {smallest} pixels a side or more, "
-                f"found size {self.standardisation.size}"
+                f"{len(self.depths)} stages need images of 2^{len(self.depths) + 1} pixels a side "
+                f"or more, found size {self.standardisation.size}"
             )
 
     @property
     def grid(self) -> int:
         """Side of the last stage's grid of features, for an input of the standard size."""
-        return (self.standardisation.size or 0) // (4 * 2 ** (len(self.depths) - 1))
+        return (self.standardisation.size or 0) // (2 << len(self.depths))
 
 
 class _ChannelNorm(nn.LayerNorm):

@@ -95,7 +95,8 @@ def _ellipse(
 
 def _frequencies(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the cycles an image of each place of `rfft2`, by rows and by columns."""
-    return np.fft.fftfreq(side)[:, None] * side, np.fft.rfftfreq(side)[None, :] * side
+    rows, columns = np.fft.fftfreq(side), np.fft.rfftfreq(side)
+    return rows.astype(np.float64)[:, None] * side, columns.astype(np.float64)[None, :] * side
 
 
 def _filtered(rng: Generator, response: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -106,5 +107,5 @@ def _filtered(rng: Generator, response: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _unit(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = image.min(), image.max()
+    low, high = float(image.min()), float(image.max())
     return (image - low) / max(high - low, 1e-9)

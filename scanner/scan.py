@@ -37,7 +37,7 @@ from deepssim_scan.embeddings import (
 from deepssim_scan.encoder import Encoder, embed, pick_device
 from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.files import replacing_folder, write_json
-from deepssim_scan.images import MAX_PIXELS, Decoded, Rejection, decode_images, list_images
+from deepssim_scan.images import MAX_PIXELS, Decoded, Pixels, Rejection, decode_images, list_images
 from deepssim_scan.index import TrainingIndex, build, flat
 from deepssim_scan.report import (
     SUMMARY,
@@ -220,21 +220,21 @@ def _embed_batch(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], V
     """Embed what was decoded: an entry per file, and a row (D,) per entry without a reason."""
     vectors: dict[str, Vectors] = {}
     for same_size in _by_size(batch):
-        pixels = torch.from_numpy(np.stack([image.pixels for image in same_size]))
+        pixels = torch.from_numpy(np.stack([plane for _, plane in same_size]))
         rows = embed(encoder, pixels.to(next(encoder.parameters()).device)).float().cpu().numpy()
-        vectors |= {image.path: row for image, row in zip(same_size, rows, strict=True)}
+        vectors |= {path: row for (path, _), row in zip(same_size, rows, strict=True)}
     usable = {path for path, row in vectors.items() if first_not_unit(row[None]) is None}
     entries = [_entry(image, image.path in usable) for image in batch]
     kept = [vectors[entry.path] for entry in entries if entry.reason is None]
     return entries, np.array(kept, np.float32).reshape(-1, encoder.architecture.dimension)
 
 
-def _by_size(batch: list[Decoded]) -> Iterable[list[Decoded]]:
-    """Group the images that were decoded by their shape: an encoder takes one shape at a time."""
-    groups: dict[tuple[int, ...], list[Decoded]] = {}
+def _by_size(batch: list[Decoded]) -> Iterable[list[tuple[str, Pixels]]]:
+    """Group paths and pixels by shape: an encoder takes one shape at a time."""
+    groups: dict[tuple[int, ...], list[tuple[str, Pixels]]] = {}
     for image in batch:
         if image.pixels is not None:
-            groups.setdefault(image.pixels.shape, []).append(image)
+            groups.setdefault(image.pixels.shape, []).append((image.path, image.pixels))
     return groups.values()
 
 

@@ -78,10 +78,8 @@ def _deformation(subject: Generator, grid: Tensor) -> Tensor:
     """Draw a subject's displacement at `grid`: stretch and shift, wide waves, narrow waves."""
     stretch = 0.05 * torch.randn(3, generator=subject)
     shift = 0.02 * torch.randn(3, generator=subject)
-    waves = sum(
-        size * smooth_field(1, 3, knots, (_LATTICE,) * 3, subject)
-        for size, knots in ((0.045, 5), (0.025, 10))
-    )
+    wide = 0.045 * smooth_field(1, 3, 5, (_LATTICE,) * 3, subject)
+    waves = wide + 0.025 * smooth_field(1, 3, 10, (_LATTICE,) * 3, subject)
     lattice = functional.avg_pool3d(waves, 5, 1, 2, count_include_pad=False)
     sampled = functional.grid_sample(
         lattice, grid[None], padding_mode="border", align_corners=False

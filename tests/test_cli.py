@@ -1,0 +1,176 @@
+"""The commands as a user types them: output, messages and exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.main import get_command
+
+from deepssim_scan import checkpoint
+from deepssim_scan.checkpoint import Thresholds
+from deepssim_scan.cli.commands import app, main
+from deepssim_scan.decode import Standardisation
+from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.procedural import dead_leaves
+
+COMMANDS = get_command(app).commands
+TINY = Architecture(
+    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["deepssim-scan", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Twelve training images, two synthetic ones of which one is a copy, and an encoder."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(13):
+        pixels = dead_leaves(np.random.default_rng(number), 40)
+        image = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+        for folder in ("training", "synthetic"):
+            Path(folder).mkdir(exist_ok=True)
+        if number < 12:
+            image.save(f"training/{number:02d}.png")
+        if number > 10:
+            image.save(f"synthetic/{number}.png")
+    torch.manual_seed(0)
+    checkpoint.save(Path("e.safetensors"), Encoder(TINY), Thresholds(0.5, 0.9999), {})
+    return tmp_path
+
+
+@pytest.fixture
+def indexed(run, folders):
+    code, *_ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
+    assert code == 0
+    return folders
+
+
+def test_the_two_commands_work_with_no_further_option(run, folders):
+    code, out, _ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
+    assert code == 0
+    assert "12 training images indexed in deepssim-index" in out
+    code, out, err = run("query", "--synthetic", "synthetic")
+    assert code == 0
+    assert "11.png" in out
+    assert "duplicate" in out
+    assert "Report: deepssim-report" in out
+    assert "synthetic images 2/2" in err
+    assert sorted(path.name for path in Path("deepssim-report").iterdir()) == [
+        "flagged.csv",
+        "matches.parquet",
+        "rejected.csv",
+        "summary.json",
+        "synthetic",
+    ]
+
+
+def test_json_is_the_summary_and_nothing_else(run, indexed):
+    code, out, _ = run("query", "--synthetic", "synthetic", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(Path("deepssim-report/summary.json").read_text())
+
+
+def test_exit_code_3_when_images_are_flagged_and_it_was_asked_for(run, indexed):
+    assert run("query", "--synthetic", "synthetic", "--fail-on-flagged")[0] == 3
+    Path("synthetic/11.png").unlink()
+    assert run("query", "--synthetic", "synthetic", "--fail-on-flagged")[0] == 0
+
+
+def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
+    Path("synthetic/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    code, _, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
+    assert code == 4
+    assert "INCOMPLETE: 1 synthetic and 0 training images were not looked at" in err
+    assert "1 files were rejected: deepssim-report/rejected.csv says why." in err
+
+
+def test_exit_code_1_is_one_line_and_no_traceback(run, folders):
+    code, out, err = run("query", "--synthetic", "synthetic")
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: deepssim-index")
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_exit_code_2_for_usage(run):
+    assert run("query")[0] == 2
+    assert run("query", "--synthetic", ".", "--top-k", "0")[0] == 2
+
+
+def test_names_cannot_colour_the_terminal_or_pass_for_markup(run, indexed):
+    Path("synthetic/11.png").rename("synthetic/[red]\x1b[31m.png")
+    _, out, _ = run("query", "--synthetic", "synthetic")
+    assert r"[red]\x1b[31m.png" in out.replace("\n", "")
+    assert "\x1b" not in out
+
+
+def test_train_resumes_and_its_encoder_indexes(run, folders):
+    for number in range(100, 160):
+        pixels = dead_leaves(np.random.default_rng(number), 40)
+        Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(f"training/{number}.png")
+    options = ("--images", "training", "--steps", "2", "--batch", "4", "--device", "cpu")
+    code, out, err = run("train", *options, "--out", "t.safetensors", "--resume", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["kind"] == "checkpoint"
+    assert facts["training"]["config"]["steps"] == 2
+    assert "step 2/2" in err
+    assert run("build-index", "--training", "training", "--encoder", "t.safetensors")[0] == 0
+    code, out, _ = run("info", "deepssim-index", "--json")
+    assert json.loads(out)["encoder"] == facts["fingerprint"]
+
+
+def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):
+    code, _, err = run("convert", "no-such-file.pt", "--out", "o.safetensors")
+    assert code == 1
+    assert "is a program" in err
+    assert "--trust-torchscript" in err
+
+
+def test_info_prints_names_and_values(run, indexed):
+    code, out, _ = run("info", "e.safetensors")
+    assert code == 0
+    assert "thresholds.duplicate" in out
+    assert "0.9999" in out
+    code, _, err = run("info", "training")
+    assert code == 1
+    assert "neither a store, an index, a report nor a checkpoint" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: deepssim-scan {command}" in " ".join(out.split())
+    assert all(option.help for option in COMMANDS[command].params), command
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"deepssim-scan {command}" in readme
+
+
+def test_the_installed_program_runs(folders):
+    command = [str(Path(sys.executable).parent / "deepssim-scan"), "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("deepssim-scan 0.")

@@ -1,5 +1,12 @@
-"""The command line: parses, calls one function of the library, prints."""
+"""The command line: parses, calls one function of the library, prints.
 
-from deepssim_scan.cli.commands import main
+`main` imports the commands when it is called: the processes that decode images import the
+program's own script again, and must not load torch with it (48 MB each instead of 308).
+"""
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command line."""
+    from deepssim_scan.cli.commands import run
+
+    run()

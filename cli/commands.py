@@ -225,7 +225,7 @@ def _leave(*, complete: bool, flagged: bool = False) -> None:
         raise typer.Exit(FLAGGED)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; an error that the user can act on is one line and exit code 1."""
     try:
         app()

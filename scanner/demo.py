@@ -106,8 +106,11 @@ def audit(
 ) -> DemoResult:
     """Plant copies of `training` among `strangers` (by kind), run both commands, and count."""
     rng = np.random.default_rng(_FIRST_SEED)
-    if not training or not all(strangers.values()):
-        raise InputError("an audit needs training images, and strangers of every kind named")
+    if len(training) < copies_per_kind or not all(strangers.values()):
+        raise InputError(
+            f"an audit needs strangers of every kind named, and at least {copies_per_kind} "
+            f"training images, found {len(training)}"
+        )
     with replacing_folder(out, TRUTH) as folder:
         _write(folder / "training", training)
         truth = {}

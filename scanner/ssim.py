@@ -52,8 +52,8 @@ def ssim_matrix(
 
         first (A, H, W), second (B, H, W) float, data_range scalar or (A,) -> (A, B)
 
-    One matrix product a window: for many images per side, ten times faster than `ssim` on
-    the same pairs. `data_range` belongs to the image of `first`. A `stride` above 1 looks at
+    One matrix product a window, which for many images a side is faster than `ssim` on the same
+    pairs. `data_range` belongs to the image of `first`. A `stride` above 1 looks at
     every stride-th window on each axis: an estimate, good enough for a training target.
 
     Raises ValueError as `ssim` does.

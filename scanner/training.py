@@ -1,8 +1,9 @@
 """Train an encoder on a folder of images, without labels, to score pairs by their SSIM.
 
-Each step draws images of the folder and their neighbours in its order (the next slice, the next
-image of a patient), makes a perturbed version and another subject of each, and computes the
-SSIM of all with all. Every image is then augmented on its own, as the reference does
+Each step draws images of the folder, and beside each a neighbour: the next file of the folder
+(the next slice, as a rule) or a file of the same name in another folder (the same slice of another
+subject). It makes a perturbed version and another subject of each, and computes the SSIM of
+all with all. Every image is then augmented on its own, as the reference does
 (arXiv:2509.16582), the drawn ones twice, and the network learns that the cosine of any two
 is the SSIM of what they were before. Where the reference sees one pair for two forward passes, a
 batch of B gives B^2/2. A contrastive term tells the two augmentations of one image from all else.
@@ -39,6 +40,8 @@ from deepssim_scan.ssim import image_range, ssim_matrix
 _SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
 _SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
 _MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
+_NAME_DISTANCE = 8  # places by name within which a neighbour is drawn
+_COPY_BLUR = 0.8  # pixels, of every other copy that thresholds are fitted on
 _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
 
 
@@ -63,8 +66,8 @@ class TrainingConfig:
         for name in ("steps", "batch", "evaluate_every", "max_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, found {getattr(self, name)}")
-        if self.batch % 2 or self.batch < 4:
-            raise InputError(f"batch must be even and >= 4, found {self.batch}")
+        if self.batch % 4 or not 4 <= self.batch <= 64:
+            raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
 
@@ -82,11 +85,34 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
-    """The images of a folder, standardised, in its order: (N, H, W) float16, twice."""
+class Pool:
+    """Images to draw from: pixels (N, H, W) float16 in the folder's order, standardised.
 
-    training: Tensor
-    validation: Tensor
+    `by_name` (N,) lists their places sorted by file name first: there, files of one name in
+    several folders are neighbours.
+    """
+
+    pixels: Tensor
+    by_name: Tensor
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draw `count` images, half of them neighbours of the others: (count, H, W) float32."""
+        quarter, last = count // 4, len(self.pixels) - 1
+        first, third = _distinct(last, quarter, generator), _distinct(last, quarter, generator)
+        apart = torch.randint(
+            1, _NAME_DISTANCE + 1, (quarter,), generator=generator, device=generator.device
+        ).cpu()
+        named = self.by_name[torch.cat([third, (third + apart).clamp_max(last)])]
+        chosen = torch.cat([first, first + 1, named])
+        return self.pixels[chosen].to(generator.device).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of a folder: to train on, to validate on, and how many could not be read."""
+
+    training: Pool
+    validation: Pool
     rejected: int
 
 
@@ -165,11 +191,10 @@ def load_images(
     if len({image.shape for image in pixels}) > 1:
         raise InputError(f"{listing.folder}: images of several sizes. Give --size.")
     held_out = _held_out(paths, config)
-    stacked = torch.stack(pixels)
-    return Images(stacked[~held_out], stacked[held_out], rejected)
+    return Images(_pool(pixels, paths, ~held_out), _pool(pixels, paths, held_out), rejected)
 
 
-def score_error(encoder: Encoder, images: Tensor, seed: int, batches: int = 4) -> float:
+def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> float:
     """Return the mean absolute error of score against SSIM on images not trained on.
 
     Pairs are made as in training, with draws that are the same at every call; every tenth of
@@ -181,8 +206,7 @@ def score_error(encoder: Encoder, images: Tensor, seed: int, batches: int = 4) -
     encoder.eval()
     with torch.inference_mode():
         for _ in range(batches):
-            chosen = _neighbours(len(images), min(16, len(images) // 4 * 2), generator)
-            views, target, _ = _batch(images[chosen.cpu()].to(device).float(), generator)
+            views, target = _batch(pool.draw(16, generator), generator)
             embeddings = encoder(views[:, None])
             scores.append((embeddings @ embeddings.T).flatten())
             targets.append(target.flatten())
@@ -191,31 +215,29 @@ def score_error(encoder: Encoder, images: Tensor, seed: int, batches: int = 4) -
     return float(((score - target).abs() * weights).sum() / weights.sum())
 
 
-def fit_thresholds(encoder: Encoder, images: Tensor, seed: int) -> Thresholds:
+def fit_thresholds(encoder: Encoder, pool: Pool, seed: int) -> Thresholds:
     """Choose the default thresholds from images not trained on.
 
-    An audit is played through: some 1,000 training images, eight pseudo-subjects of each
-    validation image; copies of them, augmented and perturbed; and as many further
-    pseudo-subjects, which are nobody's copy. `duplicate` lies half-way between the scores that
-    0.5 % of the best matches of non-copies pass and that 5 % of the copies do not, but no lower
-    than the first. `similar` is the score that all but 0.5 % of the copies reach, and at most
-    `duplicate`.
+    An audit is played through. The training images are 32 pseudo-subjects of each of 32
+    validation images, some 1,000 in all; half of them are copied, augmented and every other
+    one blurred; and half as many further pseudo-subjects are nobody's copy. `duplicate` is
+    half-way between the score that the best matches of 0.5 % of these strangers pass and the
+    one that 5 % of the copies do not reach, and no lower than the first. `similar` is the
+    score that all but 0.5 % of the copies reach, and at most `duplicate`.
     """
-    device = _device(encoder)
-    generator = Generator(device).manual_seed(seed + 1)
-    images = images[torch.linspace(0, len(images) - 1, min(128, len(images))).long()]
-    images = images.to(device).float()
-    gallery = torch.cat([other_subject(images, generator) for _ in range(8)])
-    copied = gallery[: 4 * len(images)]
-    copies = augment(_mildly_perturbed(copied, generator), generator)
-    strangers = torch.cat([other_subject(images, generator) for _ in range(4)])
+    generator = Generator(_device(encoder)).manual_seed(seed)
+    chosen = torch.linspace(0, len(pool.pixels) - 1, 32).long()
+    images = pool.pixels[chosen].to(generator.device).float()
+    gallery = torch.cat([other_subject(images, generator) for _ in range(32)])
+    strangers = torch.cat([other_subject(images, generator) for _ in range(16)])
+    copies = gallery[: len(gallery) // 2].clone()
+    copies[::2] = blur(copies[::2], copies.new_full((len(copies[::2]),), _COPY_BLUR))
+    copies = augment(restandardise(copies), generator)
     known, copy, stranger = (embed(encoder, each) for each in (gallery, copies, strangers))
     of_copies = (copy * known[: len(copy)]).sum(1)
-    of_strangers = (stranger @ known.T).amax(1)
-    highest_stranger = float(of_strangers.quantile(0.995))
-    lowest_copies = float(of_copies.quantile(0.05))
-    duplicate = max(highest_stranger, (highest_stranger + lowest_copies) / 2)
-    duplicate = min(round(duplicate, 3), 0.999)
+    highest_stranger = float((stranger @ known.T).amax(1).quantile(0.995))
+    middle = (highest_stranger + float(of_copies.quantile(0.05))) / 2
+    duplicate = min(round(max(highest_stranger, middle), 3), 0.999)
     similar = min(round(float(of_copies.quantile(0.005)), 3), duplicate)
     return Thresholds(max(similar, -1.0), duplicate)
 
@@ -243,13 +265,11 @@ class _Run:
         rate = config.learning_rate * _schedule(number, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        pool = self.images.training
-        chosen = _neighbours(len(pool), min(config.batch, len(pool) // 4 * 2), generator).cpu()
-        views, target, source = _batch(pool[chosen].to(device).float(), generator)
+        views, target = _batch(self.images.training.draw(config.batch, generator), generator)
         self.encoder.train()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             embeddings = self.encoder(views[:, None]).float()
-        loss = _loss(embeddings, target, source, config)
+        loss = _loss(embeddings, target, config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), config.gradient_norm)
@@ -301,34 +321,40 @@ class _Run:
 
     def _identity(self) -> str:
         """What must be the same for a run to go on: options, architecture, and the images."""
-        checksum = self.images.training.double().sum().item()
-        shape = list(self.images.training.shape)
+        pixels = self.images.training.pixels
+        checksum, shape = pixels.double().sum().item(), list(pixels.shape)
         return json.dumps([asdict(self.config), asdict(self.encoder.architecture), shape, checksum])
 
 
-def _batch(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Make a batch of all kinds of pairs from the images drawn.
+def _batch(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Make a batch of all kinds of pairs from n images drawn.
 
-    images (n, H, W) -> views (4n, H, W), target SSIM (4n, 4n), source image of a view (4n,)
+        images (n, H, W) -> views (4n, H, W), the SSIM of what they show (4n, 4n)
+
+    Views are augmented images: those drawn, perturbed ones, other subjects, those drawn again.
     """
     clean = torch.cat([images, perturb(images, generator), other_subject(images, generator)])
     matrix = ssim_matrix(clean, clean, image_range(clean), stride=_SSIM_STRIDE)
     matrix = (matrix + matrix.T) / 2
-    source = torch.cat([torch.arange(len(clean)), torch.arange(len(images))]).to(images.device)
-    return augment(clean[source], generator), matrix[source][:, source], source
+    source = torch.arange(4 * len(images), device=images.device) % len(clean)
+    return augment(clean[source], generator), matrix[source][:, source]
 
 
-def _loss(embeddings: Tensor, target: Tensor, source: Tensor, config: TrainingConfig) -> Tensor:
-    """Squared error of the cosines against SSIM, and the contrast of copies against strangers."""
+def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
+    """Squared error of the cosines against SSIM, and the contrast of copies with strangers.
+
+    An image and its second view are copies; all others are strangers to it but its perturbed
+    version, which is neither.
+    """
     scores = embeddings @ embeddings.T
     weights = _range_weights(target).fill_diagonal_(0)
     regression = ((scores - target).square() * weights).sum() / weights.sum()
-    drawn = len(source) // 4
-    copies = scores[-drawn:, : 3 * drawn] / config.temperature
-    own = torch.arange(drawn, device=source.device)
-    alike = target[-drawn:, : 3 * drawn] > 0.7  # too near to be called a stranger
-    alike[own, own] = False
-    contrast = functional.cross_entropy(copies.masked_fill(alike, -math.inf), own)
+    drawn = len(embeddings) // 4
+    logits = scores[-drawn:, : 3 * drawn] / config.temperature
+    own = torch.arange(drawn, device=scores.device)
+    neither = torch.zeros_like(logits, dtype=torch.bool)
+    neither[own, own + drawn] = True
+    contrast = functional.cross_entropy(logits.masked_fill(neither, -math.inf), own)
     return regression + config.contrastive_weight * contrast
 
 
@@ -339,18 +365,9 @@ def _range_weights(target: Tensor) -> Tensor:
     return 1 / counts[bins].float()
 
 
-def _neighbours(count: int, batch: int, generator: Generator) -> Tensor:
-    """Draw `batch` / 2 places and the one after each: (batch,)."""
-    places = torch.randperm(count - 1, generator=generator, device=generator.device)[: batch // 2]
-    return torch.cat([places, places + 1])
-
-
-def _mildly_perturbed(images: Tensor, generator: Generator) -> Tensor:
-    """Blur every other image, as copies of a generator are."""
-    sigma = torch.full((len(images[::2]),), 0.8, device=images.device)
-    changed = images.clone()
-    changed[::2] = restandardise(blur(images[::2], sigma))
-    return changed
+def _distinct(stop: int, count: int, generator: Generator) -> Tensor:
+    """Draw `count` distinct places below `stop`, on the CPU."""
+    return torch.randperm(stop, generator=generator, device=generator.device)[:count].cpu()
 
 
 def _schedule(step: int, config: TrainingConfig) -> float:
@@ -368,6 +385,13 @@ def _sample(listing: Listing, config: TrainingConfig) -> Listing:
     rng = np.random.default_rng(config.seed)
     kept = np.sort(rng.choice(len(listing.files), config.max_images, replace=False))
     return Listing(listing.folder, tuple(listing.files[index] for index in kept), listing.ignored)
+
+
+def _pool(pixels: list[Tensor], paths: list[str], chosen: Tensor) -> Pool:
+    places = torch.nonzero(chosen)[:, 0].tolist()
+    names = [(PurePosixPath(paths[place]).name, paths[place]) for place in places]
+    by_name = sorted(range(len(names)), key=names.__getitem__)
+    return Pool(torch.stack([pixels[place] for place in places]), torch.tensor(by_name))
 
 
 def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
@@ -390,8 +414,8 @@ def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
 def _provenance(images: Images, config: TrainingConfig, error: float | None) -> dict[str, object]:
     return {
         "config": asdict(config),
-        "training_images": len(images.training),
-        "validation_images": len(images.validation),
+        "training_images": len(images.training.pixels),
+        "validation_images": len(images.validation.pixels),
         "validation_error": error,
     }
 

@@ -13,7 +13,8 @@ from typer.main import get_command
 
 from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.cli.commands import app, main
+from deepssim_scan.cli import main
+from deepssim_scan.cli.commands import app
 from deepssim_scan.decode import Standardisation
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.procedural import dead_leaves
@@ -167,6 +168,11 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme(run, comman
     assert all(option.help for option in COMMANDS[command].params), command
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     assert f"deepssim-scan {command}" in readme
+
+
+def test_decode_workers_do_not_load_torch():
+    code = "import sys, deepssim_scan.cli, deepssim_scan.images; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_installed_program_runs(folders):

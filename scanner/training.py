@@ -12,17 +12,18 @@ What is held out for validation is never drawn. The checkpoint's thresholds are 
 """
 
 import csv
+import hashlib
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -39,8 +40,10 @@ from deepssim_scan.ssim import image_range, ssim_matrix
 
 _SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
 _SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
+_FEWEST = 32  # images to train on, and to validate on
 _MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
 _NAME_DISTANCE = 8  # places by name within which a neighbour is drawn
+_GALLERY, _QUERIES = 4096, 512  # images of the audit that thresholds are fitted on
 _COPY_BLUR = 0.8  # pixels, of every other copy that thresholds are fitted on
 _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
 
@@ -147,12 +150,12 @@ def train(
         done = step + 1
         evaluated = done % config.evaluate_every == 0 or done == config.steps
         error = score_error(encoder, images.validation, config.seed) if evaluated else None
-        elapsed = time.monotonic() - started
-        state = Step(done, config.steps, loss, error, rate, elapsed)
+        state = Step(done, config.steps, loss, error, rate, time.monotonic() - started)
         if evaluated:
             run.record(state)
         report(state)
-    thresholds = fit_thresholds(encoder, images.validation, config.seed)
+    thresholds = fit_thresholds(encoder, images, config.seed)
+    error = score_error(encoder, images.validation, config.seed)
     checkpoint.save(out, encoder.eval(), thresholds, _provenance(images, config, error))
     run.state_file.unlink(missing_ok=True)
     return checkpoint.load(out)
@@ -184,13 +187,19 @@ def load_images(
             pixels.append(torch.from_numpy(decoded.pixels).half())
             paths.append(decoded.path)
         report("images read", done, len(chosen.files))
-    if len(pixels) < 64:
+    if len(pixels) < 2 * _FEWEST:
         raise InputError(
-            f"{listing.folder}: {len(pixels)} readable images; training wants at least 64."
+            f"{listing.folder}: {len(pixels)} readable images; training needs {2 * _FEWEST}."
         )
     if len({image.shape for image in pixels}) > 1:
         raise InputError(f"{listing.folder}: images of several sizes. Give --size.")
     held_out = _held_out(paths, config)
+    if (left := int((~held_out).sum())) < _FEWEST:
+        raise InputError(
+            f"{listing.folder}: {len(pixels) - left} of {len(pixels)} images are held out, which "
+            f"leaves {left} to train on, and {_FEWEST} are needed. Hold less out, or spread the "
+            "images over more folders."
+        )
     return Images(_pool(pixels, paths, ~held_out), _pool(pixels, paths, held_out), rejected)
 
 
@@ -215,31 +224,38 @@ def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> fl
     return float(((score - target).abs() * weights).sum() / weights.sum())
 
 
-def fit_thresholds(encoder: Encoder, pool: Pool, seed: int) -> Thresholds:
-    """Choose the default thresholds from images not trained on.
+def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
+    """Choose the default thresholds by playing an audit through.
 
-    An audit is played through. The training images are 32 pseudo-subjects of each of 32
-    validation images, some 1,000 in all; half of them are copied, augmented and every other
-    one blurred; and half as many further pseudo-subjects are nobody's copy. `duplicate` is
-    half-way between the score that the best matches of 0.5 % of these strangers pass and the
-    one that 5 % of the copies do not reach, and no lower than the first. `similar` is the
-    score that all but 0.5 % of the copies reach, and at most `duplicate`.
+    Training images are 4,096 of those trained on. Copies are 512 of them, augmented and every
+    other one blurred. Strangers are of two kinds: 512 images held out, and pseudo-subjects
+    made of 512 training images. What counts is a stranger's best match, as in an audit.
+
+    `duplicate` is half-way between the score that 0.5 % of the strangers pass (of the kind that
+    scores higher) and the one that 5 % of the copies do not reach, and no lower than the first.
+    `similar` is the score that all but 0.5 % of the copies reach, and at most `duplicate`.
     """
     generator = Generator(_device(encoder)).manual_seed(seed)
-    chosen = torch.linspace(0, len(pool.pixels) - 1, 32).long()
-    images = pool.pixels[chosen].to(generator.device).float()
-    gallery = torch.cat([other_subject(images, generator) for _ in range(32)])
-    strangers = torch.cat([other_subject(images, generator) for _ in range(16)])
-    copies = gallery[: len(gallery) // 2].clone()
+    gallery = _some(images.training, _GALLERY, generator)
+    copied = gallery[:_QUERIES]
+    copies = copied.clone()
     copies[::2] = blur(copies[::2], copies.new_full((len(copies[::2]),), _COPY_BLUR))
-    copies = augment(restandardise(copies), generator)
-    known, copy, stranger = (embed(encoder, each) for each in (gallery, copies, strangers))
-    of_copies = (copy * known[: len(copy)]).sum(1)
-    highest_stranger = float((stranger @ known.T).amax(1).quantile(0.995))
+    copies = embed(encoder, augment(restandardise(copies), generator))
+    strangers = _some(images.validation, _QUERIES, generator), other_subject(copied, generator)
+    known = embed(encoder, gallery)
+    of_copies = (copies * known[: len(copies)]).sum(1)
+    of_strangers = [(embed(encoder, kind) @ known.T).amax(1) for kind in strangers]
+    highest_stranger = max(float(scores.quantile(0.995)) for scores in of_strangers)
     middle = (highest_stranger + float(of_copies.quantile(0.05))) / 2
     duplicate = min(round(max(highest_stranger, middle), 3), 0.999)
     similar = min(round(float(of_copies.quantile(0.005)), 3), duplicate)
     return Thresholds(max(similar, -1.0), duplicate)
+
+
+def _some(pool: Pool, count: int, generator: Generator) -> Tensor:
+    """Draw at most `count` different images of a pool: (n, H, W) float32."""
+    chosen = _distinct(len(pool.pixels), count, generator)
+    return pool.pixels[chosen].to(generator.device).float()
 
 
 class _Run:
@@ -256,12 +272,15 @@ class _Run:
         self.encoder, self.optimizer, self.images, self.config = encoder, optimizer, images, config
         self.state_file = out.with_name(f"{out.name}.state")
         self.history = out.with_name(f"{out.name}.csv")
+        self._identity = _identity(images, config, encoder.architecture)
         out.parent.mkdir(parents=True, exist_ok=True)
 
     def step(self, number: int) -> tuple[float, float]:
         """Take one step; its draws depend on its number alone, so a resumed run repeats them."""
         config, device = self.config, _device(self.encoder)
-        generator = Generator(device).manual_seed(config.seed * _SEED_STRIDE + number)
+        seed = config.seed * _SEED_STRIDE + number
+        torch.manual_seed(seed)  # for dropout
+        generator = Generator(device).manual_seed(seed)
         rate = config.learning_rate * _schedule(number, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -280,10 +299,12 @@ class _Run:
             )
         return value, rate
 
-    def begin_history(self) -> None:
-        """Start the history file anew."""
-        with self.history.open("w", newline="") as file:
-            csv.writer(file).writerow(Step.__slots__)
+    def begin_history(self, rows: Iterable[Iterable[object]] = ()) -> None:
+        """Write the history file anew, with the rows of an earlier run that still hold."""
+        with replacing(self.history) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Step.__slots__)
+            writer.writerows(rows)
 
     def record(self, state: Step) -> None:
         """Append to the history and replace the state on disk."""
@@ -293,20 +314,18 @@ class _Run:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         with replacing(self.state_file) as partial:
-            save_file(tensors, partial, {"step": str(state.step), "run": self._identity()})
+            save_file(tensors, partial, {"step": str(state.step), "run": self._identity})
 
     def restore(self) -> int:
         """Load the state on disk, if there is one, and return the step to go on from."""
         if not self.state_file.exists():
             return 0
-        with safe_open(self.state_file, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata.get("run") != self._identity():
-                raise CheckpointError(
-                    f"{self.state_file}: left by a run with other images or options. Give the same "
-                    "ones to resume it, or leave --resume away to start anew."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = self._read_state()
+        if metadata.get("run") != self._identity:
+            raise CheckpointError(
+                f"{self.state_file}: left by a run with other images or options. Give the same "
+                "ones to resume it, or leave --resume away to start anew."
+            )
         parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -317,13 +336,30 @@ class _Run:
             index, _, moment = name.partition(".")
             state.setdefault(int(index), {})[moment] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        return int(metadata["step"])
+        step = int(metadata["step"])
+        with self.history.open(newline="") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+        self.begin_history(rows)
+        return step
 
-    def _identity(self) -> str:
-        """What must be the same for a run to go on: options, architecture, and the images."""
-        pixels = self.images.training.pixels
-        checksum, shape = pixels.double().sum().item(), list(pixels.shape)
-        return json.dumps([asdict(self.config), asdict(self.encoder.architecture), shape, checksum])
+    def _read_state(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        try:
+            with safe_open(self.state_file, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return file.metadata() or {}, tensors
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{self.state_file}: damaged ({error}). Leave --resume away to start anew."
+            ) from error
+
+
+def _identity(images: Images, config: TrainingConfig, architecture: Architecture) -> str:
+    """What must be the same for a run to go on: options, architecture, and the images."""
+    digest = hashlib.sha256()
+    for pool in (images.training, images.validation):
+        digest.update(pool.pixels.numpy().data)
+        digest.update(pool.by_name.numpy().data)
+    return json.dumps([asdict(config), asdict(architecture), digest.hexdigest()])
 
 
 def _batch(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -400,12 +436,12 @@ def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
     groups = folders if len(set(folders)) >= _MANY_FOLDERS else paths
     rng = np.random.default_rng(config.seed)
     held: set[str] = set()
-    wanted = max(32, round(config.held_out * len(paths)))
-    members = Counter(groups)
+    wanted = max(_FEWEST, round(config.held_out * len(paths)))
+    members = list(Counter(groups).items())
     for place in rng.permutation(len(members)):
         if wanted <= 0:
             break
-        group, size = list(members.items())[place]
+        group, size = members[place]
         held.add(group)
         wanted -= size
     return torch.tensor([group in held for group in groups])

@@ -1,0 +1,37 @@
+"""What several test files share."""
+
+import pytest
+import torch
+
+from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.images import Standardisation
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """An architecture that runs in a millisecond."""
+    return Architecture(
+        depths=(1, 1), widths=(8, 16), dimension=8, standardisation=Standardisation(size=32)
+    )
+
+
+@pytest.fixture(scope="session")
+def make_encoder():
+    """Give an encoder of an architecture with random weights, far from how training starts."""
+
+    def make(architecture, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        encoder = Encoder(architecture).eval()
+        for name, value in encoder.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+            if name.endswith("running_var"):
+                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+        return encoder
+
+    return make

@@ -1,0 +1,268 @@
+"""Random changes of images against scipy's and scikit-image's."""
+
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.ndimage
+import torch
+from skimage.exposure import adjust_gamma
+
+from deepssim_scan import augment as module
+from deepssim_scan.augment import (
+    PERTURBATIONS,
+    augment,
+    blur,
+    gamma,
+    other_subject,
+    perturb,
+    resample,
+    restandardise,
+    rotation,
+    smooth_field,
+)
+from deepssim_scan.procedural import FAMILIES
+from deepssim_scan.ssim import image_range, ssim
+
+SIDE = 48
+CHANGES = {change.__name__: change for change in (augment, perturb, other_subject)}
+PROBABILITIES = ("FLIP_PROBABILITY", "ROTATION_PROBABILITY", "GAMMA_PROBABILITY")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Eight standardised images of each procedural family."""
+    drawn = [
+        family(np.random.default_rng([place, number]), SIDE)
+        for place, family in enumerate(FAMILIES.values())
+        for number in range(8)
+    ]
+    return restandardise(torch.tensor(np.stack(drawn), dtype=torch.float32))
+
+
+@pytest.fixture
+def probabilities(monkeypatch):
+    def choose(**chosen):
+        for name in PROBABILITIES:
+            monkeypatch.setattr(module, name, chosen.get(name.split("_")[0].lower(), 0.0))
+
+    return choose
+
+
+def _inner(images, rim):
+    return images[..., rim:-rim, rim:-rim]
+
+
+# What holds for every change.
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_gives_standardised_images_and_leaves_its_input(change, images):
+    before = images.clone()
+    changed = change(images, generator())
+    assert torch.equal(images, before)
+    assert changed.shape == images.shape
+    assert changed.isfinite().all()
+    torch.testing.assert_close(changed.mean((1, 2)), torch.zeros(len(images)), rtol=0, atol=1e-5)
+    spread = changed.std((1, 2), correction=0)
+    torch.testing.assert_close(spread, torch.ones(len(images)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_depends_on_its_generator_alone(change, images):
+    first = change(images, generator(3))
+    torch.manual_seed(99)
+    assert torch.equal(first, change(images, generator(3)))
+    assert not torch.equal(first, change(images, generator(4)))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_each_image_is_changed_in_its_own_way(change, images):
+    changed = change(images[:1].expand(8, -1, -1), generator())
+    assert len(changed.unique(dim=0)) > 3
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_images_need_not_be_square_nor_whole_blocks(change):
+    found = change(torch.randn(6, 40, 29), generator())
+    assert found.shape == (6, 40, 29)
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("change", PERTURBATIONS)
+def test_a_perturbation_changes_the_image_and_leaves_its_input(change, images):
+    before = images.clone()
+    changed = change(images, generator())
+    assert torch.equal(images, before)
+    assert changed.shape == images.shape
+    assert changed.isfinite().all()
+    assert (changed != images).flatten(1).any(1).all()
+
+
+def test_perturbing_uses_every_perturbation(images, monkeypatch):
+    def constant(value):
+        ramp = torch.linspace(-1, 1, SIDE) ** value
+        return lambda batch, generator: ramp.expand_as(batch)
+
+    kinds = tuple(constant(value) for value in range(1, 8, 2))
+    monkeypatch.setattr(module, "PERTURBATIONS", kinds)
+    changed = perturb(images, generator())
+    assert len(changed.unique(dim=0)) == len(kinds)
+
+
+def test_a_constant_image_stays_finite():
+    assert augment(torch.zeros(4, 16, 16), generator()).isfinite().all()
+
+
+# What a copy may show.
+
+
+def test_nothing_drawn_changes_nothing(images, probabilities):
+    probabilities()
+    torch.testing.assert_close(augment(images, generator()), images, rtol=0, atol=1e-4)
+
+
+def test_flips_give_the_four_flips(images, probabilities):
+    probabilities(flip=0.5)
+    flips = torch.stack([images, images.flip(1), images.flip(2), images.flip(1, 2)])
+    distance = (augment(images, generator()) - flips).abs().amax((2, 3))
+    nearest = distance.min(0)
+    assert nearest.values.max() < 1e-4
+    assert set(nearest.indices.tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["flip", "rotation", "gamma"])
+def test_a_third_of_the_images_is_changed_in_each_way(name, probabilities):
+    probabilities(**{name: getattr(module, f"{name.upper()}_PROBABILITY")})
+    images = restandardise(torch.randn(2000, 8, 8))
+    changed = (augment(images, generator()) - images).abs().amax((1, 2)) > 1e-3
+    share = {"flip": 1 - 0.67**2, "rotation": 0.33, "gamma": 0.33}[name]
+    assert abs(changed.float().mean() - share) < 0.05
+
+
+@pytest.mark.parametrize("angle", [-0.17, 0.05, 0.17, 1.0])
+def test_rotation_equals_scipys(angle, images):
+    turned = resample(images, rotation(torch.full((len(images),), angle)))
+    degrees = np.rad2deg(angle)
+    expected = scipy.ndimage.rotate(
+        images.numpy(), degrees, axes=(1, 2), reshape=False, order=1, mode="nearest"
+    )
+    rim = 2 if abs(angle) < 0.5 else SIDE // 5  # beyond it, corners come from outside
+    torch.testing.assert_close(
+        _inner(turned, rim), _inner(torch.tensor(expected), rim), rtol=0, atol=1e-3
+    )
+
+
+def test_rotations_stay_within_ten_degrees(probabilities):
+    probabilities(rotation=1.0)
+    dot = torch.zeros(300, 65, 65)
+    dot[:, 31:34, 55:58] = 1  # at 24 pixels from the centre, on its right
+    turned = augment(restandardise(dot), generator()).clamp_min(0)
+    rows = torch.arange(65.0)
+    height = (turned.sum(2) * rows).sum(1) / turned.sum((1, 2)) - 32
+    angle = torch.asin((height / 24).clamp(-1, 1))
+    assert 0.14 < angle.max() < 0.18
+    assert -0.18 < angle.min() < -0.14
+
+
+def test_resampling_moves_by_the_displacement(images):
+    shift = torch.zeros(len(images), 2, SIDE, SIDE)
+    shift[:, 0], shift[:, 1] = 2 * 3 / SIDE, -2 * 5 / SIDE  # pixels, in half sides
+    identity = torch.eye(2).expand(len(images), 2, 2)
+    moved = resample(images, identity, shift)
+    torch.testing.assert_close(moved[:, 5:, :-3], images[:, :-5, 3:], rtol=0, atol=1e-4)
+    edge = images[:, :1, 3:].expand(-1, 5, -1)  # beyond the border the border continues
+    torch.testing.assert_close(moved[:, :5, :-3], edge, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
+def test_gamma_equals_scikit_images(exponent, images):
+    found = gamma(images, torch.full((len(images),), exponent))
+    for image, each in zip(images.double().numpy(), found.numpy(), strict=True):
+        low, span = image.min(), np.ptp(image)
+        expected = adjust_gamma((image - low) / span, exponent) * span + low
+        np.testing.assert_allclose(each, expected, rtol=0, atol=1e-4)
+
+
+def test_gammas_span_the_references_range(probabilities):
+    probabilities(gamma=1.0)
+    ramp = torch.linspace(0, 1, 64).expand(500, 8, 64)
+    changed = augment(restandardise(ramp), generator())
+    low, high = changed.amin((1, 2)), changed.amax((1, 2))
+    middle = (changed[:, 0, 32] - low) / (high - low)
+    exponent = middle.log() / np.log(32 / 63)
+    assert 0.49 < exponent.min() < 0.53
+    assert 1.47 < exponent.max() < 1.51
+
+
+# What it may not show.
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 2.5])
+def test_blur_equals_scipys(sigma, images):
+    found = blur(images, torch.full((len(images),), sigma))
+    expected = scipy.ndimage.gaussian_filter(images.numpy(), (0, sigma, sigma), truncate=6)
+    torch.testing.assert_close(
+        _inner(found, 15), _inner(torch.tensor(expected), 15), rtol=0, atol=1e-4
+    )
+
+
+def test_blur_takes_each_image_its_own_sigma_and_no_darkness_from_outside():
+    flat = torch.ones(3, 20, 20)
+    torch.testing.assert_close(blur(flat, torch.tensor([0.5, 1, 9])), flat)
+    points = torch.zeros(3, 21, 21)
+    points[:, 10, 10] = 1
+    peaks = blur(points, torch.tensor([1.0, 2, 3]))[:, 10, 10]
+    torch.testing.assert_close(
+        peaks, 1 / (2 * torch.pi * torch.tensor([1.0, 4, 9])), rtol=0.01, atol=0
+    )
+
+
+def test_the_cosine_basis_equals_scipys_and_is_orthonormal():
+    basis = module._cosine_basis(torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(basis @ basis.T, torch.eye(8, dtype=torch.float64))
+    expected = scipy.fft.dct(np.eye(8), axis=0, norm="ortho")
+    torch.testing.assert_close(basis, torch.tensor(expected))
+
+
+def test_blocks_are_quantised_as_jpeg_does():
+    images = restandardise(torch.randn(4, 19, 26))
+    found = module._blocks(images, generator(5))
+    coarseness = (-4.5 + 3 * torch.rand(4, generator=generator(5))).exp().numpy()
+    assert torch.equal(found[:, 16:], images[:, 16:])
+    assert torch.equal(found[:, :, 24:], images[:, :, 24:])
+    for before, after, coarse in zip(images.numpy(), found.numpy(), coarseness, strict=True):
+        steps = coarse * (1 + np.add.outer(np.arange(8), np.arange(8)))
+        for row in range(0, 16, 8):
+            for column in range(0, 24, 8):
+                tile = np.s_[row : row + 8, column : column + 8]
+                kept = scipy.fft.dctn(after[tile], norm="ortho") / steps
+                asked = scipy.fft.dctn(before[tile], norm="ortho") / steps
+                np.testing.assert_allclose(kept, kept.round(), rtol=0, atol=1e-3)
+                assert np.abs(kept - asked).max() < 0.501
+
+
+@pytest.mark.parametrize("size", [(12, 20), (12, 13, 14)])
+def test_a_smooth_field_is_smooth_and_of_about_unit_variance(size):
+    fields = smooth_field(200, 2, 4, size, generator())
+    assert fields.shape == (200, 2, *size)
+    assert 0.25 < fields.var() < 1.5
+    for dim in range(2, 2 + len(size)):
+        assert fields.diff(dim=dim).square().mean() < 0.6 * fields.var()
+
+
+def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images):
+    scores, stranger = [], []
+    for seed in range(4):
+        for found, change in ((scores, perturb), (stranger, other_subject)):
+            changed = change(images, generator(seed))
+            found.append(ssim(images, changed, image_range(images)))
+    scores, stranger = torch.cat(scores), torch.cat(stranger)
+    assert (scores > 0.9).float().mean() > 0.05
+    assert (scores < 0.6).float().mean() > 0.05
+    assert ((scores > 0.6) & (scores < 0.9)).float().mean() > 0.1
+    assert stranger.mean() < scores.mean() - 0.1
+    assert stranger.max() < 0.95

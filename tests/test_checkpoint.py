@@ -1,0 +1,504 @@
+"""Checkpoints: whole round trips, refusal of all else, and the reference's TorchScript."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import warnings
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from deepssim_scan import __version__
+from deepssim_scan.checkpoint import FORMAT, Thresholds, convert, load, save
+from deepssim_scan.encoder import REFERENCE, SMALL, Encoder, embed
+from deepssim_scan.errors import CheckpointError, InputMissing
+from deepssim_scan.images import Standardisation
+
+TRAINING = {"config": {"steps": 3, "learning_rate": 0.5}, "images": 64, "note": "Größe"}
+
+
+@pytest.fixture
+def saved(tmp_path, tiny, make_encoder):
+    path = tmp_path / "encoder.safetensors"
+    save(path, make_encoder(tiny), Thresholds(0.5, 0.75), TRAINING)
+    return path
+
+
+def _opened(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _refused(path):
+    """Load what must be refused, and give the message, which is one line naming the file."""
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+# What is whole.
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(saved, tiny, make_encoder):
+    found, encoder, images = load(saved), make_encoder(tiny), torch.randn(3, 32, 32)
+    assert not found.encoder.training
+    assert torch.equal(embed(found.encoder, images), embed(encoder, images))
+    assert found.architecture == tiny
+    assert found.thresholds == Thresholds(0.5, 0.75)
+    assert found.training == TRAINING
+    assert found.version == __version__
+    assert found.fingerprint == hashlib.sha256(saved.read_bytes()).hexdigest()
+
+
+def test_every_part_of_the_architecture_comes_back(tmp_path, tiny):
+    pool = replace(tiny, head="pool", channels="repeat", standardisation=Standardisation(size=None))
+    for number, architecture in enumerate((tiny, pool, SMALL)):
+        path = tmp_path / "new folder" / str(number)
+        save(path, Encoder(architecture), Thresholds(), {})
+        assert load(path).architecture == architecture
+
+
+def test_the_same_encoder_gives_the_same_file(saved, tmp_path, tiny, make_encoder):
+    save(tmp_path / "again", make_encoder(tiny), Thresholds(0.5, 0.75), TRAINING)
+    assert (tmp_path / "again").read_bytes() == saved.read_bytes()
+    metadata, weights = _opened(saved)
+    assert sorted(metadata) == ["architecture", "format", "thresholds", "training", "version"]
+    assert struct.unpack("<Q", saved.read_bytes()[:8])[0] % 8 == 0
+    torch.testing.assert_close(weights, dict(make_encoder(tiny).state_dict()), rtol=0, atol=0)
+
+
+def test_the_fingerprint_covers_weights_and_metadata(saved, tmp_path, tiny, make_encoder):
+    encoder = make_encoder(tiny)
+    fingerprints = {load(saved).fingerprint}
+    path = tmp_path / "other"
+    save(path, encoder, Thresholds(0.5, 0.751), TRAINING)
+    fingerprints.add(load(path).fingerprint)
+    save(path, encoder, Thresholds(0.5, 0.75), TRAINING | {"images": 65})
+    fingerprints.add(load(path).fingerprint)
+    bias = encoder.fc[-1].bias
+    bias.data[0] = torch.nextafter(bias.data[0], torch.tensor(9.0))
+    save(path, encoder, Thresholds(0.5, 0.75), TRAINING)
+    fingerprints.add(load(path).fingerprint)
+    assert len(fingerprints) == 4
+
+
+def test_row_38_a_checkpoint_is_private(tmp_path, tiny):
+    before = os.umask(0)
+    try:
+        save(tmp_path / "x", Encoder(tiny), Thresholds(), {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
+
+
+def test_row_29_a_failed_save_keeps_what_was_there(saved, tiny):
+    before = saved.read_bytes()
+    with pytest.raises(TypeError):
+        save(saved, Encoder(tiny), Thresholds(), {"not json": object()})
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize(
+    ("similar", "duplicate"),
+    [(0.9, 0.8), (-1.1, 0.5), (0.5, 1.1), (float("nan"), 0.5), (0.5, float("nan"))],
+)
+def test_impossible_thresholds_are_refused(similar, duplicate):
+    with pytest.raises(CheckpointError, match="-1 <= similar <= duplicate <= 1, found similar"):
+        Thresholds(similar, duplicate)
+
+
+# Row 35: what is not a checkpoint.
+
+
+@pytest.mark.parametrize("function", [load, lambda path: convert(path, path.with_name("out"))])
+def test_a_missing_file_and_a_folder_are_missing(function, tmp_path):
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(InputMissing, match=re.escape(f"{path}: no such")):
+            function(path)
+
+
+class _Payload:
+    """A pickle that leaves a mark where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_row_35_a_pickle_is_refused_and_never_run(tmp_path, as_zip):
+    path, mark = tmp_path / "encoder.pt", tmp_path / "mark"
+    torch.save({"weights": _Payload(mark)}, path, _use_new_zipfile_serialization=as_zip)
+    assert "Pickled checkpoints are never loaded" in _refused(path)
+    with pytest.raises(CheckpointError, match="not TorchScript weights"):
+        convert(path, tmp_path / "out")
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the payload is live
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 100,
+        bytes(range(256)) * 50,
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 9) + b"[1, 2, 3]",
+    ],
+)
+def test_row_35_garbage_is_refused(tmp_path, data):
+    path = tmp_path / "encoder.safetensors"
+    path.write_bytes(data)
+    assert "safetensors file" in _refused(path)
+    with pytest.raises(CheckpointError, match="not TorchScript weights"):
+        convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_row_35_a_file_cut_short_anywhere_is_refused(saved):
+    data = saved.read_bytes()
+    header = struct.unpack("<Q", data[:8])[0] + 8
+    for length in (7, 8, header - 1, header, header + 1, len(data) // 2, len(data) - 1):
+        saved.write_bytes(data[:length])
+        assert "not a safetensors file" in _refused(saved)
+
+
+def test_row_35_bytes_after_the_end_are_refused(saved):
+    saved.write_bytes(saved.read_bytes() + b"more")
+    _refused(saved)
+
+
+def _edited(name, **changes):
+    def edit(metadata, weights):
+        metadata[name] = json.dumps(json.loads(metadata[name]) | changes)
+
+    return edit
+
+
+def _set(name, text):
+    return lambda metadata, weights: metadata.update({name: text})
+
+
+def _without(name):
+    return lambda metadata, weights: metadata.pop(name)
+
+
+def _weight(change):
+    def edit(metadata, weights):
+        weights["fc.1.bias"] = change(weights["fc.1.bias"])
+
+    return edit
+
+
+def _spoiled(value):
+    def change(bias):
+        bias[1] = value
+        return bias
+
+    return change
+
+
+HOSTILE = {
+    "no metadata": (lambda metadata, weights: metadata.clear(), "its format is None"),
+    "another format": (_set("format", "deepssim-scan checkpoint 2"), "checkpoint 2', not"),
+    "no architecture": (_without("architecture"), "'architecture' is missing"),
+    "no thresholds": (_without("thresholds"), "'thresholds' is missing"),
+    "no training": (_without("training"), "'training' is missing"),
+    "no version": (_without("version"), "'version' is missing"),
+    "no JSON": (_set("architecture", "{"), "Expecting"),
+    "deep JSON": (_set("training", "[" * 100_000), "recursion"),
+    "architecture null": (_set("architecture", "null"), "NoneType where an object"),
+    "architecture a list": (_set("architecture", "[1]"), "list where an object"),
+    "thresholds a number": (_set("thresholds", "0.5"), "float where an object"),
+    "training a list": (_set("training", "[]"), "list where an object"),
+    "standardisation null": (_edited("architecture", standardisation=None), "mapping"),
+    "no depths": (_set("architecture", '{"standardisation": {}}'), "'depths' is missing"),
+    "unknown field": (_edited("architecture", dropout=0.5), "dropout"),
+    "unknown head": (_edited("architecture", head="__class__"), "'__class__'"),
+    "head a list": (_edited("architecture", head=["pool"]), "unhashable"),
+    "depths a number": (_edited("architecture", depths=1), "not iterable"),
+    "depths of text": (_edited("architecture", depths="11"), "not supported"),
+    "depths fractional": (_edited("architecture", depths=[1.5, 1]), "integer"),
+    "depths negative": (_edited("architecture", depths=[-1, 1]), ">= 1"),
+    "depths NaN": (_edited("architecture", depths=[1, float("nan")]), "float"),
+    "huge widths": (_edited("architecture", widths=[10**6, 10**6]), "2000000 channels"),
+    "huge depths": (_edited("architecture", depths=[1, 10**9], widths=[1, 1]), "1000000001 blocks"),
+    "endless depths": (_edited("architecture", depths=[1, 900_000], widths=[1, 1]), "900001"),
+    "many stages": (_edited("architecture", depths=[1] * 5000, widths=[1] * 5000), "found size"),
+    "a million zeros": (_edited("architecture", depths=[0] * 10**6, widths=[1] * 10**6), ">= 1"),
+    "wide": (_edited("architecture", widths=[8, 90_000]), "do not fit the architecture"),
+    "huge dimension": (_edited("architecture", dimension=10**9), "do not fit"),
+    "dimension over": (_edited("architecture", dimension=10**12), "overflow"),
+    "dimension beyond 64 bits": (_edited("architecture", dimension=10**30), "[Oo]verflow"),
+    "dimension infinite": (_edited("architecture", dimension=float("inf")), "float"),
+    "huge size": (
+        _edited("architecture", standardisation={"size": 10**9, "pad": "border-median"}),
+        "from 8 to 4096",
+    ),
+    "other size": (
+        _edited("architecture", standardisation={"size": 64, "pad": "border-median"}),
+        "do not fit",
+    ),
+    "unknown padding": (
+        _edited("architecture", standardisation={"size": 32, "pad": "zeros"}),
+        "border-median",
+    ),
+    "other depths": (_edited("architecture", depths=[1, 2]), "'feature_extractor.3.1.block"),
+    "thresholds reversed": (_edited("thresholds", similar=0.9), "similar <= duplicate"),
+    "threshold NaN": (_edited("thresholds", similar=float("nan")), "similar nan"),
+    "threshold text": (_edited("thresholds", similar="0.5"), "not supported"),
+    "third threshold": (_edited("thresholds", other=0.5), "other"),
+    "tensor missing": (
+        lambda metadata, weights: weights.pop("fc.1.bias"),
+        "'fc.1.bias': found none",
+    ),
+    "tensor extra": (
+        lambda metadata, weights: weights.update({"fc.9.bias": torch.zeros(1)}),
+        "'fc.9.bias': found torch.float32 .1., wanted none",
+    ),
+    "all tensors missing": (lambda metadata, weights: weights.clear(), "tensors do not fit"),
+    "tensor longer": (_weight(lambda bias: torch.zeros(5)), "float32 .5., wanted .* .4."),
+    "tensor reshaped": (_weight(lambda bias: bias[None].clone()), "float32 .1, 4., wanted"),
+    "half precision": (_weight(lambda bias: bias.half()), "found torch.float16"),
+    "double precision": (_weight(lambda bias: bias.double()), "found torch.float64"),
+    "whole numbers": (_weight(lambda bias: bias.int()), "found torch.int32"),
+    "NaN": (_weight(_spoiled(torch.nan)), "fc.1.bias holds values that are not finite"),
+    "infinite": (_weight(_spoiled(torch.inf)), "fc.1.bias holds values that are not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_row_35_hostile_safetensors_are_refused(kind, saved):
+    edit, words = HOSTILE[kind]
+    metadata, weights = _opened(saved)
+    edit(metadata, weights)
+    save_file(weights, saved, metadata)
+    assert re.search(words, _refused(saved))
+
+
+def test_the_untouched_file_passes_where_the_hostile_ones_fail(saved):
+    metadata, weights = _opened(saved)
+    save_file(weights, saved, metadata)
+    assert load(saved).training == TRAINING
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_row_32_flipped_bits_are_refused_or_change_the_fingerprint(data, saved, tmp_path):
+    original = bytearray(saved.read_bytes())
+    header = struct.unpack("<Q", original[:8])[0] + 8
+    places = st.one_of(
+        st.integers(0, 8 * header - 1), st.integers(8 * header, 8 * len(original) - 1)
+    )
+    damaged = bytearray(original)
+    for place in data.draw(st.sets(places, min_size=1, max_size=4)):
+        damaged[place // 8] ^= 1 << place % 8
+    path = tmp_path / "damaged"
+    path.write_bytes(damaged)
+    try:
+        found = load(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found.fingerprint != load(saved).fingerprint
+        assert all(value.isfinite().all() for value in found.encoder.state_dict().values())
+
+
+# The reference's weights.
+
+
+class _LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        x = nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class _Last(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+class _First(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+class _CNBlock(nn.Module):
+    """As torchvision's, without its stochastic depth, which does nothing in evaluation."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim, bias=True),
+            _Last(),
+            nn.LayerNorm(dim, eps=1e-6),
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Linear(4 * dim, dim),
+            _First(),
+        )
+        self.layer_scale = nn.Parameter(torch.ones(dim, 1, 1) * 1e-6)
+
+    def forward(self, x):
+        return self.layer_scale * self.block(x) + x
+
+
+class _ReferenceNetwork(nn.Module):
+    """The network of arXiv:2509.16582 at any width, not made from anything of this package."""
+
+    def __init__(self, depths=(1, 1, 2, 1), widths=(8, 16, 32, 64), dimension=24):
+        super().__init__()
+        layers = [
+            nn.Sequential(nn.Conv2d(3, widths[0], kernel_size=4, stride=4), _LayerNorm2d(widths[0]))
+        ]
+        layers[0][1].eps = 1e-6
+        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            layers.append(nn.Sequential(*[_CNBlock(width) for _ in range(depth)]))
+            if stage + 1 < len(depths):
+                norm = _LayerNorm2d(width, eps=1e-6)
+                down = nn.Conv2d(width, widths[stage + 1], kernel_size=2, stride=2)
+                layers.append(nn.Sequential(norm, down))
+        self.feature_extractor = nn.Sequential(*layers)
+        self.fc = nn.Sequential(
+            nn.AdaptiveAvgPool2d((1, 1)),
+            nn.Flatten(),
+            nn.BatchNorm1d(widths[-1]),
+            nn.Linear(widths[-1], widths[-1] // 2),
+            nn.GELU(),
+            nn.Dropout(p=0.33),
+            nn.Linear(widths[-1] // 2, dimension),
+        )
+
+    def forward(self, x):
+        return self.fc(self.feature_extractor(x))
+
+
+def _scripted(network, path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.*` is deprecated", DeprecationWarning)
+        torch.jit.script(network).save(path)
+    return path
+
+
+@pytest.fixture
+def reference():
+    network = _ReferenceNetwork().eval()
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif value.is_floating_point():
+            value.normal_(0, 0.3)
+    return network
+
+
+def test_the_references_torchscript_converts_to_the_same_network(reference, tmp_path):
+    path = _scripted(reference, tmp_path / "best_model_jit.pt")
+    found = convert(path, tmp_path / "encoder.safetensors")
+    images = torch.randn(5, 48, 56) * 20 + 100
+    images = (images - images.mean((1, 2), keepdim=True)) / images.std((1, 2), keepdim=True)
+    with torch.inference_mode():
+        expected = reference(torch.stack([images] * 3, dim=1))
+    expected = expected / torch.linalg.vector_norm(expected, dim=1, keepdim=True)
+    assert (expected @ expected.T).fill_diagonal_(0).max() < 0.999  # five that differ
+    torch.testing.assert_close(embed(found.encoder, images), expected, rtol=0, atol=1e-5)
+    assert found.thresholds == Thresholds(0.60, 0.85)
+    assert found.architecture == replace(
+        REFERENCE, depths=(1, 1, 2, 1), widths=(8, 16, 32, 64), dimension=24
+    )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.training == {"converted_from": "best_model_jit.pt", "sha256": digest}
+    assert load(tmp_path / "encoder.safetensors").fingerprint == found.fingerprint
+
+
+def test_a_network_in_training_mode_converts_alike(reference, tmp_path):
+    still = convert(_scripted(reference, tmp_path / "a.pt"), tmp_path / "a")
+    moving = convert(_scripted(reference.train(), tmp_path / "b.pt"), tmp_path / "b")
+    images = torch.randn(2, 40, 40)
+    assert torch.equal(embed(still.encoder, images), embed(moving.encoder, images))
+
+
+def _no_layer_scale(network):
+    network.feature_extractor = nn.Sequential(nn.Conv2d(3, 64, 4, stride=4))
+
+
+def _longer_head(network):
+    network.fc.append(nn.Linear(24, 24))
+
+
+def _half(network):
+    network.half()
+
+
+def _not_finite(network):
+    network.fc[3].weight.data[0, 0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_no_layer_scale, "one width a stage"),
+        (_longer_head, "'fc.7.bias'"),
+        (_half, "found torch.float16"),
+        (_not_finite, "not finite"),
+    ],
+)
+def test_row_35_torchscript_of_another_network_is_refused(reference, tmp_path, change, words):
+    change(reference)
+    path = _scripted(reference, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=words) as caught:
+        convert(path, tmp_path / "out")
+    assert str(caught.value).startswith(f"{path}: not TorchScript weights of the reference's")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+class _Named(nn.Module):
+    """A program whose one weight has a name that is split, counted and indexed."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.layer_scale = nn.Parameter(weight)
+
+    def forward(self, x):
+        return x * self.layer_scale
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Linear(3, 4),
+        nn.Identity(),
+        _Named(torch.ones(())),
+        nn.Sequential(nn.Sequential(_Named(torch.ones(())))),
+    ],
+)
+def test_row_35_any_other_torchscript_is_refused(network, tmp_path):
+    path = _scripted(network, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="not TorchScript weights of the reference's network"):
+        convert(path, tmp_path / "out")
+
+
+def test_row_35_a_converted_checkpoint_is_not_mistaken_for_torchscript(saved, tmp_path):
+    with pytest.raises(CheckpointError, match="not TorchScript"):
+        convert(saved, tmp_path / "out")
+    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75}
+    assert _opened(saved)[0]["format"] == FORMAT

@@ -447,7 +447,7 @@ def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
     return torch.tensor([group in held for group in groups])
 
 
-def _provenance(images: Images, config: TrainingConfig, error: float | None) -> dict[str, object]:
+def _provenance(images: Images, config: TrainingConfig, error: float) -> dict[str, object]:
     return {
         "config": asdict(config),
         "training_images": len(images.training.pixels),

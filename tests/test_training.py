@@ -267,8 +267,8 @@ def test_each_step_and_each_seed_draws_anew(images, tiny, tmp_path, monkeypatch)
     config = replace(CONFIG, steps=3)
     for seed in (0, 1):
         train(images, tmp_path / "x", replace(config, seed=seed), tiny)
-    steps = [*drawn[:3], *drawn[7:10]]  # four evaluations follow three steps
-    assert len(drawn) == 14
+    steps = [*drawn[:3], *drawn[11:14]]  # eight batches are evaluated after three steps
+    assert len(drawn) == 22
     assert len(torch.stack(steps).unique(dim=0)) == 6
 
 

@@ -10,14 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deepssim_scan.report import Match, best_matches
 
-KINDS = (
-    "horizontal flip",
-    "rotation within 10 degrees",
-    "gamma 0.5 to 1.5",
-    "stranger, same slice",
-)
+KINDS = {
+    "horizontal flip": "flipped copy",
+    "rotation within 10 degrees": "rotated copy",
+    "gamma 0.5 to 1.5": "copy, other gamma",
+    "stranger, same slice": "stranger",
+}
 SIDE, GAP, LINE = 192, 12, 18  # pixels
-INK, FLAGGED, CLEAR = "#1f2328", "#b42318", "#1a7f37"
+INK = "#1f2328"
+COLOURS = {"duplicate": "#b42318", "similar": "#9a6700", "different": "#1a7f37"}
 
 
 def main() -> None:
@@ -52,8 +53,8 @@ def draw_pair(figure: Image.Image, left: int, kind: str, match: Match, demo: Pat
         with Image.open(path) as image:
             figure.paste(image.convert("RGB").resize((SIDE, SIDE)), (left, top + LINE))
         top += LINE + SIDE + GAP
-    colour = FLAGGED if match.verdict == "duplicate" else CLEAR
-    draw.text((left, top), f"{match.verdict}, score {match.score:.3f}", colour, font)
+    verdict = f"{match.verdict}, score {match.score:.3f}"
+    draw.text((left, top), verdict, COLOURS[match.verdict], font)
 
 
 if __name__ == "__main__":

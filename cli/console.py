@@ -48,6 +48,9 @@ def show_query(result: QueryResult) -> None:
             f"INCOMPLETE: {counts['rejected']} synthetic and {counts['training_rejected']} "
             "training images were not looked at, so this is no clean result."
         )
+    if summary["top_k"] < summary["top_k_asked"]:
+        text = f"Only {summary['top_k']} matches an image: there are no more training images."
+        messages.print(text, markup=False, soft_wrap=True)
     output.print(f"Report: {result.folder}", markup=False, soft_wrap=True)
 
 
@@ -90,12 +93,12 @@ def _tally_cells(row: Tally) -> list[str]:
 
 
 def _counts_table(counts: Mapping[str, int], thresholds: Thresholds) -> Table:
-    table = Table(title="Synthetic images by verdict of their best match")
+    table = Table(title="Verdicts of the synthetic images")
     for name in ("verdict", "images", "share", "score"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
     ranges = {
         "duplicate": f"> {thresholds.duplicate:g}",
-        "similar": f"> {thresholds.similar:g}",
+        "similar": f"{thresholds.similar:g} to {thresholds.duplicate:g}",
         "different": f"<= {thresholds.similar:g}",
     }
     for verdict, scores in ranges.items():

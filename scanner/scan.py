@@ -183,10 +183,11 @@ def query(
                 report("searched", sum(writer.counts.values()), store.rows)
         write_rejected(folder, store.rejections())
         write_flagged(folder)
-        strongest = best_matches(folder, limit=10)
+        strongest = best_matches(folder, limit=5)
         summary = _summary(store, training, loaded, thresholds, writer.counts) | {
             "ignored": ignored,
             "top_k": min(config.top_k, training.rows),
+            "top_k_asked": config.top_k,
             "seconds": {
                 "embed": round(embedded - started, 3),
                 "search": round(time.monotonic() - embedded, 3),

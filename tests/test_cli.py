@@ -92,6 +92,12 @@ def test_json_is_the_summary_and_nothing_else(run, indexed):
     assert json.loads(out) == json.loads(Path("deepssim-report/summary.json").read_text())
 
 
+def test_row_27_fewer_training_images_than_matches_is_said(run, indexed):
+    code, _, err = run("query", "--synthetic", "synthetic", "--top-k", "50")
+    assert code == 0
+    assert "Only 12 matches an image: there are no more training images." in err
+
+
 def test_exit_code_3_when_images_are_flagged_and_it_was_asked_for(run, indexed):
     assert run("query", "--synthetic", "synthetic", "--fail-on-flagged")[0] == 3
     Path("synthetic/11.png").unlink()

@@ -35,7 +35,7 @@ from deepssim_scan.embeddings import (
     first_not_unit,
 )
 from deepssim_scan.encoder import Encoder, embed, pick_device
-from deepssim_scan.errors import InputError, StoreMismatch
+from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.files import replacing_folder, write_json
 from deepssim_scan.images import MAX_PIXELS, Decoded, Pixels, Rejection, decode_images, list_images
 from deepssim_scan.index import TrainingIndex, build, flat
@@ -262,6 +262,11 @@ def _require_rows(folder: Path, place: Path) -> None:
 
 def _index_encoder(index: Path) -> Checkpoint:
     """Load the encoder that an index was built with."""
+    if not (index / flat.MANIFEST).is_file():
+        raise InputMissing(
+            f"{index}: holds no finished index (no {flat.MANIFEST}). "
+            "Make one with `deepssim-scan build-index --training DIR`."
+        )
     manifest = flat.IndexManifest.read(index)
     loaded = checkpoint.load(index / ENCODER)
     if loaded.fingerprint != manifest.encoder:

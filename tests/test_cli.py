@@ -116,7 +116,8 @@ def test_exit_code_1_is_one_line_and_no_traceback(run, folders):
     code, out, err = run("query", "--synthetic", "synthetic")
     assert code == 1
     assert out == ""
-    assert err.startswith("error: deepssim-index")
+    assert err.startswith("error: deepssim-index: holds no finished index")
+    assert "deepssim-scan build-index --training" in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
 

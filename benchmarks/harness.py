@@ -30,7 +30,7 @@ from deepssim_scan.procedural import FAMILIES
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ("scanner", "index", "cli", "benchmarks", "pyproject.toml")  # what `dirty` is about
-LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "zarr", "pillow", "scikit-image")
+LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu", "zarr", "pillow", "scikit-image")
 DISTINCT = 500  # procedural images drawn anew; further ones are changed copies of them
 
 console = Console(highlight=False)

@@ -1,7 +1,7 @@
 """The command line: parses, calls one function of the library, prints.
 
 `main` imports the commands when it is called: the processes that decode images import the
-program's own script again, and must not load torch with it (48 MB each instead of 308).
+program's own script again, and must not load torch with it, several times their memory.
 """
 
 

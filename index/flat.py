@@ -284,6 +284,6 @@ def _faiss() -> Any:
             "pip install 'deepssim-scan[cpu]' or pip install 'deepssim-scan[gpu]'."
         ) from error
     # Matrix products for small blocks of queries too: by default FAISS 1.15 takes the slow way
-    # below some 500 queries of 256 dimensions (measured: 228 instead of 1,667 queries/s).
+    # below some 500 queries of 256 dimensions, which costs several times as long.
     faiss.cvar.distance_compute_blas_threshold = BLAS_QUERIES
     return faiss

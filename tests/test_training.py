@@ -383,7 +383,7 @@ def test_all_but_a_few_strangers_stay_under_the_threshold(images):
     deformed = other_subject(pixels, torch.Generator().manual_seed(77))
     for strangers in (unseen, deformed):
         best = (nn.functional.normalize(strangers.flatten(1)) @ known.T).amax(1)
-        assert (best > found.duplicate).float().mean() < 0.05
+        assert (best > found.duplicate).float().mean() < 0.03
     assert found.duplicate < 0.999
 
 

@@ -8,16 +8,26 @@ decode, so the time that one file takes is shown as well: the fewer the files, t
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
-    python benchmarks/bench_embed.py --files 2000 --base-files 96
+Last, the whole of `build_index` beside that of an earlier commit, in turns, each time in a
+fresh process: what the ledger, the checksums and the isolation of the decoders cost.
+
+    python benchmarks/bench_embed.py --files 2000 --base-files 96 --before cb0c961
 """
 
 import argparse
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from harness import (
+    ROOT,
     Spread,
     add_encoder,
     parser,
@@ -30,13 +40,28 @@ from harness import (
     write_images,
 )
 
-from deepssim_scan import checkpoint, scan
+from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Checkpoint, Thresholds
+from deepssim_scan.embed import EmbedConfig, embed_listing
 from deepssim_scan.encoder import REFERENCE, Encoder, embed
-from deepssim_scan.scan import EmbedConfig
+from deepssim_scan.listing import list_images
 
 BUNDLED, BASE = "bundled", "ConvNeXt-Base"
 FORWARD, END, START = "forward pass", "end to end", "one file, end to end"
+NOW, BEFORE = "build_index, now", "build_index, before"
+PACKAGES = ("scanner", "index", "cli")
+BUILD = """
+import sys, time
+from pathlib import Path
+from deepssim_scan.scan import EmbedConfig, build_index
+
+if __name__ == "__main__":
+    images, index, encoder, batch = sys.argv[1:]
+    config = EmbedConfig(device="cpu", batch=int(batch))
+    started = time.perf_counter()
+    build_index(Path(images), Path(index), Path(encoder), config)
+    print(time.perf_counter() - started)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,8 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files, options.base_files),
         ):
             measured |= measure(side, options, work)
+        if options.before:
+            measured |= beside_before(options, work)
     median = {name: spread.median for name, spread in measured.items()}
     ratios = {
         f"{side}: {END} / {FORWARD}": median[f"{side}, {END}"] / median[f"{side}, {FORWARD}"]
@@ -69,6 +96,8 @@ def main() -> None:
         f"{what}: {BUNDLED} / {BASE}": median[f"{BUNDLED}, {what}"] / median[f"{BASE}, {what}"]
         for what in (FORWARD, END)
     }
+    if options.before:
+        ratios["build_index: now / before"] = median[NOW] / median[BEFORE]
     show(f"Images of {options.side}x{options.side} in batches of {options.batch}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
 
@@ -94,7 +123,44 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
 def embed_folder(folder: Path, loaded: Checkpoint, config: EmbedConfig, work: Path) -> None:
     """Embed a folder into a new store, as both commands do."""
     with tempfile.TemporaryDirectory(dir=work) as place:
-        scan._embed_folder(folder, Path(place) / "store", loaded, config, "images", scan.silent)
+        embed_listing(list_images(folder), Path(place) / "store", loaded, config)
+
+
+def beside_before(options: argparse.Namespace, work: Path) -> dict[str, Spread]:
+    """Return the rate of `build_index`, of this tree and of an earlier commit's."""
+    trees = {NOW: work / "now", BEFORE: work / "before"}
+    for name, revision in ((NOW, None), (BEFORE, options.before)):
+        package_of(revision, trees[name])
+    script = work / "build.py"
+    script.write_text(BUILD)
+    taken: dict[str, list[float]] = {name: [] for name in trees}
+    for turn in range(options.repeats + 1):
+        for name, tree in trees.items():
+            images, index = work / f"{BUNDLED}, every", work / f"{name}-{turn}"
+            command = [sys.executable, script, images, index, options.encoder, options.batch]
+            done = subprocess.run(
+                list(map(str, command)),
+                env=os.environ | {"PYTHONPATH": str(tree)},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            if turn:  # the first one warms up
+                taken[name].append(float(done.stdout))
+    return rates(taken, options.files, "images")
+
+
+def package_of(revision: str | None, folder: Path) -> None:
+    """Lay out the package as it is, or was in a revision, so that PYTHONPATH finds it first."""
+    tree = ROOT
+    if revision is not None:
+        tree = folder / "tree"
+        command = ["git", "-C", str(ROOT), "archive", revision, *PACKAGES]
+        archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(tree, filter="data")
+    shutil.copytree(tree / "scanner", folder / "deepssim_scan")
+    for name in ("index", "cli"):
+        shutil.copytree(tree / name, folder / "deepssim_scan" / name)
 
 
 def _reference(folder: Path) -> Checkpoint:
@@ -116,6 +182,7 @@ def _options() -> argparse.Namespace:
     }
     made = parser(__doc__, sizes)
     add_encoder(made)
+    made.add_argument("--before", help="a commit of this repository to compare build_index with")
     return made.parse_args()
 
 

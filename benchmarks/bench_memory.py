@@ -20,8 +20,9 @@ from pathlib import Path
 from harness import Spread, add_encoder, console, parser, show, write, write_images
 
 from deepssim_scan import checkpoint
+from deepssim_scan.embed import WORKERS, EmbedConfig
 from deepssim_scan.report import SUMMARY
-from deepssim_scan.scan import WORKERS, EmbedConfig, build_index
+from deepssim_scan.scan import build_index
 
 KB_PER_MIB = 1024
 POLL = 0.05  # seconds

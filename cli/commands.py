@@ -13,17 +13,23 @@ import typer
 
 from deepssim_scan import __version__, checkpoint, scan, training
 from deepssim_scan import demo as demonstration
+from deepssim_scan.check import RepairConfig, check, repair
 from deepssim_scan.checkpoint import BUNDLED
 from deepssim_scan.cli import console
 from deepssim_scan.cli.progress import reporting
+from deepssim_scan.decode import MAX_PIXELS, Reading
 from deepssim_scan.describe import describe
+from deepssim_scan.embed import WORKERS, EmbedConfig
 from deepssim_scan.encoder import ARCHITECTURES, pick_device
 from deepssim_scan.errors import InputError, ScanError
-from deepssim_scan.images import MAX_PIXELS
-from deepssim_scan.listing import list_images
-from deepssim_scan.scan import WORKERS, EmbedConfig, QueryConfig
+from deepssim_scan.images import Limits
+from deepssim_scan.listing import Selection, list_images
+from deepssim_scan.scan import QueryConfig
 
 FLAGGED, INCOMPLETE = 3, 4
+GIB = 1 << 30
+SHORTEST_KEY = 16
+LIMITS = Limits()
 
 app = typer.Typer(
     name="deepssim-scan",
@@ -43,10 +49,48 @@ Include = Annotated[
     list[str] | None,
     typer.Option("--include", help="Only files that match, e.g. '*/training.png'. Repeatable."),
 ]
+Manifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", help="Only the files that a CSV names: path[,subject]."),
+]
+Axis = Annotated[
+    int | None,
+    typer.Option(
+        "--axis",
+        min=0,
+        max=2,
+        help="Axis that volumes are cut across.",
+        show_default="2 for NIfTI, 0 for arrays",
+    ),
+]
+Slices = Annotated[
+    str | None,
+    typer.Option(
+        "--slices", help="Slices of a volume, 40:120, or shares of it, 0.2:0.8.", show_default="all"
+    ),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        help="CENTRE,WIDTH, or 'file' for a DICOM file's own.",
+        show_default="full range",
+    ),
+]
+SubjectKey = Annotated[
+    Path | None,
+    typer.Option("--subject-key", help="File with a secret: keep subjects, hashed under it."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that decode images.")]
 MaxPixels = Annotated[
     int, typer.Option("--max-pixels", min=1, help="Images of more pixels are rejected.")
+]
+MaxSeconds = Annotated[
+    float, typer.Option("--max-seconds", min=0.1, help="Files that take longer are rejected.")
+]
+MaxMemory = Annotated[
+    float, typer.Option("--max-memory", min=0.1, help="Memory of a decoding process, in GiB.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -59,13 +103,26 @@ def build_index(
     index: Index = Path("deepssim-index"),
     encoder: Encoder = BUNDLED,
     include: Include = None,
+    manifest: Manifest = None,
+    axis: Axis = None,
+    slices: Slices = None,
+    window: Window = None,
+    subject_key: SubjectKey = None,
     device: Device = "auto",
     workers: Workers = WORKERS,
     max_pixels: MaxPixels = MAX_PIXELS,
+    max_seconds: MaxSeconds = LIMITS.max_seconds,
+    max_memory: MaxMemory = LIMITS.max_memory / GIB,
     json: Json = False,
 ) -> None:
     """Embed the training images and index them."""
-    config = EmbedConfig(tuple(include or ()), device, workers=workers, max_pixels=max_pixels)
+    config = EmbedConfig(
+        Selection(tuple(include or ()), manifest),
+        Reading(axis, slices, window, max_pixels, _key(subject_key)),
+        Limits(max_seconds, int(max_memory * GIB)),
+        device,
+        workers=workers,
+    )
     with reporting(console.messages) as report:
         result = scan.build_index(training, index, encoder, config, report)
     if json:
@@ -83,6 +140,11 @@ def query(
         Path, typer.Option("--report", help="Folder that the report is written to.")
     ] = Path("deepssim-report"),
     include: Include = None,
+    manifest: Manifest = None,
+    axis: Axis = None,
+    slices: Slices = None,
+    window: Window = None,
+    subject_key: SubjectKey = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches kept per image.")] = 5,
     similar: Annotated[
         float | None,
@@ -98,10 +160,18 @@ def query(
     device: Device = "auto",
     workers: Workers = WORKERS,
     max_pixels: MaxPixels = MAX_PIXELS,
+    max_seconds: MaxSeconds = LIMITS.max_seconds,
+    max_memory: MaxMemory = LIMITS.max_memory / GIB,
     json: Json = False,
 ) -> None:
     """Find synthetic images that copy a training image."""
-    embed = EmbedConfig(tuple(include or ()), device, workers=workers, max_pixels=max_pixels)
+    embed = EmbedConfig(
+        Selection(tuple(include or ()), manifest),
+        Reading(axis, slices, window, max_pixels, _key(subject_key)),
+        Limits(max_seconds, int(max_memory * GIB)),
+        device,
+        workers=workers,
+    )
     config = QueryConfig(top_k, similar, duplicate, embed)
     with reporting(console.messages) as progress:
         result = scan.query(synthetic, index, report, config, progress)
@@ -117,6 +187,10 @@ def train(
     images: Annotated[Path, typer.Option("--images", help="Folder of images to train on.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.")],
     include: Include = None,
+    manifest: Manifest = None,
+    axis: Axis = None,
+    slices: Slices = None,
+    window: Window = None,
     architecture: Annotated[
         str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")
     ] = "small",
@@ -132,6 +206,9 @@ def train(
     ] = False,
     device: Device = "auto",
     workers: Workers = WORKERS,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    max_seconds: MaxSeconds = LIMITS.max_seconds,
+    max_memory: MaxMemory = LIMITS.max_memory / GIB,
     json: Json = False,
 ) -> None:
     """Train an encoder on a folder of images, without labels."""
@@ -140,8 +217,16 @@ def train(
     config = training.TrainingConfig(steps, batch, learning_rate, max_images=max_images, seed=seed)
     shape, device = ARCHITECTURES[architecture], pick_device(device)
     with reporting(console.messages) as progress:
-        listing = list_images(images, tuple(include or ()))
-        loaded = training.load_images(listing, shape, config, workers=workers, report=progress)
+        listing = list_images(images, Selection(tuple(include or ()), manifest))
+        loaded = training.load_images(
+            listing,
+            shape,
+            config,
+            Reading(axis, slices, window, max_pixels),
+            workers=workers,
+            limits=Limits(max_seconds, int(max_memory * GIB)),
+            report=progress,
+        )
         training.train(
             loaded, out, config, shape, device=device, resume=resume, report=progress.training
         )
@@ -171,6 +256,37 @@ def convert(
     checkpoint.convert(torchscript, out)
     facts = describe(out)
     console.show_json(facts) if json else console.show_facts(str(out), facts)
+
+
+@app.command(name="check", epilog="Example: deepssim-scan check deepssim-index --repair")
+def check_(
+    path: Annotated[Path, typer.Argument(help="A store, an index, a report or a checkpoint.")],
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Embed damaged rows again, where the images are.")
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images.", show_default="where they were"),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="The encoder that was used.", show_default="the index's, or bundled"),
+    ] = None,
+    workers: Workers = WORKERS,
+    json: Json = False,
+) -> None:
+    """Read and verify all of a store, an index, a report or a checkpoint. Exit code 0 or 1."""
+    with reporting(console.messages) as report:
+        if mend:
+            checked = repair(path, RepairConfig(images, encoder, workers), report)
+        else:
+            checked = check(path, report)
+    if json:
+        console.show_json(asdict(checked) | {"path": str(path), "intact": checked.intact})
+    else:
+        console.show_checked(checked)
+    if not checked.intact:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: deepssim-scan info deepssim-index")
@@ -216,6 +332,19 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _key(path: Path | None) -> bytes:
+    """Read the secret that subjects are hashed under."""
+    if path is None:
+        return b""
+    key = path.read_bytes()
+    if len(key) < SHORTEST_KEY:
+        raise InputError(
+            f"{path}: a subject key of {len(key)} bytes, and {SHORTEST_KEY} are needed. Make one "
+            f"with: head -c 32 /dev/urandom > {path}"
+        )
+    return key
 
 
 def _leave(*, complete: bool, flagged: bool = False) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deepssim_scan.check import Checked
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.demo import DemoResult, Tally
 from deepssim_scan.report import Match
@@ -32,9 +33,27 @@ def show_index(result: IndexResult) -> None:
         markup=False,
         soft_wrap=True,
     )
+    _show_ledger(result.listed, result.indexed, result.rejected)
     _show_left_out(result.rejected, result.ignored, f"{result.folder}/rejected.csv")
     if not result.complete:
         _warn("INCOMPLETE: a copy of a rejected training image cannot be found.")
+
+
+def show_checked(checked: Checked) -> None:
+    """Print what was verified, and every problem found."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in checked.counts.items())
+    if checked.intact:
+        text = f"{checked.path}: {checked.kind} is intact" + (f" ({counts})" if counts else "")
+        output.print(text, style="green", markup=False, soft_wrap=True)
+        return
+    table = Table(title=Text(f"{checked.path}: {checked.kind} is damaged"))
+    table.add_column("where", overflow="fold")
+    table.add_column("rows", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for problem in checked.problems:
+        rows = "{:,} to {:,}".format(*problem.rows) if problem.rows else ""
+        table.add_row(Text(problem.where), rows, Text(problem.what))
+    output.print(table)
 
 
 def show_query(result: QueryResult) -> None:
@@ -42,6 +61,7 @@ def show_query(result: QueryResult) -> None:
     summary, counts = result.summary, result.summary["counts"]
     output.print(_counts_table(counts, Thresholds(**summary["thresholds"])))
     output.print(_matches_table(result.strongest))
+    _show_ledger(counts["listed"], counts["judged"], counts["rejected"])
     _show_left_out(counts["rejected"], summary["ignored"], f"{result.folder}/rejected.csv")
     if not result.complete:
         _warn(
@@ -124,11 +144,16 @@ def _matches_table(matches: list[Match]) -> Table:
     return table
 
 
+def _show_ledger(listed: int, embedded: int, rejected: int) -> None:
+    text = f"{listed:,} images listed = {embedded:,} embedded + {rejected:,} rejected"
+    output.print(text, markup=False, soft_wrap=True)
+
+
 def _show_left_out(rejected: int, ignored: int, path: str) -> None:
     if rejected:
-        _warn(f"{rejected:,} files were rejected: {path} says why.")
+        _warn(f"{rejected:,} images were rejected: {path} says why.")
     if ignored:
-        text = f"{ignored:,} files are not images by their names and were ignored."
+        text = f"{ignored:,} files are no images by name or content and were ignored."
         messages.print(text, markup=False, soft_wrap=True)
 
 

@@ -26,6 +26,7 @@ class Reporter:
         self.console, self.progress = console, progress
         self.tasks: dict[str, TaskID] = {}
         self.started: dict[str, float] = {}
+        self.first: dict[str, int] = {}
         self.printed: dict[str, float] = {}
         self.error = ""
 
@@ -35,13 +36,14 @@ class Reporter:
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total, rate="", note="")
             self.started[stage] = self.printed[stage] = now
-        elapsed = now - self.started[stage]
-        rate = _rate(done / elapsed) if elapsed > 0.5 else ""
+            self.first[stage] = done  # what an interrupted run had done
+        elapsed, new = now - self.started[stage], done - self.first[stage]
+        rate = _rate(new / elapsed) if elapsed > 0.5 else ""
         self.progress.update(self.tasks[stage], completed=done, total=total, rate=rate, note=note)
         due = done == total or now - self.printed[stage] >= _LINE_EVERY
         if due and not self.console.is_terminal:
             self.printed[stage] = now
-            left = _clock(elapsed / done * (total - done)) if done else "?"
+            left = _clock(elapsed / new * (total - done)) if new else "?"
             parts = (f"{stage} {done:,}/{total:,}", rate, f"{left} left", note)
             self.console.print("  ".join(part for part in parts if part), highlight=False)
 

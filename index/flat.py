@@ -10,8 +10,7 @@ float32; they sort by score descending, then by training row. So the matches dep
 queries and the store, and on nothing else. With fewer than k training images, k shrinks.
 """
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -19,23 +18,16 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan import files
-from deepssim_scan.embeddings import (
-    Store,
-    Vectors,
-    check_sha256,
-    check_types,
-    first_not_unit,
-    read_json,
-    record,
-)
+from deepssim_scan.embeddings import Store, Vectors, first_not_unit
 from deepssim_scan.errors import Damaged, DependencyMissing, InputError, StoreMismatch
+from deepssim_scan.files import HashingFile, check_sha256, replacing, sha256
+from deepssim_scan.records import check_types, read_json, record, write_json
 
 Ids = NDArray[np.int64]
 Found = tuple[Vectors, Ids]
 
 MANIFEST, INDEX = "index.json", "flat.faiss"
-FORMAT = 1
+FORMAT = 2
 MARGIN = 16  # candidates asked for beyond k, so that few queries need a second look
 GPU_MAX_K = 2048
 QUERY_BLOCK = 1024
@@ -46,13 +38,13 @@ PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 16 MiB a side at D 256
 
 @dataclass(frozen=True, slots=True)
 class IndexManifest:
-    """What index.json records: of which store and encoder, and the SHA-256 of flat.faiss."""
+    """What index.json records: of which store and encoder, and the SHA-256 of the files."""
 
     encoder: str
     store: str
     rows: int
     dimension: int
-    sha256: str
+    files: dict[str, str]
     faiss: str
     factory: str = "Flat"
     format: int = FORMAT
@@ -60,9 +52,11 @@ class IndexManifest:
     def __post_init__(self) -> None:
         """Raise InputError for a value that no index of this version can have."""
         check_types(self)
-        if min(self.rows, self.dimension) < 1 or (self.factory, self.format) != ("Flat", FORMAT):
+        fixed = (self.factory, self.format) == ("Flat", FORMAT)
+        if min(self.rows, self.dimension) < 1 or not fixed or INDEX not in self.files:
             raise InputError(
-                f"{self} must have rows and dimension >= 1, factory 'Flat' and format {FORMAT}"
+                f"{self} must have rows and dimension >= 1, factory 'Flat', format {FORMAT} and "
+                f"the SHA-256 of {INDEX}"
             )
 
     @classmethod
@@ -79,8 +73,10 @@ class Matches:
     scores: Vectors
 
 
-def build(store: Store, folder: Path) -> IndexManifest:
+def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManifest:
     """Index every row of `store`, a shard at a time, and write flat.faiss and index.json.
+
+    `beside` names files of `folder` whose SHA-256 index.json is to record as well.
 
     Raises InputError for a store without rows, Damaged for rows that are not those that were
     embedded, or when flat.faiss does not read back as FAISS wrote it.
@@ -95,17 +91,17 @@ def build(store: Store, folder: Path) -> IndexManifest:
             raise Damaged(f"{store.folder}: row {first + bad} has not norm 1. Build it again.")
         index.add(rows)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with files.replacing(folder / INDEX) as partial:
-        digest = _write(index, partial)
+    with replacing(folder / INDEX) as file:
+        _write(index, file)
     manifest = IndexManifest(
         encoder=store.manifest.encoder,
         store=store.digest,
         rows=store.rows,
         dimension=store.dimension,
-        sha256=digest,
+        files={name: sha256(folder / name) for name in (INDEX, *beside)},
         faiss=faiss.__version__,
     )
-    files.write_json(folder / MANIFEST, asdict(manifest))
+    write_json(folder / MANIFEST, asdict(manifest))
     return manifest
 
 
@@ -137,7 +133,7 @@ class TrainingIndex:
                     f"{folder}: its {name} is {ours}, and that of {store.folder} is {theirs}. "
                     "Use the store that it was built of, or build the index again."
                 )
-        check_sha256(folder / INDEX, manifest.sha256)
+        check_sha256(folder / INDEX, manifest.files[INDEX])
         return cls(_read(folder / INDEX, manifest), manifest, device)
 
     def search(self, queries: Vectors, k: int) -> Matches:
@@ -154,6 +150,10 @@ class TrainingIndex:
         for block in _blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
             rows[block], scores[block] = self._search(queries[block], k, wanted)
         return Matches(rows, scores)
+
+    def vectors(self, start: int, stop: int) -> Vectors:
+        """Return rows `start` to `stop` - 1 as the index holds them, (stop - start, D) float32."""
+        return cast("Vectors", self._index.reconstruct_n(start, stop - start))
 
     def _check(self, queries: Vectors, k: int) -> None:
         if k < 1:
@@ -231,20 +231,22 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _write(index: Any, path: Path) -> str:
-    """Write and read back; return the SHA-256, or raise Damaged when the disk lost a byte."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
+def _write(index: Any, file: HashingFile) -> None:
+    """Write through Python, whose writes raise when the disk is full, and to any file name."""
+    failed: list[OSError] = []
 
-        def write(block: bytes) -> int:
-            digest.update(block)
+    def write(block: bytes) -> int:
+        try:
             return file.write(block)
+        except OSError as error:  # which FAISS would lose
+            failed.append(error)
+            return 0
 
-        # Through Python, whose writes raise when the disk is full, and for any file name.
-        faiss = _faiss()
+    faiss = _faiss()
+    try:
         faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-    check_sha256(path, digest.hexdigest())
-    return digest.hexdigest()
+    except RuntimeError as error:
+        raise (failed[0] if failed else error) from error
 
 
 def _read(path: Path, manifest: IndexManifest) -> Any:

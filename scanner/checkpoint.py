@@ -1,13 +1,15 @@
 """A checkpoint: one safetensors file that holds an encoder and all that is needed to use it.
 
 Its metadata are JSON texts: `format`, `architecture` (with how images are standardised),
-`thresholds`, `training` (what it was trained on and how), `version` (of this package). Its
+`thresholds`, `training` (what it was trained on and how), `version` (of this package), and
+`sha256`, that of the file with 64 zeros in its own place, by which damage is found. Its
 fingerprint is the SHA-256 of the file, so it covers weights and metadata alike.
 
 Pickled checkpoints are never loaded: they are programs. So are TorchScript files, such as the
 reference's official weights; `convert` runs one once, when told to trust it.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -21,12 +23,16 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from deepssim_scan import __version__
-from deepssim_scan.decode import Standardisation
 from deepssim_scan.encoder import REFERENCE, Architecture, Encoder
 from deepssim_scan.errors import CheckpointError, InputMissing
 from deepssim_scan.files import replacing, sha256
+from deepssim_scan.standardise import Standardisation
 
-FORMAT = "deepssim-scan checkpoint 1"
+FORMAT = "deepssim-scan checkpoint 2"
+_UNSEALED = {  # written before checkpoints carried their own SHA-256: format 1, by fingerprint
+    "4bda317f03a51a02625683f83c3bf20d1373ace017694bbca1a093414e1ee933"
+}
+_ZEROS = "0" * 64
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
 
@@ -72,13 +78,14 @@ def save(path: Path, encoder: Encoder, thresholds: Thresholds, training: Mapping
         "thresholds": json.dumps(asdict(thresholds)),
         "training": json.dumps(training),
         "version": __version__,
+        "sha256": _ZEROS,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
     }
-    with replacing(path) as partial:
-        partial.write_bytes(_ordered(serialise(weights, metadata)))
+    with replacing(path) as file:
+        file.write(_sealed(_ordered(serialise(weights, metadata))))
 
 
 def load(path: Path = BUNDLED) -> Checkpoint:
@@ -95,13 +102,18 @@ def load(path: Path = BUNDLED) -> Checkpoint:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: not a safetensors file ({error}). Pickled checkpoints are never loaded; "
-            "`deepssim-scan convert` turns a TorchScript file into a checkpoint."
+            f"{path}: not a safetensors file ({_reason(error)}). Pickled checkpoints are never "
+            "loaded; `deepssim-scan convert` turns a TorchScript file into a checkpoint."
         ) from error
-    if metadata.get("format") != FORMAT:
+    fingerprint = sha256(path)
+    if metadata.get("format") != FORMAT and fingerprint not in _UNSEALED:
         raise CheckpointError(
             f"{path}: a safetensors file, but its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}. Make one with `deepssim-scan train` or `deepssim-scan convert`."
+        )
+    if fingerprint not in _UNSEALED and not _is_sealed(path.read_bytes()):
+        raise CheckpointError(
+            f"{path}: damaged: its bytes are not those that were written. Get the file again."
         )
     try:
         encoder = _encoder(_object(metadata["architecture"]), weights)
@@ -109,7 +121,7 @@ def load(path: Path = BUNDLED) -> Checkpoint:
         training, version = _object(metadata["training"]), metadata["version"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged or hostile checkpoint: {_reason(error)}") from error
-    return Checkpoint(encoder, thresholds, training, version, sha256(path))
+    return Checkpoint(encoder, thresholds, training, version, fingerprint)
 
 
 def convert(torchscript: Path, out: Path) -> Checkpoint:
@@ -153,6 +165,24 @@ def _ordered(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
+def _sealed(file: bytes) -> bytes:
+    """Put the SHA-256 of a checkpoint whose `sha256` is zeros into it."""
+    digest = hashlib.sha256(file).hexdigest()
+    return _with_sha256(file, _ZEROS, digest)
+
+
+def _is_sealed(file: bytes) -> bool:
+    """Tell whether a checkpoint's bytes have the SHA-256 that they carry."""
+    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
+    digest = header["__metadata__"].get("sha256", "")
+    zeroed = _with_sha256(file, digest, _ZEROS)
+    return zeroed != file and hashlib.sha256(zeroed).hexdigest() == digest
+
+
+def _with_sha256(file: bytes, old: str, new: str) -> bytes:
+    return file.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
+
+
 def _encoder(architecture: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
     """Build an encoder and give it its weights; nothing is allocated until the shapes agree."""
     parts: dict[str, Any] = {key: tuple(architecture[key]) for key in ("depths", "widths")}
@@ -190,7 +220,7 @@ def _object(text: str) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Return the first line of what an error says, not longer than a line should be."""
-    line = str(error).strip().partition("\n")[0][:300]
+    line = str(error).strip().partition("\n")[0][:200]
     return f"{line} is missing" if isinstance(error, KeyError) else line
 
 

@@ -19,10 +19,11 @@ from numpy.random import Generator
 from PIL import Image, ImageFilter
 
 from deepssim_scan.checkpoint import BUNDLED
+from deepssim_scan.embed import EmbedConfig, Report, silent
 from deepssim_scan.errors import InputError
-from deepssim_scan.files import replacing_folder
+from deepssim_scan.publish import publishing
 from deepssim_scan.report import best_matches
-from deepssim_scan.scan import EmbedConfig, QueryConfig, Report, build_index, query, silent
+from deepssim_scan.scan import QueryConfig, build_index, query
 from deepssim_scan.subjects import mni152, slices
 
 SIDE = 128  # pixels
@@ -111,7 +112,7 @@ def audit(
             f"an audit needs strangers of every kind named, and at least {copies_per_kind} "
             f"training images, found {len(training)}"
         )
-    with replacing_folder(out, TRUTH) as folder:
+    with publishing(out, TRUTH, {"command": "demo"}) as folder:
         _write(folder / "training", training)
         truth = {}
         for kind, change in COPIES.items():
@@ -124,16 +125,11 @@ def audit(
             _write(folder / "synthetic", named)
             truth |= dict.fromkeys(named, (kind, ""))
         _write_truth(folder / TRUTH, truth)
-        config = config or EmbedConfig()
-        build_index(folder / "training", folder / "index", encoder, config, report)
-        query(
-            folder / "synthetic",
-            folder / "index",
-            folder / "report",
-            QueryConfig(embed=config),
-            report,
-        )
-        rows = _tally(folder / "report", truth, [*COPIES, *strangers])
+    index, found = out / "index", out / "report"
+    config = config or EmbedConfig()
+    build_index(out / "training", index, encoder, config, report)
+    query(out / "synthetic", index, found, QueryConfig(embed=config), report)
+    rows = _tally(found, truth, [*COPIES, *strangers])
     return DemoResult(out, len(training), rows)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from deepssim_scan import checkpoint
 from deepssim_scan.embeddings import MANIFEST as STORE_MANIFEST
-from deepssim_scan.embeddings import Store, read_json
+from deepssim_scan.embeddings import Store
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.index import IndexManifest
 from deepssim_scan.index.flat import MANIFEST as INDEX_MANIFEST
+from deepssim_scan.records import read_json
 from deepssim_scan.report import SUMMARY
 from deepssim_scan.scan import ENCODER, STORE
 
@@ -20,13 +21,23 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputMissing when nothing is there, InputError when it is none of the four, and what
     opening it raises when it is damaged.
     """
+    describers = {"checkpoint": _checkpoint, "store": _store, "index": _index, "report": _report}
+    return describers[kind_of(path)](path)
+
+
+def kind_of(path: Path) -> str:
+    """Return "checkpoint", "store", "index" or "report".
+
+    Raises InputMissing when nothing is there, InputError when it is none of the four.
+    """
     if not path.exists():
         raise InputMissing(f"{path}: nothing is there.")
     if path.is_file():
-        return _checkpoint(path)
-    for marker, kind in ((INDEX_MANIFEST, _index), (STORE_MANIFEST, _store), (SUMMARY, _report)):
+        return "checkpoint"
+    markers = {"index": INDEX_MANIFEST, "store": STORE_MANIFEST, "report": SUMMARY}
+    for kind, marker in markers.items():
         if (path / marker).is_file():
-            return kind(path)
+            return kind
     raise InputError(f"{path}: is neither a store, an index, a report nor a checkpoint.")
 
 

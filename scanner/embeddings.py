@@ -2,26 +2,25 @@
 
     entries + embeddings (n, D) float32 -> folder -> the same, verified
 
-    store.json        the encoder and layout, and last of all the seal: counts and digests
-    catalog.sqlite    one row per input file, embedded or rejected; one row per shard
+    store.json        the encoder, layout and source, and last of all the seal: counts and digests
+    catalog.sqlite    one row per file or frame, embedded or rejected; one row per shard
     embeddings.zarr   (N, D) float32, one chunk a shard, Crc32c, fill value NaN
 
 A shard is written and flushed before the transaction that makes its rows part of the catalog;
-store.json comes last, and a folder without it is not a store. Rows are read whole shard by
-whole shard against the SHA-256 in the catalog, and the catalog against the one in store.json:
-a missing chunk (Zarr reads it as fill) or a flipped bit raises Damaged, and names the rows.
+store.json comes last, and a folder without it is not a store. A writer that finds an unfinished
+store goes on after its last whole shard. Rows are read whole shard by whole shard against the
+SHA-256 in the catalog, and the catalog against the one in store.json: a missing chunk (Zarr
+reads it as fill) or a flipped bit raises Damaged, and names the rows.
 """
 
 import hashlib
 import json
-import os
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, astuple, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -29,35 +28,30 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from deepssim_scan import files
-from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.catalog import Catalog, CatalogWriter, Entry, Shard
+from deepssim_scan.errors import Damaged, InputError, StoreMismatch
+from deepssim_scan.records import check_types, read_json, record, write_json
 
 Vectors = NDArray[np.float32]
-Record = TypeVar("Record")
 
 MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zarr"
-FORMAT = 1
+FORMAT = 2
 NORM_TOLERANCE = 1e-3
-SCHEMA = """
-CREATE TABLE entries (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    sha256 TEXT NOT NULL, mode TEXT NOT NULL, reason TEXT, detail BLOB NOT NULL,
-    row INTEGER UNIQUE, CHECK ((reason IS NULL) = (row IS NOT NULL)));
-CREATE TABLE shards (
-    shard INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL,
-    sha256 TEXT NOT NULL);
-"""
-COLUMNS = "SELECT path, size, mtime_ns, sha256, mode, reason, detail FROM entries"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreManifest:
-    """What is fixed before the first row: the encoder's fingerprint (hex) and the layout."""
+    """What is fixed before the first row: the encoder's fingerprint (hex), the layout, the source.
+
+    `source` says which folder was embedded and how, in values that JSON can hold.
+    """
 
     encoder: str
     dimension: int
     shard_rows: int = 4096
     format: int = FORMAT
     dtype: str = "float32"
+    source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that no store of this format can have."""
@@ -73,89 +67,77 @@ class StoreManifest:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What is known after the last row; `digest` is the SHA-256 of the shards' SHA-256s."""
+    """What is known after the last row.
 
+    `items` files and members of archives gave `listed` images, of which `rows` were embedded.
+    `digest` is the SHA-256 of the shards' SHA-256s; `catalog` and `array` those of the catalog
+    and of the array's zarr.json.
+    """
+
+    items: int
+    listed: int
     rows: int
     rejected: int
-    listed: int
     digest: str
     catalog: str
+    array: str
 
     def __post_init__(self) -> None:
-        """Raise InputError when a listed file is neither embedded nor rejected."""
+        """Raise InputError when a listed image is neither embedded nor rejected."""
         check_types(self)
         if min(self.rows, self.rejected) < 0 or self.rows + self.rejected != self.listed:
             raise InputError(
-                f"{self.listed} files were listed, {self.rows} embedded and {self.rejected} "
-                "rejected: every file must end in one of the two states"
+                f"{self.listed} images were listed, {self.rows} embedded and {self.rejected} "
+                "rejected: every image must end in one of the two states"
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One input file: `path` is relative and may hold surrogates (os.fsdecode) for odd bytes.
-
-    `reason` is None when the file was embedded, otherwise the code of why it was rejected.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    mode: str
-    reason: str | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """`rows` embeddings from row `first` on, and the SHA-256 of their little-endian bytes."""
-
-    first: int
-    rows: int
-    sha256: str
-
-    @property
-    def stop(self) -> int:
-        return self.first + self.rows
-
-
 class StoreWriter(AbstractContextManager["StoreWriter"]):
-    """Write a store into a new folder, as a context manager, holding one shard in memory.
+    """Write a store, or go on with an unfinished one; holds one shard in memory.
 
-    How the rows are cut into calls of `add` has no influence on what is written. Without
-    `finish` no store.json is written, so what is left is not a store.
+    How the rows are cut into calls of `add`, and how often the writing was stopped and begun
+    again, has no influence on what is written. Without `finish` no store.json is written, so what
+    is left is not a store.
     """
 
     def __init__(self, folder: Path, manifest: StoreManifest) -> None:
-        """Begin in `folder`, made 0700; InputError when it already holds something."""
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty, and a store is written into a new folder.")
+        """Begin in `folder`, made 0700, or after the last whole shard of an unfinished store.
+
+        Raises InputError when the folder holds anything else, a finished store included.
+        """
+        _refuse_others(folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self.folder, self.manifest = folder, manifest
         self._buffer = np.empty((manifest.shard_rows, manifest.dimension), np.float32)
-        self._filled = self._rejected = 0
-        self._shards: list[Shard] = []
-        self._array = zarr.create_array(
-            folder / ARRAY,
-            shape=(0, manifest.dimension),
-            chunks=self._buffer.shape,
-            dtype=manifest.dtype,
-            fill_value=float("nan"),
-            filters=None,
-            compressors=[Crc32cCodec()],
-            chunk_key_encoding={"name": "default", "separator": "."},
-        )
-        with _sqlite_errors(folder / CATALOG):
-            self._catalog = sqlite3.connect(folder / CATALOG)
-            self._catalog.executescript(SCHEMA)
+        self._filled = self._last = 0
+        self._catalog = CatalogWriter(folder / CATALOG, json.dumps(asdict(manifest)))
+        try:
+            self._array, self._shards = self._whole_shards()
+            self._catalog.keep(len(self._shards))
+        except BaseException:
+            self._catalog.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._catalog.close()  # which drops what was not committed
 
+    @property
+    def rows(self) -> int:
+        """How many rows are in shards on the disk."""
+        return self._shards[-1].stop if self._shards else 0
+
+    @property
+    def room(self) -> int:
+        """How many more rows the shard in memory takes."""
+        return len(self._buffer) - self._filled
+
+    def last_item(self) -> tuple[Entry, int] | None:
+        """Return the last entry, and how many there are of the same file or member."""
+        return self._catalog.last_item()
+
     def add(self, entries: Sequence[Entry], embeddings: Vectors) -> None:
-        """Take files in their final order, and one unit-norm row for each that has no reason.
+        """Take images in their final order, and one unit-norm row for each that has no reason.
 
         Raises InputError, and takes nothing, when the rows are not float32 (n, D) with n the
         number of embedded entries, or when one is not finite or not of unit norm.
@@ -170,64 +152,83 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         bad = first_not_unit(embeddings)
         if bad is not None:
             raise InputError(
-                f"{self.folder}: the embedding of {embedded[bad].path!r} is not finite with norm 1 "
+                f"{self.folder}: the embedding of {embedded[bad].name!r} is not finite with norm 1 "
                 f"(within {NORM_TOLERANCE}). Reject the file, or check the encoder."
             )
         rows = iter(embeddings)
-        with _sqlite_errors(self.folder / CATALOG):
-            for entry in entries:
-                self._take(entry, next(rows) if entry.reason is None else None)
+        for entry in entries:
+            self._take(entry, next(rows) if entry.reason is None else None)
 
-    def finish(self, listed: int) -> None:
+    def finish(self, items: int) -> None:
         """Write the last shard, then store.json: the store is whole only from here on.
 
-        `listed` is the number of files that were to be added; InputError when it is not.
+        `items` is the number of files and members of archives that were to be added. InputError
+        when there are more or fewer, or when one has not exactly one entry for each frame.
         """
-        counts = (self._rows + self._filled, self._rejected, listed)
-        Seal(*counts, digest="", catalog="")  # refuses counts that do not sum
-        with _sqlite_errors(self.folder / CATALOG):
-            if self._filled:
-                self._write_shard()
-            self._catalog.commit()
-            self._catalog.close()
-        for path in self.folder.rglob("*"):
-            path.chmod(0o700 if path.is_dir() else 0o600)
-            files.flush(path)
-        seal = Seal(*counts, _digest(self._shards), files.sha256(self.folder / CATALOG))
-        files.write_json(self.folder / MANIFEST, asdict(self.manifest) | asdict(seal))
+        if self._filled:
+            self._write_shard()
+        self._catalog.commit()
+        self._check_ledger(items)
+        rows, rejected = self._catalog.counts()
+        self._catalog.finish()
+        files.make_private(self.folder)
+        seal = Seal(
+            items=items,
+            listed=rows + rejected,
+            rows=rows,
+            rejected=rejected,
+            digest=_digest(self._shards),
+            catalog=files.sha256(self.folder / CATALOG),
+            array=files.sha256(self.folder / ARRAY / "zarr.json"),
+        )
+        write_json(self.folder / MANIFEST, asdict(self.manifest) | asdict(seal))
 
-    @property
-    def _rows(self) -> int:
-        return self._shards[-1].stop if self._shards else 0
+    def _check_ledger(self, items: int) -> None:
+        """Raise InputError unless every image that was to be added is there once."""
+        found, miscounted = self._catalog.items(), self._catalog.miscounted()
+        if found != items or miscounted or self._catalog.counts()[0] != self.rows:
+            first = f", the first {miscounted[0]!r}" if miscounted else ""
+            raise InputError(
+                f"{self.folder}: {items} files were listed and {found} are in the catalog, "
+                f"{len(miscounted)} of them not with one entry a frame{first}: every image must be "
+                "embedded or rejected, once"
+            )
 
     def _take(self, entry: Entry, embedding: Vectors | None) -> None:
-        row = None if embedding is None else self._rows + self._filled
-        path, *facts, detail = astuple(entry)
-        self._catalog.execute(
-            "INSERT INTO entries VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (os.fsencode(path), *facts, detail.encode("utf-8", "surrogatepass"), row),
-        )
+        row = None if embedding is None else self.rows + self._filled
+        self._last = self._catalog.add(entry, row)
         if embedding is None:
-            self._rejected += 1
             return
         self._buffer[self._filled] = embedding
         self._filled += 1
-        if self._filled == len(self._buffer):
+        if not self.room:
             self._write_shard()
 
     def _write_shard(self) -> None:
         """Write the buffered rows, flush them, and only then commit their catalog rows."""
         rows = self._buffer[: self._filled]
-        shard = Shard(self._rows, len(rows), _sha256(rows))
-        number = len(self._shards)
+        shard = Shard(self.rows, len(rows), rows_sha256(rows), self._last)
         self._array.append(rows)
         root = self.folder / ARRAY
-        for path in (root / f"c.{number}.0", root / "zarr.json", root):
+        for path in (root / _chunk(len(self._shards)), root / "zarr.json", root):
             files.flush(path)
-        self._catalog.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (number, *astuple(shard)))
-        self._catalog.commit()
+        self._catalog.commit(shard)
         self._shards.append(shard)
         self._filled = 0
+
+    def _whole_shards(self) -> tuple[Any, list[Shard]]:
+        """Return the array, and the shards, from the first on, that are full and as written."""
+        full = [s for s in self._catalog.shards() if s.rows == self.manifest.shard_rows]
+        array = _create_array(self.folder / ARRAY, len(full), self.manifest)
+        whole: list[Shard] = []
+        for shard in full:
+            try:
+                _read_shard(self.folder, array, shard)
+            except Damaged:
+                array.resize((shard.first, self.manifest.dimension))
+                break
+            whole.append(shard)
+        return array, whole
 
 
 class Store(AbstractContextManager["Store"]):
@@ -235,16 +236,20 @@ class Store(AbstractContextManager["Store"]):
 
     def __init__(self, folder: Path, manifest: StoreManifest, seal: Seal) -> None:
         """Use `Store.open`."""
-        self.folder, self.manifest = folder, manifest
+        self.folder, self.manifest, self.seal = folder, manifest, seal
         self.dimension, self.digest = manifest.dimension, seal.digest
         self.rows, self.rejected_count, self.listed = seal.rows, seal.rejected, seal.listed
-        self._path = folder / CATALOG
-        self._array = _open_array(folder / ARRAY, self.rows, manifest)
-        check_sha256(self._path, seal.catalog)
-        # Immutable: no lock and no journal, so that a store on read-only media can be read.
-        uri = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
-        with _sqlite_errors(self._path):
-            self._catalog = sqlite3.connect(uri, uri=True)
+        path = folder / CATALOG
+        files.check_sha256(path, seal.catalog)
+        self.catalog = Catalog(path)
+        try:
+            self.table = self.catalog.shards()
+            self._check_counts()
+            files.check_sha256(folder / ARRAY / "zarr.json", seal.array)
+            self._array = _open_array(folder / ARRAY, self.rows, manifest)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -260,19 +265,14 @@ class Store(AbstractContextManager["Store"]):
                 f"{path}: a store of format {value.get('format')!r}, and this version reads "
                 f"{FORMAT}. Build it again, or use the version that wrote it."
             )
-        store = cls(folder, record(StoreManifest, value, path), record(Seal, value, path))
-        try:
-            store._load_shards()
-        except BaseException:
-            store.close()
-            raise
-        return store
+        return cls(folder, record(StoreManifest, value, path), record(Seal, value, path))
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        self._catalog.close()
+        """Close the catalog."""
+        self.catalog.close()
 
     def read(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1, (stop - start, D) float32, all of them verified.
@@ -285,7 +285,7 @@ class Store(AbstractContextManager["Store"]):
                 f"{self.folder}: rows {start} to {stop} are not in its 0 to {self.rows}"
             )
         size = self.manifest.shard_rows
-        touched = self._shards[start // size : -(-stop // size)] if start < stop else []
+        touched = self.table[start // size : -(-stop // size)] if start < stop else []
         parts = [
             self._verified(shard)[max(start - shard.first, 0) : stop - shard.first]
             for shard in touched
@@ -294,61 +294,80 @@ class Store(AbstractContextManager["Store"]):
 
     def shards(self) -> Iterator[tuple[int, Vectors]]:
         """Give every row in order, a shard at a time: its first row, and (n, D) float32."""
-        return ((shard.first, self._verified(shard)) for shard in self._shards)
+        return ((shard.first, self._verified(shard)) for shard in self.table)
+
+    def verify(self) -> None:
+        """Read every row; Damaged, which names all that are not what was written."""
+        if damaged := self.damaged():
+            rows = ", ".join(f"{shard.first} to {shard.stop - 1}" for shard in damaged)
+            raise Damaged(
+                f"{self.folder}: rows {rows} are missing or not those that were written. Mend them "
+                "with `deepssim-scan check --repair`, or build the store again."
+            )
+
+    def damaged(self) -> list[Shard]:
+        """Return the shards that are missing, or are not what was written."""
+        return [shard for shard in self.table if not self._intact(shard)]
+
+    def mend(self, shard: Shard, rows: Vectors) -> None:
+        """Write a damaged shard again; InputError unless its rows are the same to the bit."""
+        if rows_sha256(rows) != shard.sha256:
+            raise InputError(
+                f"{self.folder}: rows {shard.first} to {shard.stop - 1} were computed again, and "
+                "are not the same to the last bit. Another version of torch, another device or "
+                "number of threads does that: use those that were used, or build the store again."
+            )
+        root = self.folder / ARRAY
+        chunk = root / _chunk(self.table.index(shard))
+        chunk.unlink(missing_ok=True)
+        zarr.open_array(root, mode="r+")[shard.first : shard.stop] = rows
+        chunk.chmod(0o600)
+        files.flush(chunk)
+        files.flush(root)
 
     def paths(self, rows: NDArray[np.int64] | None = None) -> list[str]:
-        """Return the relative path of each row asked for, or of every row, in order."""
+        """Return the name of each row asked for, or of every row, in order."""
         if rows is None:
-            return [entry.path for entry in self.embedded()]
-        query = "SELECT path FROM entries WHERE row = ?"
-        with _sqlite_errors(self._path):
-            found = [self._catalog.execute(query, (row,)).fetchone() for row in rows.tolist()]
-        if None in found:
+            return [entry.name for entry in self.embedded()]
+        found = self.catalog.paths(rows.tolist())
+        names = [name for name in found if name is not None]
+        if len(names) < len(found):
             row = rows.tolist()[found.index(None)]
             raise InputError(f"{self.folder}: row {row} is not in its 0 to {self.rows}")
-        return [os.fsdecode(path) for (path,) in found]
+        return names
 
     def embedded(self) -> Iterator[Entry]:
-        """Give the files that were embedded, in row order."""
-        return self._entries("WHERE row IS NOT NULL ORDER BY row")
+        """Give the images that were embedded, in row order."""
+        return self.catalog.embedded()
 
     def rejections(self) -> Iterator[Entry]:
-        """Give the files that were rejected, in the order that they were listed."""
-        return self._entries("WHERE row IS NULL ORDER BY id")
+        """Give the images that were rejected, in the order that they were listed."""
+        return self.catalog.rejections()
 
-    def _entries(self, where: str) -> Iterator[Entry]:
-        with _sqlite_errors(self._path):
-            for row in self._catalog.execute(f"{COLUMNS} {where}"):
-                detail = row[6].decode("utf-8", "surrogatepass")
-                values = (os.fsdecode(row[0]), *row[1:6], detail)
-                yield Entry(*values)
+    def entries(self, shard: Shard) -> list[Entry]:
+        """Return the entries that were made while the rows of `shard` were."""
+        before = self.table[: self.table.index(shard)]
+        return self.catalog.between(before[-1].last_entry + 1 if before else 1, shard.last_entry)
 
-    def _load_shards(self) -> None:
-        """Read the shards' table; Damaged when it or the counts differ from store.json."""
-        with _sqlite_errors(self._path):
-            counts = self._catalog.execute("SELECT count(row), count(reason) FROM entries")
-            rows, rejected = counts.fetchone()
-            table = self._catalog.execute("SELECT first_row, rows, sha256 FROM shards ORDER BY 1")
-            self._shards = [Shard(*values) for values in table]
-        found = (rows, rejected, _digest(self._shards))
+    def _check_counts(self) -> None:
+        """Raise Damaged when the catalog and store.json differ."""
+        found = (*self.catalog.counts(), _digest(self.table))
         wanted = (self.rows, self.rejected_count, self.digest)
         if found != wanted:
             raise Damaged(
-                f"{self._path}: its rows, rejections and digest are {found}, and {MANIFEST} says "
-                f"{wanted}. Build the store again."
+                f"{self.catalog.path}: its rows, rejections and digest are {found}, and {MANIFEST} "
+                f"says {wanted}. Build the store again."
             )
 
     def _verified(self, shard: Shard) -> Vectors:
-        where = f"{self.folder}: rows {shard.first} to {shard.stop - 1}"
+        return _read_shard(self.folder, self._array, shard)
+
+    def _intact(self, shard: Shard) -> bool:
         try:
-            rows: Vectors = np.ascontiguousarray(self._array[shard.first : shard.stop], np.float32)
-        except (OSError, ValueError) as error:
-            raise Damaged(f"{where} cannot be read: {error}. Build the store again.") from error
-        if not np.isfinite(rows).all():
-            raise Damaged(f"{where} are missing, or not finite. Build the store again.")
-        if _sha256(rows) != shard.sha256:
-            raise Damaged(f"{where} are not those that were written. Build the store again.")
-        return rows
+            self._verified(shard)
+        except Damaged:
+            return False
+        return True
 
 
 def first_not_unit(vectors: Vectors) -> int | None:
@@ -358,46 +377,38 @@ def first_not_unit(vectors: Vectors) -> int | None:
     return int(bad.argmax()) if bad.any() else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of ours; InputMissing without it, Damaged if it is not."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputMissing(f"{path}: not there, or its making was not finished.") from error
-    except ValueError as error:
-        raise Damaged(f"{path}: not the JSON that was written ({error}). Make it again.") from error
-    if not isinstance(value, dict):
-        raise Damaged(f"{path}: holds no JSON object. Make it again.")
-    return value
+def _refuse_others(folder: Path) -> None:
+    """Raise InputError when a folder holds anything that an unfinished store does not."""
+    if not folder.exists():
+        return
+    ours = (ARRAY, f".{MANIFEST}.partial")  # the latter of a run that was killed at its end
+    for path in folder.iterdir():
+        if path.name not in ours and CATALOG not in path.name:
+            raise InputError(
+                f"{folder}: holds {path.name}, and a store is written into a new folder."
+            )
 
 
-def record(kind: type[Record], value: dict[str, Any], path: Path) -> Record:
-    """Return the dataclass `kind` from the JSON object that `path` held, or raise Damaged."""
-    try:
-        return kind(**{name: value[name] for name in kind.__annotations__})
-    except KeyError as error:
-        raise Damaged(f"{path}: has no {error}. Make it again.") from error
-    except InputError as error:
-        raise Damaged(f"{path}: {error}. Make it again.") from error
+def _chunk(number: int) -> str:
+    return f"c.{number}.0"
 
 
-def check_types(value: object) -> None:
-    """Raise InputError when a field of a dataclass is not of the very type that it declares."""
-    for name, kind in type(value).__annotations__.items():
-        found = getattr(value, name)
-        if type(found) is not kind:
-            raise InputError(f"{name} ({found!r}) must be of type {kind.__name__}")
-
-
-def check_sha256(path: Path, wanted: str) -> None:
-    """Raise Damaged when `path` is absent or its bytes have another SHA-256."""
-    if not path.is_file():
-        raise Damaged(f"{path}: is missing. Make it again.")
-    found = files.sha256(path)
-    if found != wanted:
-        raise Damaged(
-            f"{path}: its SHA-256 is {found[:12]}, and {wanted[:12]} was written. Make it again."
-        )
+def _create_array(path: Path, shards: int, manifest: StoreManifest) -> Any:
+    """Create the array of the first `shards` whole shards; their chunks are kept, nothing else."""
+    kept = {_chunk(number) for number in range(shards)}
+    for leftover in path.iterdir() if path.exists() else ():
+        if leftover.name not in kept:
+            leftover.unlink()
+    return zarr.create_array(
+        path,
+        shape=(shards * manifest.shard_rows, manifest.dimension),
+        chunks=(manifest.shard_rows, manifest.dimension),
+        dtype=manifest.dtype,
+        fill_value=float("nan"),
+        filters=None,
+        compressors=[Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."},
+    )
 
 
 def _open_array(path: Path, rows: int, manifest: StoreManifest) -> Any:
@@ -415,15 +426,23 @@ def _open_array(path: Path, rows: int, manifest: StoreManifest) -> Any:
     return array
 
 
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
+def _read_shard(folder: Path, array: Any, shard: Shard) -> Vectors:
+    """Return the rows of a shard, or raise Damaged, which names them."""
+    where = f"{folder}: rows {shard.first} to {shard.stop - 1}"
+    cure = "Mend them with `deepssim-scan check --repair`, or build the store again."
     try:
-        yield
-    except sqlite3.Error as error:
-        raise Damaged(f"{path}: {error}. Build the store again.") from error
+        rows: Vectors = np.ascontiguousarray(array[shard.first : shard.stop], np.float32)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{where} cannot be read: {error}. {cure}") from error
+    if not np.isfinite(rows).all():
+        raise Damaged(f"{where} are missing, or not finite. {cure}")
+    if rows_sha256(rows) != shard.sha256:
+        raise Damaged(f"{where} are not those that were written. {cure}")
+    return rows
 
 
-def _sha256(rows: Vectors) -> str:
+def rows_sha256(rows: Vectors) -> str:
+    """Return the SHA-256 of rows (n, D) as a shard records it."""
     return hashlib.sha256(np.ascontiguousarray(rows, "<f4").data).hexdigest()
 
 

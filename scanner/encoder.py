@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepssim_scan.decode import Standardisation
 from deepssim_scan.errors import InputError
+from deepssim_scan.standardise import Standardisation
 
 _INPUT_CHANNELS = {"local": 2, "repeat": 3}
 _LOCAL_WINDOW = 17  # pixels across which the second input channel evens out brightness

@@ -21,6 +21,14 @@ class Damaged(ScanError, OSError):
     """A file of ours whose bytes are not what was written; names the rows where it can."""
 
 
+class WriteFailed(ScanError, OSError):
+    """The disk did not take what was to be written; nothing was published, nothing done is lost."""
+
+
+class Busy(ScanError, BlockingIOError):
+    """Another process is writing the same folder; the text says which."""
+
+
 class CheckpointError(ScanError, ValueError):
     """A file that is not a checkpoint, or one that this version cannot use."""
 

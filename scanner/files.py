@@ -1,90 +1,94 @@
 """Files of ours: private (0600, folders 0700), whole or absent, replaced in one step."""
 
 import hashlib
-import json
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import Damaged
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class HashingFile(io.BufferedIOBase):
+    """A new private file that is written once, from its start to its end, and hashed meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Create `path`, 0600 from the first byte on; FileExistsError when it is there."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.name = str(path)
+        self._file = os.fdopen(descriptor, "wb")
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256, in hexadecimal, of all that was to be written."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        """Tell the wrappers for text and Parquet that they may write."""
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Take all of `data`; return its length in bytes."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def close(self) -> None:
+        """Bring the bytes to the disk and close the file."""
+        try:
+            if not self._file.closed:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+            super().close()
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes its place, flushed.
+def replacing(path: Path) -> Iterator[HashingFile]:
+    """Give a new file beside `path`, which takes its place once what was written reads back.
 
-    When the block raises, `path` keeps what it had and the temporary file is gone.
+    When the block raises, or the disk lost a byte (Damaged), `path` keeps what it had.
     """
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     try:
-        partial.touch(mode=0o600, exist_ok=False)  # private from the first byte on
-        yield partial
-        partial.chmod(0o600)
-        flush(partial)
+        with HashingFile(partial) as file:
+            yield file
+        check_sha256(partial, file.sha256)
         partial.replace(path)
         flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
-    """Give an empty private folder beside `path`; when the block ends well, it replaces `path`.
-
-    `path` may be absent, empty, or a folder that holds `marker`, which is what one of ours
-    always has; anything else raises InputError, so that no stranger's folder is ever removed.
-    Where `path` is a link to a folder, that folder is replaced.
-    """
-    refuse_foreign(path, marker)
-    path = path.resolve()
-    partial, old = (path.with_name(f".{path.name}.{tag}") for tag in ("partial", "old"))
-    _clear(path, partial, old)
-    partial.mkdir(mode=0o700, parents=True)
-    try:
-        yield partial
-        if path.exists():
-            path.replace(old)
-        partial.replace(path)
-        flush(path.parent)
-    finally:
-        _clear(path, partial, old)
-
-
-def _clear(path: Path, partial: Path, old: Path) -> None:
-    """Remove what a replacement leaves behind; one that stopped half-way is undone first."""
-    if old.exists() and not path.exists():
-        old.replace(path)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def refuse_foreign(path: Path, marker: str) -> None:
-    """Raise InputError when `path` is something that we did not make."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise InputError(f"{path}: is a file, and a folder is to be written. Choose another name.")
-    if any(path.iterdir()) and not (path / marker).is_file():
-        raise InputError(
-            f"{path}: holds other files and no {marker}, so it is not replaced. "
-            "Choose a new or empty folder."
-        )
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` as indented UTF-8 JSON, in place of what was there."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's bytes, in place of what `target` had."""
+    with source.open("rb") as file, replacing(target) as copied:
+        shutil.copyfileobj(file, copied)
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Raise Damaged when `path` is absent or its bytes have another SHA-256."""
+    if not path.is_file():
+        raise Damaged(f"{path}: is missing. Make it again.")
+    found = sha256(path)
+    if found != wanted:
+        raise Damaged(
+            f"{path}: its SHA-256 is {found[:12]}, and {wanted[:12]} was written. Make it again."
+        )
 
 
 def flush(path: Path) -> None:
@@ -94,6 +98,13 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_private(folder: Path) -> None:
+    """Give a folder of ours and all in it 0700 and 0600, and bring them to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        flush(path)
 
 
 def shown(path: str) -> str:

@@ -1,14 +1,14 @@
 """The report folder: what other programs and people read.
 
-    matches + verdicts, a block at a time -> matches.parquet -> flagged.csv; summary.json
+    matches + verdicts, a shard at a time -> parts -> matches.parquet -> flagged.csv; summary.json
 
 Paths are relative to the folder given, and written as `files.shown` shows them. Scores in CSV
 have six decimals; Parquet holds the float32 that was compared with the thresholds.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deepssim_scan.embeddings import Entry
-from deepssim_scan.files import flush, replacing, shown
+from deepssim_scan.catalog import Entry
+from deepssim_scan.errors import Damaged
+from deepssim_scan.files import replacing, shown
 from deepssim_scan.verdicts import VERDICTS
 
 MATCHES, FLAGGED, REJECTED, SUMMARY = (
@@ -51,44 +52,48 @@ class Match:
     verdict: str
 
 
-class MatchWriter(AbstractContextManager["MatchWriter"]):
-    """Write matches.parquet block by block; counts the verdicts of the best matches."""
+def write_matches(
+    path: Path,
+    synthetic: Sequence[str],
+    training: Sequence[str],
+    scores: NDArray[np.float32],
+    verdicts: NDArray[np.int8],
+) -> None:
+    """Write the best k matches of Q images to a Parquet file of its own.
 
-    def __init__(self, folder: Path) -> None:
-        """Begin the file in `folder`; leave the block as a context manager to finish it."""
-        self.path = folder / MATCHES
-        self.counts = dict.fromkeys(reversed(VERDICTS), 0)
-        self._file = pq.ParquetWriter(self.path, _COLUMNS)
+    synthetic (Q,) names, training (Q * k,) names by image and rank, scores and verdicts
+    (Q, k), verdicts as places in VERDICTS
+    """
+    count, k = scores.shape
+    names = pa.array([shown(path) for path in synthetic], pa.string())
+    columns = [
+        pc.take(names, pa.array(np.repeat(np.arange(count), k))),
+        pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
+        pa.array([shown(path) for path in training], pa.string()),
+        pa.array(scores.ravel()),
+        pa.DictionaryArray.from_arrays(pa.array(verdicts.ravel()), list(VERDICTS)),
+    ]
+    _write_tables(path, [pa.Table.from_arrays(columns, schema=_COLUMNS)])
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.path.chmod(0o600)
-        flush(self.path)
 
-    def add(
-        self,
-        synthetic: Sequence[str],
-        training: Sequence[str],
-        scores: NDArray[np.float32],
-        verdicts: NDArray[np.int8],
-    ) -> None:
-        """Add the best k matches of Q images.
+def merge_matches(folder: Path, parts: Sequence[Path]) -> None:
+    """Write matches.parquet: a row group for each part, in their order."""
+    _write_tables(folder / MATCHES, (table for part in parts for table in _tables(part)))
 
-        synthetic (Q,) paths, training (Q * k,) paths by image and rank, scores and verdicts
-        (Q, k), verdicts as places in VERDICTS
-        """
-        count, k = scores.shape
-        names = pa.array([shown(path) for path in synthetic])
-        columns = [
-            pc.take(names, pa.array(np.repeat(np.arange(count), k))),
-            pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
-            pa.array([shown(path) for path in training]),
-            pa.array(scores.ravel()),
-            pa.DictionaryArray.from_arrays(pa.array(verdicts.ravel()), list(VERDICTS)),
-        ]
-        self._file.write_table(pa.Table.from_arrays(columns, schema=_COLUMNS))
-        for code, verdict in enumerate(VERDICTS):
-            self.counts[verdict] += int(np.count_nonzero(verdicts[:, 0] == code))
+
+def count_verdicts(folder: Path) -> dict[str, int]:
+    """Count the verdicts of the best matches in matches.parquet, the strongest verdict first."""
+    counts = dict.fromkeys(reversed(VERDICTS), 0)
+    for table in _tables(folder / MATCHES):
+        best = table.filter(pc.equal(table["rank"], 1))
+        for verdict in best["verdict"].to_pylist():
+            counts[verdict] += 1
+    return counts
+
+
+def count_matches(folder: Path) -> int:
+    """Count the rows of matches.parquet."""
+    return sum(table.num_rows for table in _tables(folder / MATCHES))
 
 
 def best_matches(folder: Path, verdict: str | None = None, limit: int | None = None) -> list[Match]:
@@ -97,16 +102,32 @@ def best_matches(folder: Path, verdict: str | None = None, limit: int | None = N
     One row group is in memory at a time, and what is returned.
     """
     best = _COLUMNS.empty_table()
-    with pq.ParquetFile(folder / MATCHES) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            chosen = pc.equal(table["rank"], 1)
-            if verdict is not None:
-                chosen = pc.and_(chosen, pc.equal(pc.cast(table["verdict"], pa.string()), verdict))
-            best = pa.concat_tables([best, table.filter(chosen)])
-            best = best.sort_by([("score", "descending"), ("synthetic", "ascending")])
-            best = best.slice(0, limit).unify_dictionaries()
+    for table in _tables(folder / MATCHES):
+        chosen = pc.equal(table["rank"], 1)
+        if verdict is not None:
+            chosen = pc.and_(chosen, pc.equal(pc.cast(table["verdict"], pa.string()), verdict))
+        best = pa.concat_tables([best, table.filter(chosen)])
+        best = best.sort_by([("score", "descending"), ("synthetic", "ascending")])
+        best = best.slice(0, limit).unify_dictionaries()
     return [Match(**row) for row in best.to_pylist()]
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    """Give a Parquet file of ours, a row group at a time; Damaged when its checksums do not fit."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise Damaged(
+            f"{path}: cannot be read: {error}. Remove it and run the query again."
+        ) from error
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    with replacing(path) as file, pq.ParquetWriter(file, _COLUMNS, write_page_checksum=True) as out:
+        for table in tables:
+            out.write_table(table)
 
 
 def write_flagged(folder: Path) -> list[Match]:
@@ -119,12 +140,12 @@ def write_flagged(folder: Path) -> list[Match]:
 
 def write_rejected(folder: Path, rejections: Iterable[Entry]) -> None:
     """Write rejected.csv: path, reason (a code of `decode.REASONS`), detail."""
-    rows = ((shown(entry.path), entry.reason, shown(entry.detail)) for entry in rejections)
+    rows = ((shown(entry.name), entry.reason, shown(entry.detail)) for entry in rejections)
     _write_csv(folder / REJECTED, ["path", "reason", "detail"], rows)
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with replacing(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        writer = csv.writer(text)
         writer.writerow(header)
         writer.writerows(rows)

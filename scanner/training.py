@@ -18,23 +18,25 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan import checkpoint
 from deepssim_scan.augment import augment, blur, other_subject, perturb, restandardise
 from deepssim_scan.checkpoint import Checkpoint, Thresholds
+from deepssim_scan.decode import Reading
 from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.files import replacing
-from deepssim_scan.images import decode_images
+from deepssim_scan.images import Limits, decode_images
 from deepssim_scan.listing import Listing
 from deepssim_scan.ssim import image_range, ssim_matrix
 
@@ -165,10 +167,13 @@ def load_images(
     listing: Listing,
     architecture: Architecture,
     config: TrainingConfig,
+    reading: Reading = Reading(),
+    *,
     workers: int,
+    limits: Limits = Limits(),
     report: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Images:
-    """Read a folder into memory, at most `max_images` of it, and hold a part of it out.
+    """Read a folder into memory, at most `max_images` files of it, and hold a part of it out.
 
     From 20 folders on, folders are held out whole, since a folder is usually a subject; a small
     number of folders says nothing, and single images are held out.
@@ -178,15 +183,17 @@ def load_images(
     """
     chosen = _sample(listing, config)
     pixels, paths, rejected = [], [], 0
-    for done, decoded in enumerate(
-        decode_images(chosen, architecture.standardisation, workers=workers), 1
-    ):
-        if decoded.pixels is None:
-            rejected += 1
-        else:
-            pixels.append(torch.from_numpy(decoded.pixels).half())
-            paths.append(decoded.path)
-        report("images read", done, len(chosen.files))
+    decoded = decode_images(
+        chosen, architecture.standardisation, reading, workers=workers, limits=limits
+    )
+    for done, images in enumerate(decoded, 1):
+        for image in images:
+            if image.pixels is None:
+                rejected += 1
+            else:
+                pixels.append(torch.from_numpy(image.pixels).half())
+                paths.append(f"{image.path}/{image.member}/{image.frame}".rstrip("/"))
+        report("files read", done, len(chosen.files))
     if len(pixels) < 2 * _FEWEST:
         raise InputError(
             f"{listing.folder}: {len(pixels)} readable images; training needs {2 * _FEWEST}."
@@ -301,8 +308,8 @@ class _Run:
 
     def begin_history(self, rows: Iterable[Iterable[object]] = ()) -> None:
         """Write the history file anew, with the rows of an earlier run that still hold."""
-        with replacing(self.history) as partial, partial.open("w", newline="") as file:
-            writer = csv.writer(file)
+        with replacing(self.history) as file, TextIOWrapper(file, "ascii", newline="") as text:
+            writer = csv.writer(text)
             writer.writerow(Step.__slots__)
             writer.writerows(rows)
 
@@ -313,8 +320,8 @@ class _Run:
         tensors = {f"encoder.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        with replacing(self.state_file) as partial:
-            save_file(tensors, partial, {"step": str(state.step), "run": self._identity})
+        with replacing(self.state_file) as file:
+            file.write(serialise(tensors, {"step": str(state.step), "run": self._identity}))
 
     def restore(self) -> int:
         """Load the state on disk, if there is one, and return the step to go on from."""
@@ -420,7 +427,7 @@ def _sample(listing: Listing, config: TrainingConfig) -> Listing:
         return listing
     rng = np.random.default_rng(config.seed)
     kept = np.sort(rng.choice(len(listing.files), config.max_images, replace=False))
-    return Listing(listing.folder, tuple(listing.files[index] for index in kept), listing.ignored)
+    return replace(listing, files=tuple(listing.files[index] for index in kept))
 
 
 def _pool(pixels: list[Tensor], paths: list[str], chosen: Tensor) -> Pool:

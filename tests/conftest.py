@@ -6,6 +6,8 @@ import torch
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.images import Standardisation
 
+torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

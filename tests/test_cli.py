@@ -15,9 +15,9 @@ from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.cli import main
 from deepssim_scan.cli.commands import app
-from deepssim_scan.decode import Standardisation
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.procedural import dead_leaves
+from deepssim_scan.standardise import Standardisation
 
 COMMANDS = get_command(app).commands
 TINY = Architecture(
@@ -71,14 +71,17 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
     code, out, _ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
     assert code == 0
     assert "12 training images indexed in deepssim-index" in out
+    assert "12 images listed = 12 embedded + 0 rejected" in out
     code, out, err = run("query", "--synthetic", "synthetic")
     assert code == 0
     assert "11.png" in out
     assert "duplicate" in out
     assert "Report: deepssim-report" in out
+    assert "2 images listed = 2 embedded + 0 rejected" in out
     assert "synthetic images 2/2" in err
     assert sorted(path.name for path in Path("deepssim-report").iterdir()) == [
         "flagged.csv",
+        "job.json",
         "matches.parquet",
         "rejected.csv",
         "summary.json",
@@ -89,7 +92,8 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
 def test_json_is_the_summary_and_nothing_else(run, indexed):
     code, out, _ = run("query", "--synthetic", "synthetic", "--json")
     assert code == 0
-    assert json.loads(out) == json.loads(Path("deepssim-report/summary.json").read_text())
+    written = json.loads(Path("deepssim-report/summary.json").read_text())
+    assert json.loads(out) | {"checksum": written["checksum"]} == written
 
 
 def test_row_27_fewer_training_images_than_matches_is_said(run, indexed):
@@ -109,7 +113,43 @@ def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
     code, _, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
     assert code == 4
     assert "INCOMPLETE: 1 synthetic and 0 training images were not looked at" in err
-    assert "1 files were rejected: deepssim-report/rejected.csv says why." in err
+    assert "1 images were rejected: deepssim-report/rejected.csv says why." in err
+
+
+def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
+    volume = np.random.default_rng(0).normal(size=(9, 40, 40)).astype(np.float32)
+    np.save("synthetic/v.npy", volume)
+    Path("images.csv").write_text("path,subject\nv.npy,p1\n")
+    options = ("--synthetic", "synthetic", "--manifest", "images.csv", "--slices", "0.2:0.8")
+    code, out, _ = run("query", *options)
+    assert code == 0
+    assert "5 images listed = 5 embedded + 0 rejected" in out
+    assert "v.npy#axis=0,slice=2" in out.replace("\n", "")
+
+
+def test_check_says_what_is_damaged_and_repairs_it(run, indexed):
+    code, out, _ = run("check", "deepssim-index")
+    assert (code, "index is intact (12 listed, 12 rows, 0 rejected)" in out) == (0, True)
+    chunk = Path("deepssim-index/store/embeddings.zarr/c.0.0")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    code, out, _ = run("check", "deepssim-index")
+    assert code == 1
+    assert "0 to 11" in out
+    code, _, err = run("query", "--synthetic", "synthetic")
+    assert code == 1
+    assert "rows 0 to 11 are missing or not those that were written" in err
+    code, out, _ = run("check", "deepssim-index", "--json")
+    assert (code, json.loads(out)["problems"][0]["rows"]) == (1, [0, 11])
+    code, out, _ = run("check", "deepssim-index", "--repair")
+    assert (code, "is intact" in out) == (0, True)
+
+
+def test_a_subject_key_must_be_long(run, folders):
+    Path("short.key").write_bytes(b"secret")
+    options = ("--training", "training", "--subject-key", "short.key")
+    code, _, err = run("build-index", *options)
+    assert code == 1
+    assert "a subject key of 6 bytes, and 16 are needed" in err
 
 
 def test_exit_code_1_is_one_line_and_no_traceback(run, folders):

@@ -1,18 +1,17 @@
 """Files that are whole or absent, and names that are safe to show."""
 
 import hashlib
-import json
+import io
 import os
 import re
 import stat
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deepssim_scan.errors import InputError
-from deepssim_scan.files import replacing, replacing_folder, sha256, shown, write_json
+from deepssim_scan.errors import Damaged
+from deepssim_scan.files import copy, flush, make_private, replacing, sha256, shown
 
 
 class Failed(Exception):
@@ -34,17 +33,6 @@ def _open_umask():
     os.umask(before)
 
 
-def enter(folder):
-    with replacing_folder(folder, "marker"):
-        raise AssertionError("the block ran")
-
-
-def _ours(folder, text="old"):
-    folder.mkdir()
-    (folder / "marker").write_text("")
-    (folder / "content").write_text(text)
-
-
 # One file.
 
 
@@ -53,10 +41,11 @@ def test_a_file_is_replaced_once_it_is_whole(tmp_path, before):
     path = tmp_path / "file"
     if before:
         path.write_text(before)
-    with replacing(path) as partial:
-        assert partial.parent == tmp_path
-        partial.write_text("new")
+    with replacing(path) as file:
+        file.write(b"ne")
+        file.write(b"w")
         assert (path.read_text() if before else path.exists()) == (before or False)
+        assert file.sha256 == hashlib.sha256(b"new").hexdigest()
     assert path.read_text() == "new"
     assert names(tmp_path) == ["file"]
 
@@ -65,22 +54,28 @@ def test_row_38_a_file_is_private_from_its_first_byte(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     assert mode(path) == 0o666
-    with replacing(path) as partial, partial.open("w") as file:
-        assert mode(partial) == 0o600
-        file.write("new")
-    assert mode(path) == 0o600
-    with replacing(path) as partial:  # a writer that makes the file anew
-        partial.unlink()
-        partial.write_text("newer")
+    with replacing(path) as file:
+        assert [mode(each) for each in tmp_path.iterdir() if each != path] == [0o600]
+        file.write(b"new")
     assert mode(path) == 0o600
 
 
 def test_row_29_a_failed_write_keeps_what_was_there(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(Failed), replacing(path) as partial:
-        partial.write_text("ne")
+    with pytest.raises(Failed), replacing(path) as file:
+        file.write(b"ne")
         raise Failed
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_row_33_bytes_that_the_disk_lost_are_noticed(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.ftruncate(descriptor, 2))
+    with pytest.raises(Damaged, match="was written"), replacing(path) as file:
+        file.write(b"whole")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -88,133 +83,34 @@ def test_row_29_a_failed_write_keeps_what_was_there(tmp_path):
 def test_row_30_what_a_killed_run_left_is_no_obstacle(tmp_path):
     path, other = tmp_path / "file", tmp_path / "other"
     other.write_text("a stranger's")
-    with replacing(path) as partial:
-        name = partial
-        partial.write_text("new")
-    name.symlink_to(other)
-    with replacing(path) as partial:
-        partial.write_text("newer")
-    assert path.read_text() == "newer"
+    (tmp_path / ".file.partial").symlink_to(other)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_text() == "new"
     assert not path.is_symlink()
     assert other.read_text() == "a stranger's"
 
 
-def test_json_is_private_and_reads_back(tmp_path):
-    value = {"b": [1, 2.5, None], "a": "Größe"}
-    write_json(tmp_path / "x.json", value)
-    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == value
-    assert mode(tmp_path / "x.json") == 0o600
+def test_text_and_copies_go_the_same_way(tmp_path):
+    with replacing(tmp_path / "a") as file, io.TextIOWrapper(file, "utf-8") as text:
+        text.write("Größe")
+    copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == "Größe".encode()
+    assert mode(tmp_path / "b") == 0o600
+
+
+def test_row_38_a_folder_is_made_private(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    make_private(tmp_path / "a")
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o600)
+    flush(tmp_path / "a")
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
     data = os.urandom(300_000)
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
-
-
-# A folder.
-
-
-@pytest.mark.parametrize("before", ["absent", "empty", "ours"])
-def test_a_folder_is_replaced_whole(tmp_path, before):
-    path = tmp_path / "folder"
-    if before == "empty":
-        path.mkdir()
-    if before == "ours":
-        _ours(path)
-        (path / "left over").write_text("")
-    with replacing_folder(path, "marker") as folder:
-        assert not list(folder.iterdir())
-        assert mode(folder) == 0o700
-        (folder / "content").write_text("new")
-        if before == "ours":
-            assert (path / "content").read_text() == "old"
-    assert names(path) == ["content"]
-    assert mode(path) == 0o700
-    assert names(tmp_path) == ["folder"]
-
-
-def test_a_folder_deep_down_is_made(tmp_path):
-    path = tmp_path / "a" / "b"
-    with replacing_folder(path, "marker") as folder:
-        (folder / "content").write_text("new")
-    assert (path / "content").read_text() == "new"
-
-
-def test_row_29_a_failed_folder_keeps_what_was_there(tmp_path):
-    _ours(tmp_path / "folder")
-    with pytest.raises(Failed), replacing_folder(tmp_path / "folder", "marker") as folder:
-        (folder / "content").write_text("ne")
-        raise Failed
-    assert (tmp_path / "folder" / "content").read_text() == "old"
-    assert names(tmp_path) == ["folder"]
-
-
-def test_row_29_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
-    _ours(tmp_path / "folder")
-    replace = Path.replace
-
-    def failing(path, target):
-        if path.name.endswith(".partial"):
-            raise OSError("no space left")
-        return replace(path, target)
-
-    monkeypatch.setattr(Path, "replace", failing)
-    with (
-        pytest.raises(OSError, match="no space"),
-        replacing_folder(tmp_path / "folder", "marker") as folder,
-    ):
-        (folder / "content").write_text("new")
-    assert (tmp_path / "folder" / "content").read_text() == "old"
-    assert names(tmp_path) == ["folder"]
-
-
-def test_row_30_a_run_killed_between_its_renames_has_lost_nothing(tmp_path):
-    path = tmp_path / "folder"
-    _ours(tmp_path / ".folder.old")
-    with pytest.raises(Failed), replacing_folder(path, "marker"):
-        raise Failed
-    assert (path / "content").read_text() == "old"
-    assert names(tmp_path) == ["folder"]
-
-
-def test_row_30_a_killed_runs_leftovers_are_removed(tmp_path):
-    for name in ("folder", ".folder.old", ".folder.partial"):
-        _ours(tmp_path / name, name)
-    with replacing_folder(tmp_path / "folder", "marker") as folder:
-        assert not list(folder.iterdir())
-    assert names(tmp_path) == ["folder"]
-
-
-def test_a_link_to_a_folder_is_followed(tmp_path):
-    target, link = tmp_path / "disk" / "index", tmp_path / "link"
-    target.parent.mkdir()
-    _ours(target)
-    link.symlink_to(target)
-    for text in ("first", "second"):
-        with replacing_folder(link, "marker") as folder:
-            assert folder.parent == target.parent
-            (folder / "content").write_text(text)
-            (folder / "marker").write_text("")
-        assert link.is_symlink()
-        assert (target / "content").read_text() == text
-    assert names(tmp_path) == ["disk", "link"]
-    assert names(target.parent) == ["index"]
-
-
-def test_a_strangers_folder_is_refused(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="holds other files and no marker"):
-        enter(tmp_path / "folder")
-    assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
-
-
-def test_a_file_where_a_folder_goes_is_refused(tmp_path):
-    (tmp_path / "folder").write_text("precious")
-    with pytest.raises(InputError, match="is a file, and a folder is to be written"):
-        enter(tmp_path / "folder")
-    assert (tmp_path / "folder").read_text() == "precious"
 
 
 # Names.

@@ -1,6 +1,5 @@
 """The index: the same matches as brute force, whatever the batch; any damage is refused."""
 
-import json
 import math
 import os
 import stat
@@ -19,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepssim_scan import files, index
-from deepssim_scan.embeddings import Entry, Store, StoreManifest, StoreWriter
+from deepssim_scan.catalog import Entry
+from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
 from deepssim_scan.errors import (
     Damaged,
     DependencyMissing,
@@ -28,6 +28,7 @@ from deepssim_scan.errors import (
     StoreMismatch,
 )
 from deepssim_scan.index import IndexManifest, Matches, TrainingIndex, flat
+from deepssim_scan.records import read_json, write_json
 
 ENCODER = "ab" * 32
 
@@ -38,7 +39,8 @@ def unit(count: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def write_store(folder: Path, rows: np.ndarray, encoder: str = ENCODER) -> Path:
-    entries = [Entry(f"{i}.png", 1, 1, "", "L", None, "") for i in range(len(rows))]
+    facts = ("", "", 1, 1, 1, "", "L", "", None, "")
+    entries = [Entry(f"{i}.png", *facts) for i in range(len(rows))]
     shard_rows = max(16, len(rows) // 3)
     with StoreWriter(folder, StoreManifest(encoder, rows.shape[1], shard_rows)) as writer:
         writer.add(entries, rows)
@@ -216,10 +218,10 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
             "store": store.digest,
             "rows": 40,
             "dimension": 8,
-            "sha256": files.sha256(folder / "flat.faiss"),
+            "files": {"flat.faiss": files.sha256(folder / "flat.faiss")},
             "faiss": faiss.__version__,
             "factory": "Flat",
-            "format": 1,
+            "format": 2,
         }
         assert TrainingIndex.open(folder, store, device="cuda").manifest == manifest
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -267,13 +269,13 @@ def test_a_lost_tail_is_found_and_the_old_index_stays(
 ) -> None:
     store_folder, folder = folders
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    check = flat.check_sha256
+    fsync = os.fsync
 
-    def losing(path: Path, wanted: str) -> None:
-        os.truncate(path, path.stat().st_size - 1)
-        check(path, wanted)
+    def losing(descriptor: int) -> None:
+        os.ftruncate(descriptor, max(0, os.fstat(descriptor).st_size - 1))
+        fsync(descriptor)
 
-    monkeypatch.setattr(flat, "check_sha256", losing)
+    monkeypatch.setattr(os, "fsync", losing)
     with Store.open(store_folder) as store, pytest.raises(Damaged, match="was written"):
         index.build(store, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -329,18 +331,26 @@ def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(
         path.write_bytes(b"foreign" * 99)
     if kind == "cut":
         os.truncate(path, 300)
-    edit(folder, sha256=files.sha256(path))
+    edit(folder, files={"flat.faiss": files.sha256(path)})
     with Store.open(store_folder) as store, pytest.raises(Damaged, match=r"flat\.faiss"):
         TrainingIndex.open(folder, store)
 
 
 def edit(folder: Path, **values: object) -> None:
     path = folder / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_json(path, read_json(path) | values)
 
 
 @pytest.mark.parametrize(
-    "values", [{"format": 2}, {"factory": "IVF8"}, {"rows": 0}, {"rows": "40"}, {"faiss": None}]
+    "values",
+    [
+        {"format": 1},
+        {"files": {}},
+        {"factory": "IVF8"},
+        {"rows": 0},
+        {"rows": "40"},
+        {"faiss": None},
+    ],
 )
 def test_a_changed_manifest_is_found(folders: tuple[Path, Path], values: dict[str, object]) -> None:
     edit(folders[1], **values)

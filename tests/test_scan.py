@@ -17,14 +17,16 @@ from PIL import Image
 
 from deepssim_scan import checkpoint, scan
 from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.decode import Standardisation
 from deepssim_scan.describe import describe
+from deepssim_scan.embed import EmbedConfig, embed_decoded
 from deepssim_scan.embeddings import Store
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.errors import InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import shown
+from deepssim_scan.images import decode_images, list_images
 from deepssim_scan.procedural import nested_ellipses
-from deepssim_scan.scan import EmbedConfig, QueryConfig
+from deepssim_scan.scan import QueryConfig
+from deepssim_scan.standardise import Standardisation
 
 TINY = Architecture(
     depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
@@ -175,7 +177,7 @@ def test_row_26_no_readable_image_fails_and_keeps_the_old_report(built, tmp_path
     before = (tmp_path / "report" / "summary.json").read_bytes()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of its 1 image files .*\(1 empty-file\)"):
+    with pytest.raises(InputError, match=r"none of its 1 images .*\(1 empty-file\)"):
         scan.query(tmp_path / "bad", built / "index", tmp_path / "report", config)
     assert (tmp_path / "report" / "summary.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "report"]
@@ -186,10 +188,11 @@ def test_row_18_an_embedding_that_is_not_finite_rejects_its_file(built, tmp_path
     encoder = loaded.encoder
     with torch.no_grad():
         encoder.fc[-1].weight.fill_(float("inf"))
-    decoded = list(
-        scan.decode_images(scan.list_images(built / "synthetic"), TINY.standardisation, workers=0)
-    )
-    entries, rows = scan._embed_batch(encoder, decoded)
+    listing = list_images(built / "synthetic")
+    decoded = [
+        image for item in decode_images(listing, TINY.standardisation, workers=0) for image in item
+    ]
+    entries, rows = embed_decoded(encoder, decoded)
     assert [entry.reason for entry in entries] == ["embedding"] * 10
     assert rows.shape == (0, 32)
 
@@ -287,7 +290,7 @@ def test_no_network_is_touched(built, tmp_path, monkeypatch):
     "make",
     [
         lambda: EmbedConfig(batch=0),
-        lambda: EmbedConfig(workers=0),
+        lambda: EmbedConfig(shard_rows=0),
         lambda: QueryConfig(top_k=0),
     ],
 )

@@ -105,7 +105,8 @@ def killed_after(last):
 def test_a_folder_is_split_without_overlap(folder, tiny):
     seen = []
     listing = list_images(folder)
-    images = load_images(listing, tiny, CONFIG, 0, lambda *each: seen.append(each[-2:]))
+    report = lambda *each: seen.append(each[-2:])  # noqa: E731
+    images = load_images(listing, tiny, CONFIG, workers=0, report=report)
     training, validation = images.training.pixels, images.validation.pixels
     assert training.dtype == validation.dtype == torch.float16
     assert training.shape == (84, SIDE, SIDE)
@@ -118,7 +119,7 @@ def test_a_folder_is_split_without_overlap(folder, tiny):
 def test_at_least_32_images_are_held_out_and_the_seed_chooses_them(folder, tiny):
     few = replace(CONFIG, held_out=0.01)
     first, again, other = (
-        load_images(list_images(folder), tiny, config, 0).validation.pixels
+        load_images(list_images(folder), tiny, config, workers=0).validation.pixels
         for config in (few, few, replace(few, seed=1))
     )
     assert len(first) == 32
@@ -143,45 +144,45 @@ def test_from_20_folders_on_folders_are_held_out_whole():
 def test_folders_are_held_out_whole_on_disk_too(tmp_path, tiny):
     write(tmp_path, 80, per_folder=4)  # 20 folders
     listing = list_images(tmp_path)
-    validation = load_images(listing, tiny, CONFIG, 0).validation.pixels
+    validation = load_images(listing, tiny, CONFIG, workers=0).validation.pixels
     assert len(validation) == 32
     decoded = decode_images(listing, tiny.standardisation, workers=0)
-    everything = torch.stack([torch.from_numpy(each.pixels).half() for each in decoded])
+    everything = torch.stack([torch.from_numpy(each.pixels).half() for (each,) in decoded])
     held = (everything[:, None] == validation).flatten(2).all(2).any(1)
     assert held.unflatten(0, (20, 4)).float().mean(1).unique().tolist() == [0, 1]
 
 
 def test_no_more_than_max_images_are_read(folder, tiny):
     config = replace(CONFIG, max_images=70)
-    images = load_images(list_images(folder), tiny, config, 0)
+    images = load_images(list_images(folder), tiny, config, workers=0)
     assert len(images.training.pixels) + len(images.validation.pixels) == 70
-    other = load_images(list_images(folder), tiny, replace(config, seed=1), 0)
+    other = load_images(list_images(folder), tiny, replace(config, seed=1), workers=0)
     assert not torch.equal(images.training.pixels[:30], other.training.pixels[:30])
 
 
 def test_rejected_images_are_counted(tmp_path, tiny):
     write(tmp_path, 70, per_folder=70)
     (tmp_path / "000" / "0003.png").write_bytes(b"no image")
-    images = load_images(list_images(tmp_path), tiny, CONFIG, 0)
+    images = load_images(list_images(tmp_path), tiny, CONFIG, workers=0)
     assert images.rejected == 1
     assert len(images.training.pixels) + len(images.validation.pixels) == 69
 
 
 def test_fewer_than_64_images_are_refused(tmp_path, tiny):
     write(tmp_path, 64, per_folder=64)
-    load_images(list_images(tmp_path), tiny, CONFIG, 0)
+    load_images(list_images(tmp_path), tiny, CONFIG, workers=0)
     (tmp_path / "000" / "0003.png").unlink()
     with pytest.raises(InputError, match="63 readable images; training needs 64"):
-        load_images(list_images(tmp_path), tiny, CONFIG, 0)
+        load_images(list_images(tmp_path), tiny, CONFIG, workers=0)
 
 
 def test_several_sizes_are_refused_where_they_stay(tmp_path, tiny):
     write(tmp_path / "a", 60, per_folder=60)
     write(tmp_path / "b", 10, per_folder=10, side=40)
-    load_images(list_images(tmp_path), tiny, CONFIG, 0)
+    load_images(list_images(tmp_path), tiny, CONFIG, workers=0)
     as_is = replace(tiny, head="pool", standardisation=Standardisation(size=None))
     with pytest.raises(InputError, match="images of several sizes"):
-        load_images(list_images(tmp_path), as_is, CONFIG, 0)
+        load_images(list_images(tmp_path), as_is, CONFIG, workers=0)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_row_34_another_runs_state_is_refused(change, folder, images, tiny, tmp_
         images = Images(_changed(images.training, lambda x: x * 0.99), images.validation, 0)
     else:
         listing = list_images(folder)
-        images = load_images(replace(listing, files=listing.files[:-9]), tiny, CONFIG, 0)
+        images = load_images(replace(listing, files=listing.files[:-9]), tiny, CONFIG, workers=0)
     with pytest.raises(CheckpointError, match="other images or options"):
         train(images, tmp_path / "x", config, architecture, resume=True)
     assert (tmp_path / "x.state").read_bytes() == before

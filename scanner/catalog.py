@@ -1,0 +1,301 @@
+"""The catalog of a store: one SQLite file with a row for every image that was listed.
+
+    entries   one row per file, or per frame of one: what was read, and what became of it
+    shards    one row per chunk of embeddings that is on the disk, with its SHA-256
+    about     the manifest of the store that is being written
+
+A row that is not committed was never there. While a store is written, the rows of a shard are
+committed in one transaction, after the shard itself. When it is finished they are copied, in
+order, to a new file that takes the place of the old: so its bytes depend on the rows alone, and
+not on how often the run was stopped.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepssim_scan.errors import Damaged, InputError, ScanError, WriteFailed
+from deepssim_scan.files import flush
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (manifest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL, member BLOB NOT NULL, frame TEXT NOT NULL,
+    frames INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, mode TEXT NOT NULL, subject BLOB NOT NULL, reason TEXT,
+    detail BLOB NOT NULL, row INTEGER UNIQUE,
+    state TEXT AS (CASE WHEN reason IS NULL THEN 'embedded' ELSE 'rejected' END),
+    CHECK ((reason IS NULL) = (row IS NOT NULL)));
+CREATE TABLE IF NOT EXISTS shards (
+    shard INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, last_entry INTEGER NOT NULL);
+"""
+_STORED = "path, member, frame, frames, size, mtime_ns, sha256, mode, subject, reason, detail"
+_COPIED = {
+    "about": "manifest",
+    "entries": f"id, {_STORED}, row",
+    "shards": "shard, first_row, rows, sha256, last_entry",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, or one frame of a file, and what became of it.
+
+    `path` is relative to the folder, `member` a name inside of an archive or "", `frame` one of
+    the `frames` that the file or member holds, or "". Bytes that are not UTF-8 are kept by
+    surrogateescape (os.fsdecode). `sha256` is of the bytes decoded. `reason` is None when the
+    image was embedded, otherwise the code of why it was rejected.
+    """
+
+    path: str
+    member: str
+    frame: str
+    frames: int
+    size: int
+    mtime_ns: int
+    sha256: str
+    mode: str
+    subject: str
+    reason: str | None
+    detail: str
+
+    @property
+    def name(self) -> str:
+        """What reports call it: `path`, `path#axis=2,slice=87`, `path#member=a.png`."""
+        member = f"member={self.member}" if self.member else ""
+        inside = ",".join(part for part in (member, self.frame) if part)
+        return f"{self.path}#{inside}" if inside else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """`rows` embeddings from row `first` on, and the SHA-256 of their little-endian bytes.
+
+    `last_entry` is the place in the catalog, from 1, of the last entry committed with it.
+    """
+
+    first: int
+    rows: int
+    sha256: str
+    last_entry: int
+
+    @property
+    def stop(self) -> int:
+        """The row after the last one."""
+        return self.first + self.rows
+
+
+class _Reading:
+    """What both sides of a catalog can be asked."""
+
+    path: Path
+    _database: sqlite3.Connection
+
+    def close(self) -> None:
+        """Close the file; what was not committed is dropped."""
+        self._database.close()
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many entries were embedded, and how many rejected."""
+        embedded, rejected = self._one("SELECT count(row), count(reason) FROM entries")
+        return embedded, rejected
+
+    def shards(self) -> list[Shard]:
+        """Return the shards, in row order."""
+        query = "SELECT first_row, rows, sha256, last_entry FROM shards ORDER BY shard"
+        return [Shard(*values) for values in self._all(query)]
+
+    def manifest(self) -> str | None:
+        """Return the manifest that the writer wrote, if it came that far."""
+        found = self._one("SELECT max(manifest) FROM about")[0]
+        return None if found is None else str(found)
+
+    def items(self) -> int:
+        """Return how many different files and members of archives have entries."""
+        return int(self._one("SELECT count(*) FROM (SELECT DISTINCT path, member FROM entries)")[0])
+
+    def miscounted(self) -> list[str]:
+        """Return the names of items that have not one entry, and one only, for each frame."""
+        query = (
+            f"SELECT {_STORED} FROM entries GROUP BY path, member HAVING count(*) != max(frames)"
+            " OR min(frames) != max(frames) OR count(DISTINCT frame) != count(*) ORDER BY min(id)"
+        )
+        return [entry.name for entry in self._entries(query)]
+
+    def in_order(self) -> bool:
+        """Tell whether the rows are 0, 1, 2 and so on, in the order of the entries."""
+        rows = (
+            row for (row,) in self._all("SELECT row FROM entries WHERE row NOTNULL ORDER BY id")
+        )
+        return all(row == place for place, row in enumerate(rows))
+
+    def paths(self, rows: Iterable[int]) -> list[str | None]:
+        """Return the name of each row, None for one that is not there."""
+        query = f"SELECT {_STORED} FROM entries WHERE row = ?"
+        return [next((entry.name for entry in self._entries(query, (row,))), None) for row in rows]
+
+    def embedded(self) -> Iterator[Entry]:
+        """Give the entries that were embedded, in row order."""
+        return self._entries(f"SELECT {_STORED} FROM entries WHERE row IS NOT NULL ORDER BY row")
+
+    def rejections(self) -> Iterator[Entry]:
+        """Give the entries that were rejected, in the order that they were listed."""
+        return self._entries(f"SELECT {_STORED} FROM entries WHERE row IS NULL ORDER BY id")
+
+    def between(self, first: int, last: int) -> list[Entry]:
+        """Return the entries from place `first` to `last`, from 1, both included."""
+        query = f"SELECT {_STORED} FROM entries WHERE id BETWEEN ? AND ? ORDER BY id"
+        return list(self._entries(query, (first, last)))
+
+    def _entries(self, query: str, values: Sequence[Any] = ()) -> Iterator[Entry]:
+        for row in self._all(query, values):
+            places = os.fsdecode(row[0]), os.fsdecode(row[1])
+            values = (*places, *row[2:8], _text(row[8]), row[9], _text(row[10]))
+            yield Entry(*values)
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        return next(self._all(query))
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        raise NotImplementedError
+
+
+class Catalog(_Reading, AbstractContextManager["Catalog"]):
+    """A finished catalog, read only."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which nothing changes any more; Damaged when SQLite cannot."""
+        self.path = path
+        # Immutable: no lock and no journal, so that a store on read-only media can be read.
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with self._errors():
+            self._database = sqlite3.connect(uri, uri=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with self._errors():
+            yield from self._database.execute(query, values)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            raise Damaged(f"{self.path}: {error}. Build the store again.") from error
+
+
+class CatalogWriter(_Reading):
+    """The catalog of a store in the making: what was committed, and what is being added."""
+
+    def __init__(self, path: Path, manifest: str) -> None:
+        """Create the file, or open it as a run of the same manifest left it.
+
+        Raises InputError when it is of another manifest.
+        """
+        self.path = path
+        with self._errors():
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.executescript(_SCHEMA)
+            found = self.manifest()
+            if found is None:
+                self._database.execute("INSERT INTO about VALUES (?)", (manifest,))
+            elif found != manifest:
+                self.close()
+                raise InputError(f"{path.parent}: is the unfinished store of another run.")
+            self._database.execute("BEGIN")
+
+    def add(self, entry: Entry, row: int | None) -> int:
+        """Add an entry, not yet committed; return its place, from 1."""
+        path, member, *facts, subject, reason, detail = astuple(entry)
+        values = (os.fsencode(path), os.fsencode(member), *facts, _bytes(subject), reason)
+        with self._errors():
+            added = self._database.execute(
+                f"INSERT INTO entries ({_STORED}, row) VALUES (?{', ?' * 11})",
+                (*values, _bytes(detail), row),
+            )
+        return int(added.lastrowid or 0)
+
+    def commit(self, shard: Shard | None = None) -> None:
+        """Commit what was added, with the shard that its rows are in."""
+        with self._errors():
+            if shard is not None:
+                number = self._one("SELECT count(*) FROM shards")[0]
+                self._database.execute(
+                    "INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, *astuple(shard))
+                )
+            self._database.execute("COMMIT")
+            self._database.execute("BEGIN")
+
+    def keep(self, shards: int) -> None:
+        """Forget all that came after the first `shards` shards."""
+        with self._errors():
+            self._database.execute("DELETE FROM shards WHERE shard >= ?", (shards,))
+            last = self._one("SELECT coalesce(max(last_entry), 0) FROM shards")[0]
+            self._database.execute("DELETE FROM entries WHERE id > ?", (last,))
+            self.commit()
+
+    def last_item(self) -> tuple[Entry, int] | None:
+        """Return the last entry, and how many there are of the same file or member."""
+        query = f"SELECT {_STORED} FROM entries ORDER BY id DESC LIMIT 1"
+        last = next(self._entries(query), None)
+        if last is None:
+            return None
+        places = os.fsencode(last.path), os.fsencode(last.member)
+        query = "SELECT count(*) FROM entries WHERE path = ? AND member = ?"
+        return last, next(self._all(query, places))[0]
+
+    def finish(self) -> None:
+        """Commit, and copy every row in order to a new file that takes this one's place."""
+        self.commit()
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            self._copy_to(partial)
+            self.close()
+            flush(partial)
+            partial.replace(self.path)
+            flush(self.path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _copy_to(self, partial: Path) -> None:
+        with self._errors(), closing(sqlite3.connect(partial, isolation_level=None)) as database:
+            # No journal: a copy that is cut short is thrown away.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.executescript(_SCHEMA)
+            database.execute("BEGIN")
+            for table, columns in _COPIED.items():
+                marks = ", ".join("?" * len(columns.split(", ")))
+                database.executemany(
+                    f"INSERT INTO {table} ({columns}) VALUES ({marks})",
+                    self._database.execute(f"SELECT {columns} FROM {table} ORDER BY rowid"),
+                )
+            database.execute("COMMIT")
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with self._errors():
+            yield from self._database.execute(query, values)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ScanError:
+            raise
+        except sqlite3.Error as error:
+            raise WriteFailed(f"{self.path}: {error}.") from error
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")

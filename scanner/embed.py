@@ -1,0 +1,254 @@
+"""A folder of images to a store of their embeddings, from where a killed run left it.
+
+    listing -> decoded images -> batches -> embeddings -> store
+
+Batches end where shards end, so that what is computed after an interruption is, batch by
+batch, what would have been computed without it.
+"""
+
+import hashlib
+import hmac
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepssim_scan.catalog import Entry
+from deepssim_scan.checkpoint import Checkpoint
+from deepssim_scan.decode import Reading, Rejection
+from deepssim_scan.embeddings import (
+    MANIFEST,
+    Store,
+    StoreManifest,
+    StoreWriter,
+    Vectors,
+    first_not_unit,
+)
+from deepssim_scan.encoder import Encoder, embed, pick_device
+from deepssim_scan.errors import InputError, StoreMismatch
+from deepssim_scan.files import sha256
+from deepssim_scan.images import Decoded, Limits, Pixels, decode_images
+from deepssim_scan.listing import Listing, Selection
+
+WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
+"""Processes that decode images, by default: half of the cores; the network has the others."""
+
+Report = Callable[[str, int, int], None]
+"""Told how far a job is: the stage, the units done, and all there are."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedConfig:
+    """How a folder becomes embeddings; `workers` 0 decodes in this process, without limits."""
+
+    selection: Selection = field(default_factory=Selection)
+    reading: Reading = field(default_factory=Reading)
+    limits: Limits = field(default_factory=Limits)
+    device: str = "auto"
+    batch: int = 64
+    shard_rows: int = 4096
+    workers: int = WORKERS
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("shard_rows", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be >= {least}, found {getattr(self, name)}")
+
+    def source(self, folder: Path) -> dict[str, Any]:
+        """Return what a store records of where its images are and how they were read.
+
+        Of a subject key there is only a mark, by which another one is noticed.
+        """
+        reading = asdict(self.reading)
+        key = reading.pop("subject_key")
+        mark = hmac.new(key, b"deepssim-scan subject key", hashlib.sha256).hexdigest()
+        manifest = self.selection.manifest
+        return {
+            "folder": str(folder.absolute()),
+            "include": list(self.selection.include),
+            "manifest": str(manifest.absolute()) if manifest else None,
+            "manifest_sha256": sha256(manifest) if manifest else None,
+            "reading": reading,
+            "subject_key": mark if key else None,
+            "device": pick_device(self.device),
+            "batch": self.batch,
+        }
+
+
+def embed_listing(
+    listing: Listing,
+    place: Path,
+    loaded: Checkpoint,
+    config: EmbedConfig,
+    stage: str = "images",
+    report: Report = silent,
+) -> None:
+    """Embed every image of a listing into a finished store at `place`.
+
+    Goes on with what an interrupted run of the same arguments left there. Raises InputError when
+    not one image could be embedded.
+    """
+    if not (place / MANIFEST).is_file():
+        source = config.source(listing.folder)
+        shape = loaded.architecture
+        manifest = StoreManifest(
+            loaded.fingerprint, shape.dimension, config.shard_rows, source=source
+        )
+        with StoreWriter(place, manifest) as writer:
+            _embed_rest(listing, writer, loaded, config, stage, report)
+            writer.finish(len(listing.files))
+    _require_rows(listing.folder, place)
+
+
+def _embed_rest(
+    listing: Listing,
+    writer: StoreWriter,
+    loaded: Checkpoint,
+    config: EmbedConfig,
+    stage: str,
+    report: Report,
+) -> None:
+    """Embed what the writer has not got yet."""
+    encoder = loaded.encoder.to(pick_device(config.device))
+    total, (done, frames) = len(listing.files), _done(listing, writer)
+    left = replace(listing, files=listing.files[done:])
+    rule = loaded.architecture.standardisation
+    decoded = decode_images(
+        left, rule, config.reading, workers=config.workers, limits=config.limits
+    )
+
+    def images() -> Iterator[Decoded]:
+        report(stage, done, total)
+        for count, item in enumerate(decoded):
+            yield from item[0 if count else frames :]
+            report(stage, done + count + 1, total)
+
+    with closing(decoded):
+        embed_into(writer, images(), encoder, config.batch)
+
+
+class Sink(Protocol):
+    """What takes embeddings: it has room for so many more rows until its shard is full."""
+
+    @property
+    def room(self) -> int:
+        """How many more rows the shard takes."""
+
+    def add(self, entries: Sequence[Entry], embeddings: Vectors) -> None:
+        """Take entries, and a row for each that has no reason."""
+
+
+def embed_into(sink: Sink, images: Iterable[Decoded], encoder: Encoder, size: int) -> None:
+    """Embed images in batches of `size`, cut where a shard of the sink is full."""
+    batch: list[Decoded] = []
+    usable = 0
+    for image in images:
+        batch.append(image)
+        usable += image.pixels is not None
+        if usable == min(size, sink.room):
+            sink.add(*embed_decoded(encoder, batch))
+            batch, usable = [], 0
+    sink.add(*embed_decoded(encoder, batch))
+
+
+def _done(listing: Listing, writer: StoreWriter) -> tuple[int, int]:
+    """Return how many items of the listing need not be looked at, and frames of the next one."""
+    last = writer.last_item()
+    if last is None:
+        return 0, 0
+    entry, frames = last
+    for place, item in enumerate(listing.files):
+        if (item.path, item.member) == (entry.path, entry.member):
+            return place, frames
+    raise StoreMismatch(
+        f"{writer.folder}: an unfinished store of other files: {entry.name!r} is in it, and not in "
+        f"{listing.folder}."
+    )
+
+
+def embed_decoded(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], Vectors]:
+    """Embed what was decoded: an entry per image, and a row (D,) per entry without a reason."""
+    vectors: dict[int, Vectors] = {}
+    for same_size in _by_size(batch):
+        rows = _embed(encoder, torch.from_numpy(np.stack([plane for _, plane in same_size])))
+        vectors |= {place: row for (place, _), row in zip(same_size, rows, strict=True)}
+    usable = {place for place, row in vectors.items() if first_not_unit(row[None]) is None}
+    entries = [_entry(image, usable=place in usable) for place, image in enumerate(batch)]
+    kept = [vectors[place] for place in sorted(usable)]
+    return entries, np.array(kept, np.float32).reshape(-1, encoder.architecture.dimension)
+
+
+def _by_size(batch: list[Decoded]) -> Iterable[list[tuple[int, Pixels]]]:
+    """Group places and pixels by shape: an encoder takes one shape at a time."""
+    groups: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
+    for place, image in enumerate(batch):
+        if image.pixels is not None:
+            groups.setdefault(image.pixels.shape, []).append((place, image.pixels))
+    return groups.values()
+
+
+def _embed(encoder: Encoder, pixels: Tensor) -> Vectors:
+    """Embed (n, H, W); when the GPU has no room, half a batch at a time, then on the CPU."""
+    device, size = device_of(encoder), len(pixels)
+    while True:
+        try:
+            parts = [embed(encoder, part.to(device)).float().cpu() for part in pixels.split(size)]
+            return torch.cat(parts).numpy()
+        except torch.OutOfMemoryError:
+            if device.type == "cpu":
+                raise
+            torch.cuda.empty_cache()
+            if size == 1:
+                encoder.cpu()
+                device, size = torch.device("cpu"), len(pixels)
+            else:
+                size = -(-size // 2)
+
+
+def device_of(encoder: Encoder) -> torch.device:
+    """Return where an encoder's weights are."""
+    return next(encoder.parameters()).device
+
+
+def _entry(image: Decoded, *, usable: bool) -> Entry:
+    rejection = image.rejection
+    if rejection is None and not usable:
+        rejection = Rejection("embedding", "its embedding is zero or not finite")
+    reason, detail = (rejection.reason, rejection.detail) if rejection else (None, "")
+    return Entry(
+        image.path,
+        image.member,
+        image.frame,
+        image.frames,
+        image.size,
+        image.mtime_ns,
+        image.sha256,
+        image.mode,
+        image.subject,
+        reason,
+        detail,
+    )
+
+
+def _require_rows(folder: Path, place: Path) -> None:
+    """Raise InputError when not one image of a folder could be embedded."""
+    with Store.open(place) as store:
+        if store.rows:
+            return
+        reasons = Counter(entry.reason for entry in store.rejections())
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    raise InputError(
+        f"{folder}: none of its {reasons.total()} images could be read ({counts}). "
+        "Nothing was judged."
+    )

@@ -1,0 +1,269 @@
+"""What `check` finds and names, and what `repair` puts back to the byte."""
+
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from deepssim_scan import checkpoint, scan
+from deepssim_scan.check import RepairConfig, check, repair
+from deepssim_scan.checkpoint import Thresholds
+from deepssim_scan.embed import EmbedConfig
+from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.files import sha256
+from deepssim_scan.records import read_json, write_json
+from deepssim_scan.scan import QueryConfig
+from deepssim_scan.standardise import Standardisation
+
+TINY = Architecture(
+    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
+)
+CONFIG = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
+HERE = RepairConfig(workers=0)
+
+
+def save(folder, numbers, seed=0):
+    folder.mkdir(parents=True)
+    for number in numbers:
+        samples = np.random.default_rng(seed + number).integers(0, 256, (40, 40), np.uint8)
+        Image.fromarray(samples).save(folder / f"{number:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An index of 20 images and one that is none, in three shards, and a report on ten."""
+    root = tmp_path_factory.mktemp("made")
+    save(root / "training", range(20))
+    (root / "training" / "05b.png").touch()
+    volume = np.random.default_rng(0).normal(size=(3, 40, 40)).astype(np.float32)
+    np.save(root / "training" / "09b.npy", volume)
+    save(root / "synthetic", range(10), seed=5)
+    torch.manual_seed(0)
+    checkpoint.save(root / "encoder.safetensors", Encoder(TINY), Thresholds(0.6, 0.999), {})
+    scan.build_index(root / "training", root / "index", root / "encoder.safetensors", CONFIG)
+    query = QueryConfig(3, embed=CONFIG)
+    scan.query(root / "synthetic", root / "index", root / "report", query)
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A copy of it to damage; the index still names the folders that it was made of."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip(path, position=7):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+PLACES = {
+    "checkpoint": "encoder.safetensors",
+    "index": "index",
+    "store": "index/store",
+    "report": "report",
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_is_intact_is_said_to_be(made, kind):
+    before = contents(made)
+    checked = check(made / PLACES[kind])
+    assert (checked.kind, checked.problems, checked.intact) == (kind, (), True)
+    expected = {
+        "index": {"listed": 24, "rows": 23, "rejected": 1},
+        "report": {"listed": 10, "rows": 10, "rejected": 0, "matches": 30},
+        "checkpoint": {},
+    }
+    assert checked.counts == expected.get(kind, expected["index"])
+    assert contents(made) == before
+
+
+@pytest.mark.parametrize("place", PLACES.values())
+def test_row_32_every_file_is_looked_at(made, tmp_path, place):
+    """Each file, in turn, flipped, cut, and removed: found, and named."""
+    files = [place] if (made / place).is_file() else list(contents(made / place))
+    for name in files:
+        for number, damage in enumerate((flip, lambda p: os.truncate(p, 3), lambda p: p.unlink())):
+            copy = tmp_path / f"{number}"
+            shutil.copytree(made, copy)
+            target = copy / place if name == place else copy / place / name
+            damage(target)
+            if target.exists() or target.name not in ("index.json", "summary.json", "store.json"):
+                if target == copy / place and not target.exists():
+                    with pytest.raises(InputMissing):
+                        check(copy / place)
+                else:
+                    checked = check(copy / place)
+                    assert not checked.intact, name
+                    named = " ".join(problem.where for problem in checked.problems)
+                    assert target.name in named or "store" in named or "synthetic" in named
+            shutil.rmtree(copy)
+
+
+def test_row_32_damaged_rows_are_named(root):
+    flip(root / "index/store/embeddings.zarr/c.0.0")
+    (root / "index/store/embeddings.zarr/c.2.0").unlink()
+    problems = check(root / "index").problems
+    assert [problem.rows for problem in problems] == [(0, 7), (16, 22)]
+
+
+def test_a_store_that_is_not_that_of_the_index(root):
+    other = root / "other"
+    config = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
+    scan.build_index(root / "synthetic", other, root / "encoder.safetensors", config)
+    shutil.rmtree(root / "index/store")
+    shutil.copytree(other / "store", root / "index/store")
+    (problem,) = check(root / "index").problems
+    assert "store digest is" in problem.what
+
+
+def test_an_index_of_other_rows_than_the_store(root):
+    """One that agrees with its manifest, in everything but the vectors."""
+    import faiss
+
+    path = root / "index/flat.faiss"
+    index = faiss.read_index(str(path))
+    rows = index.reconstruct_n(0, index.ntotal)
+    changed = faiss.IndexFlatIP(index.d)
+    changed.add(np.concatenate([rows[:8], rows[:8], rows[16:]]))
+    faiss.write_index(changed, str(path))
+    value = read_json(root / "index/index.json")
+    value["files"]["flat.faiss"] = sha256(path)
+    write_json(root / "index/index.json", value)
+    (problem,) = check(root / "index").problems
+    assert (problem.what, problem.rows) == ("not the rows of the store", (8, 15))
+
+
+def test_a_match_that_is_gone_from_a_report(root):
+    """With digests that fit, so that the counts must tell."""
+    path = root / "report/matches.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+    value = read_json(root / "report/summary.json")
+    value["files"]["matches.parquet"] = sha256(path)
+    write_json(root / "report/summary.json", value)
+    (problem,) = check(root / "report").problems
+    assert problem.what.startswith("29 matches")
+
+
+def test_a_verdict_that_was_changed_in_a_report(root):
+    path = root / "report/matches.parquet"
+    table = pq.read_table(path)
+    verdicts = table["verdict"].cast(pa.string()).to_pylist()
+    verdicts[0] = "similar" if verdicts[0] != "similar" else "different"
+    column = pa.array(verdicts).dictionary_encode().cast(table.schema.field("verdict").type)
+    pq.write_table(table.set_column(4, "verdict", column), path)
+    value = read_json(root / "report/summary.json")
+    value["files"]["matches.parquet"] = sha256(path)
+    write_json(root / "report/summary.json", value)
+    (problem,) = check(root / "report").problems
+    assert "not as in summary.json" in problem.what
+
+
+def test_what_is_none_of_ours_is_refused(tmp_path):
+    with pytest.raises(InputMissing):
+        check(tmp_path / "absent")
+    with pytest.raises(InputError, match="neither a store"):
+        check(tmp_path)
+    (tmp_path / "file").write_bytes(b"text")
+    assert "not a safetensors file" in check(tmp_path / "file").problems[0].what
+
+
+# Repair.
+
+
+@pytest.mark.parametrize(("place", "store"), [("index", "store"), ("report", "synthetic")])
+def test_damaged_rows_are_embedded_again_to_the_byte(made, root, place, store):
+    chunks = sorted((root / place / store / "embeddings.zarr").glob("c.*"))
+    flip(chunks[0])
+    chunks[-1].unlink()
+    checked = repair(root / place, HERE)
+    assert checked.intact
+    assert contents(root / place) == contents(made / place)
+
+
+def test_a_store_alone_is_repaired_with_its_encoder(made, root):
+    flip(root / "index/store/embeddings.zarr/c.1.0")
+    shutil.move(root / "index/store", root / "store")
+    with pytest.raises(StoreMismatch, match="Give that one with --encoder"):
+        repair(root / "store", HERE)
+    checked = repair(root / "store", RepairConfig(encoder=root / "encoder.safetensors", workers=0))
+    assert checked.intact
+    assert contents(root / "store") == contents(made / "index/store")
+
+
+@pytest.mark.parametrize("name", ["flat.faiss", "index.json", "rejected.csv"])
+@pytest.mark.parametrize("and_rows", [False, True])
+def test_an_index_is_made_again_of_its_store(made, root, name, and_rows):
+    flip(root / "index" / name)
+    if and_rows:
+        flip(root / "index/store/embeddings.zarr/c.1.0")
+    assert repair(root / "index", HERE).intact
+    assert contents(root / "index") == contents(made / "index")
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "job.json"])
+def test_what_cannot_be_made_again_is_left_and_named(root, name):
+    flip(root / "index" / name, 40)
+    flip(root / "index/flat.faiss")
+    before = contents(root / "index")
+    with pytest.raises((Damaged, StoreMismatch, checkpoint.CheckpointError)):
+        repair(root / "index", HERE)
+    assert contents(root / "index") == before
+
+
+def test_a_damaged_catalog_is_not_guessed_at(root):
+    flip(root / "index/store/catalog.sqlite", 5000)
+    with pytest.raises(Damaged, match=r"catalog\.sqlite"):
+        repair(root / "index", HERE)
+
+
+def test_images_that_changed_are_not_embedded(root):
+    """The same name and other pixels: the hash tells."""
+    flip(root / "index/store/embeddings.zarr/c.0.0")
+    save(root / "moved", [20])
+    shutil.copytree(root / "training", root / "moved", dirs_exist_ok=True)
+    shutil.copy(root / "moved/20.png", root / "moved/03.png")
+    before = contents(root / "index")
+    with pytest.raises(InputError, match=r"'03.png' is not the image any more"):
+        repair(root / "index", RepairConfig(root / "moved", workers=0))
+    (root / "moved/03.png").unlink()
+    with pytest.raises(InputError, match=r"1 images of damaged rows are gone, the first '03.png'"):
+        repair(root / "index", RepairConfig(root / "moved", workers=0))
+    assert contents(root / "index") == before
+    shutil.copy(root / "training/03.png", root / "moved/03.png")
+    assert repair(root / "index", RepairConfig(root / "moved", workers=0)).intact
+
+
+def test_rows_that_come_out_otherwise_are_not_written(root, monkeypatch):
+    from deepssim_scan import embed
+
+    flip(root / "index/store/embeddings.zarr/c.0.0")
+    before = contents(root / "index")
+    exact = embed.embed
+
+    def shaky(encoder, images, batch=64):
+        rows = exact(encoder, images, batch)
+        return rows * torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+
+    monkeypatch.setattr(embed, "embed", shaky)
+    with pytest.raises(InputError, match="not the same to the last bit"):
+        repair(root / "index", HERE)
+    assert contents(root / "index") == before

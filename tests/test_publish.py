@@ -1,0 +1,239 @@
+"""Folders that are whole or absent, made by one writer, and gone on with after a kill."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepssim_scan.errors import Busy, InputError, WriteFailed
+from deepssim_scan.publish import publishing
+
+JOB = {"command": "test", "numbers": [1, 2]}
+
+
+class Failed(Exception):
+    """What a block raises in these tests."""
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def enter(folder):
+    with publishing(folder, "marker", JOB):
+        raise AssertionError("the block ran")
+
+
+def _ours(folder, text="old"):
+    folder.mkdir()
+    (folder / "marker").write_text("")
+    (folder / "content").write_text(text)
+
+
+@pytest.mark.parametrize("before", ["absent", "empty", "ours"])
+def test_a_folder_is_replaced_whole(tmp_path, before):
+    path = tmp_path / "folder"
+    if before == "empty":
+        path.mkdir()
+    if before == "ours":
+        _ours(path)
+        (path / "left over").write_text("")
+    with publishing(path, "marker", JOB) as folder:
+        assert names(folder) == ["job.json"]
+        assert mode(folder) == 0o700
+        (folder / "content").write_text("new")
+        if before == "ours":
+            assert (path / "content").read_text() == "old"
+    assert names(path) == ["content", "job.json"]
+    assert mode(path) == 0o700
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_deep_down_is_made(tmp_path):
+    path = tmp_path / "a" / "b"
+    with publishing(path, "marker", JOB) as folder:
+        (folder / "content").write_text("new")
+    assert (path / "content").read_text() == "new"
+
+
+def fail(path, job=JOB, error=Failed):
+    """Write half of a folder, and stop."""
+    with pytest.raises(error), publishing(path, "marker", job) as folder:
+        (folder / "content").write_text("ne")
+        raise error
+
+
+@pytest.mark.parametrize("error", [Failed, KeyboardInterrupt])
+def test_row_30_the_same_job_goes_on_with_what_a_run_left(tmp_path, error):
+    _ours(tmp_path / "folder")
+    fail(tmp_path / "folder", error=error)
+    assert (tmp_path / "folder" / "content").read_text() == "old"
+    assert names(tmp_path) == [".folder.partial", "folder"]
+    with publishing(tmp_path / "folder", "marker", dict(JOB)) as folder:
+        assert (folder / "content").read_text() == "ne"
+        (folder / "content").write_text("new")
+    assert (tmp_path / "folder" / "content").read_text() == "new"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_row_30_another_job_starts_anew(tmp_path):
+    fail(tmp_path / "folder", {"command": "other"})
+    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+        assert names(folder) == ["job.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", None])
+def test_row_30_what_no_job_is_known_of_is_cleared(tmp_path, text):
+    fail(tmp_path / "folder")
+    job = tmp_path / ".folder.partial" / "job.json"
+    job.unlink() if text is None else job.write_text(text)
+    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+        assert names(folder) == ["job.json"]
+
+
+def test_an_input_that_fails_leaves_nothing(tmp_path):
+    _ours(tmp_path / "folder")
+    fail(tmp_path / "folder", error=InputError)
+    assert names(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "content").read_text() == "old"
+
+
+def test_row_29_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
+    _ours(tmp_path / "folder")
+    with (
+        pytest.raises(WriteFailed, match=r"No space left on device .*is intact") as caught,
+        publishing(tmp_path / "folder", "marker", JOB) as folder,
+    ):
+        (folder / "content").write_text("ne")
+        raise OSError(28, "No space left on device", str(folder / "content"))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "folder" / "content").read_text() == "old"
+    assert (tmp_path / ".folder.partial" / "content").read_text() == "ne"
+
+
+def test_row_29_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+    _ours(tmp_path / "folder")
+    replace = Path.replace
+
+    def failing(path, target):
+        if path.name.endswith(".partial") and path.is_dir():
+            raise OSError(28, "no space left")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with (
+        pytest.raises(WriteFailed, match="no space"),
+        publishing(tmp_path / "folder", "marker", JOB) as folder,
+    ):
+        (folder / "content").write_text("new")
+    assert (tmp_path / "folder" / "content").read_text() == "old"
+    assert names(tmp_path) == [".folder.partial", "folder"]
+
+
+def test_row_30_a_run_killed_between_its_renames_has_lost_nothing(tmp_path):
+    path = tmp_path / "folder"
+    _ours(tmp_path / ".folder.old")
+    fail(path)
+    assert (path / "content").read_text() == "old"
+    assert names(tmp_path) == [".folder.partial", "folder"]
+
+
+def test_row_30_a_killed_runs_leftovers_are_removed(tmp_path):
+    for name in ("folder", ".folder.old", ".folder.partial"):
+        _ours(tmp_path / name, name)
+    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+        assert names(folder) == ["job.json"]
+    assert names(tmp_path) == ["folder"]
+
+
+# One writer.
+
+HOLD = """
+import sys
+from pathlib import Path
+from deepssim_scan.publish import publishing
+with publishing(Path(sys.argv[1]), "marker", {}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that is writing tmp_path/folder."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "folder")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_row_31_the_second_writer_is_told_who_holds_it(tmp_path, holder):
+    wanted = f"is being written by process {holder.pid} on {socket.gethostname()}"
+    with pytest.raises(Busy, match=wanted):
+        enter(tmp_path / "folder")
+    with publishing(tmp_path / "other", "marker", JOB):
+        pass
+
+
+def test_row_31_a_killed_writer_holds_nothing(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert names(tmp_path) == [".folder.lock", ".folder.partial"]
+    with publishing(tmp_path / "folder", "marker", JOB):
+        pass
+    assert names(tmp_path) == ["folder"]
+
+
+def test_row_31_a_holder_that_has_not_yet_said_who_it_is(tmp_path, holder):
+    (tmp_path / ".folder.lock").write_text("")
+    with pytest.raises(Busy, match="is being written by another process"):
+        enter(tmp_path / "folder")
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    target, link = tmp_path / "disk" / "index", tmp_path / "link"
+    target.parent.mkdir()
+    _ours(target)
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        with publishing(link, "marker", JOB) as folder:
+            assert folder.parent == target.parent
+            (folder / "content").write_text(text)
+            (folder / "marker").write_text("")
+        assert link.is_symlink()
+        assert (target / "content").read_text() == text
+    assert names(tmp_path) == ["disk", "link"]
+    assert names(target.parent) == ["index"]
+
+
+def test_a_strangers_folder_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="holds other files and no marker"):
+        enter(tmp_path / "folder")
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_file_where_a_folder_goes_is_refused(tmp_path):
+    (tmp_path / "folder").write_text("precious")
+    with pytest.raises(InputError, match="is a file, and a folder is to be written"):
+        enter(tmp_path / "folder")
+    assert (tmp_path / "folder").read_text() == "precious"

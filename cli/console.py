@@ -65,8 +65,8 @@ def show_query(result: QueryResult) -> None:
     _show_left_out(counts["rejected"], summary["ignored"], f"{result.folder}/rejected.csv")
     if not result.complete:
         _warn(
-            f"INCOMPLETE: {counts['rejected']} synthetic and {counts['training_rejected']} "
-            "training images were not looked at, so this is no clean result."
+            f"INCOMPLETE, and so no clean result. Not looked at: {counts['rejected']:,} synthetic "
+            f"and {counts['training_rejected']:,} training images."
         )
     if summary["top_k"] < summary["top_k_asked"]:
         text = f"Only {summary['top_k']} matches an image: there are no more training images."
@@ -145,15 +145,15 @@ def _matches_table(matches: list[Match]) -> Table:
 
 
 def _show_ledger(listed: int, embedded: int, rejected: int) -> None:
-    text = f"{listed:,} images listed = {embedded:,} embedded + {rejected:,} rejected"
+    text = f"Images: {listed:,} listed = {embedded:,} embedded + {rejected:,} rejected"
     output.print(text, markup=False, soft_wrap=True)
 
 
 def _show_left_out(rejected: int, ignored: int, path: str) -> None:
     if rejected:
-        _warn(f"{rejected:,} images were rejected: {path} says why.")
+        _warn(f"Rejected images: {rejected:,}; {path} says why.")
     if ignored:
-        text = f"{ignored:,} files are no images by name or content and were ignored."
+        text = f"Ignored files, no images by name or content: {ignored:,}."
         messages.print(text, markup=False, soft_wrap=True)
 
 

@@ -66,10 +66,14 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What reports call it: `path`, `path#axis=2,slice=87`, `path#member=a.png`."""
-        member = f"member={self.member}" if self.member else ""
+        """What reports call it: `path`, `path#axis=2,slice=87`, `path#member=a.png`.
+
+        A `#` of the path itself, and a `,` of the member, are doubled: no two names are alike.
+        """
+        member = f"member={self.member.replace(',', ',,')}" if self.member else ""
         inside = ",".join(part for part in (member, self.frame) if part)
-        return f"{self.path}#{inside}" if inside else self.path
+        path = self.path.replace("#", "##")
+        return f"{path}#{inside}" if inside else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,11 @@ class _Reading:
         return next(self._all(query))
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with self._errors():
+            yield from self._database.execute(query, values)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        """Turn the errors of SQLite in a block into ours."""
         raise NotImplementedError
 
 
@@ -178,10 +187,6 @@ class Catalog(_Reading, AbstractContextManager["Catalog"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        with self._errors():
-            yield from self._database.execute(query, values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -278,10 +283,6 @@ class CatalogWriter(_Reading):
                     self._database.execute(f"SELECT {columns} FROM {table} ORDER BY rowid"),
                 )
             database.execute("COMMIT")
-
-    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        with self._errors():
-            yield from self._database.execute(query, values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -202,6 +202,7 @@ class _Audit:
         """Search and judge a shard at a time; those that an interrupted run left are kept."""
         parts = self.folder / PARTS
         parts.mkdir(mode=0o700, exist_ok=True)
+        report("searched", 0, store.rows)
         for number, (first, rows) in enumerate(store.shards()):
             part = parts / f"{number:08d}.parquet"
             if not part.is_file():

@@ -71,13 +71,13 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
     code, out, _ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
     assert code == 0
     assert "12 training images indexed in deepssim-index" in out
-    assert "12 images listed = 12 embedded + 0 rejected" in out
+    assert "Images: 12 listed = 12 embedded + 0 rejected" in out
     code, out, err = run("query", "--synthetic", "synthetic")
     assert code == 0
     assert "11.png" in out
     assert "duplicate" in out
     assert "Report: deepssim-report" in out
-    assert "2 images listed = 2 embedded + 0 rejected" in out
+    assert "Images: 2 listed = 2 embedded + 0 rejected" in out
     assert "synthetic images 2/2" in err
     assert sorted(path.name for path in Path("deepssim-report").iterdir()) == [
         "flagged.csv",
@@ -112,8 +112,8 @@ def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
     Path("synthetic/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     code, _, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
     assert code == 4
-    assert "INCOMPLETE: 1 synthetic and 0 training images were not looked at" in err
-    assert "1 images were rejected: deepssim-report/rejected.csv says why." in err
+    assert "Not looked at: 1 synthetic and 0 training images." in err
+    assert "Rejected images: 1; deepssim-report/rejected.csv says why." in err
 
 
 def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
@@ -123,7 +123,7 @@ def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
     options = ("--synthetic", "synthetic", "--manifest", "images.csv", "--slices", "0.2:0.8")
     code, out, _ = run("query", *options)
     assert code == 0
-    assert "5 images listed = 5 embedded + 0 rejected" in out
+    assert "Images: 5 listed = 5 embedded + 0 rejected" in out
     assert "v.npy#axis=0,slice=2" in out.replace("\n", "")
 
 

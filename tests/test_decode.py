@@ -325,7 +325,7 @@ def test_row_09_palette_with_transparency_cmyk_and_one_bit():
     opaque = (np.asarray(palette) != 3) * (np.asarray(palette.convert("RGB")) @ WEIGHTS)
     for form in ("PNG", "GIF"):
         frame = one(saved(palette, form, transparency=3))
-        assert frame.mode == "P"
+        assert frame.mode == {"PNG": "P", "GIF": "RGBA"}[form]
         np.testing.assert_allclose(frame.pixels, opaque, rtol=1e-6)
     frame = one(saved(Image.fromarray(RGB).convert("CMYK"), "TIFF"))
     assert frame.mode == "CMYK"
@@ -447,6 +447,14 @@ def test_row_10_a_malformed_mpo_is_not_its_first_image():
     with pytest.warns(UserWarning, match="malformed MPO"), Image.open(io.BytesIO(data)) as image:
         assert image.format == "JPEG"  # Pillow alone goes on with the first
     assert reason(bytes(data)) == "damaged"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_row_10_a_grey_gif_keeps_its_levels_whatever_palettes_its_frames_have(seed):
+    """Pillow writes a palette of its own for a frame that lacks a level, and reads indices."""
+    stack = np.random.default_rng(seed).integers(0, 256, (3, 20, 24), np.uint8)
+    frames = list(decode(saved_all(stack, "GIF")))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], stack)
 
 
 @pytest.mark.parametrize(("images", "taken"), [(1, True), (2, False), (300, False)])

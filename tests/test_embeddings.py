@@ -191,6 +191,20 @@ def test_frames_and_members_are_named(tmp_path: Path) -> None:
         assert list(store.embedded()) == entries
 
 
+PARTS = st.text("a#,=/", max_size=6)
+
+
+@given(st.tuples(PARTS, PARTS, PARTS), st.tuples(PARTS, PARTS, PARTS))
+def test_row_24_no_two_images_have_one_name(one: tuple[str, ...], two: tuple[str, ...]) -> None:
+    frames = ["", "frame=1", "axis=0,slice=1"]
+    entries = [
+        replace(entry(path), member=member, frame=frames[len(frame) % 3])
+        for path, member, frame in (one, two)
+    ]
+    keys = {(each.path, each.member, each.frame) for each in entries}
+    assert len({each.name for each in entries}) == len(keys)
+
+
 @settings(max_examples=25, deadline=None)
 @given(stores(), st.integers(0, 15))
 def test_row_30_a_store_gone_on_with_is_the_same_to_the_byte(case, stop: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import GifImagePlugin, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from deepssim_scan.decode.values import MAX_FRAMES, Frame, Pixels, Reading, Rejected, luminance
@@ -53,6 +53,7 @@ def form(data: bytes) -> str | None:
 def strict(max_pixels: int) -> Iterator[None]:
     """Refuse bombs and half images, whatever another library has set; restore it after."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    strategy = GifImagePlugin.LOADING_STRATEGY
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata, which may name a patient
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -61,9 +62,12 @@ def strict(max_pixels: int) -> Iterator[None]:
         warnings.filterwarnings("error", ".* in file <no filename>")
         try:
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, max_pixels
+            # Else a grey GIF whose frames have palettes of their own gives indices for grey levels.
+            GifImagePlugin.LOADING_STRATEGY = GifImagePlugin.LoadingStrategy.RGB_ALWAYS
             yield
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+            GifImagePlugin.LOADING_STRATEGY = strategy
 
 
 def frames(data: bytes, reading: Reading) -> Iterator[Frame]:

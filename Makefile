@@ -6,13 +6,16 @@ READY := $(VENV)/.ready
 SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks
 
-.PHONY: demo test lint format wheel bench clean
+.PHONY: demo test faults lint format wheel bench clean
 
 demo: $(READY)
 	$(BIN)/deepssim-scan demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+faults: $(READY)
+	$(BIN)/python tests/faults/run.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(CHECKED)

@@ -5,7 +5,10 @@ Exit codes: 0 done; 1 the run failed; 2 usage; 3 images were flagged, only with
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +34,15 @@ GIB = 1 << 30
 SHORTEST_KEY = 16
 LIMITS = Limits()
 
+
+class DeviceName(StrEnum):
+    """Where a network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 app = typer.Typer(
     name="deepssim-scan",
     help="Find synthetic medical images that copy a patient of the training set.",
@@ -51,7 +63,10 @@ Include = Annotated[
 ]
 Manifest = Annotated[
     Path | None,
-    typer.Option("--manifest", help="Only the files that a CSV names: path[,subject]."),
+    typer.Option(
+        "--manifest",
+        help="Only the files that a CSV names: path[,subject], paths relative to the folder.",
+    ),
 ]
 Axis = Annotated[
     int | None,
@@ -73,7 +88,7 @@ Window = Annotated[
     str | None,
     typer.Option(
         "--window",
-        help="CENTRE,WIDTH, or 'file' for a DICOM file's own.",
+        help="CENTRE,WIDTH for DICOM and NIfTI, or 'file' for a DICOM file's own.",
         show_default="full range",
     ),
 ]
@@ -81,16 +96,27 @@ SubjectKey = Annotated[
     Path | None,
     typer.Option("--subject-key", help="File with a secret: keep subjects, hashed under it."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[
+    DeviceName, typer.Option("--device", help="What runs the network; auto: a GPU if there is one.")
+]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that decode images.")]
 MaxPixels = Annotated[
     int, typer.Option("--max-pixels", min=1, help="Images of more pixels are rejected.")
 ]
 MaxSeconds = Annotated[
-    float, typer.Option("--max-seconds", min=0.1, help="Files that take longer are rejected.")
+    float,
+    typer.Option(
+        "--max-seconds", min=0.1, max=1e6, help="Files that take longer, twice, are rejected."
+    ),
 ]
 MaxMemory = Annotated[
-    float, typer.Option("--max-memory", min=0.1, help="Memory of a decoding process, in GiB.")
+    float,
+    typer.Option(
+        "--max-memory",
+        min=0.25,
+        max=1024,
+        help="GiB that a process may take to decode; a file that needs more is rejected.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -108,7 +134,7 @@ def build_index(
     slices: Slices = None,
     window: Window = None,
     subject_key: SubjectKey = None,
-    device: Device = "auto",
+    device: Device = DeviceName.AUTO,
     workers: Workers = WORKERS,
     max_pixels: MaxPixels = MAX_PIXELS,
     max_seconds: MaxSeconds = LIMITS.max_seconds,
@@ -116,13 +142,14 @@ def build_index(
     json: Json = False,
 ) -> None:
     """Embed the training images and index them."""
-    config = EmbedConfig(
-        Selection(tuple(include or ()), manifest),
-        Reading(axis, slices, window, max_pixels, _key(subject_key)),
-        Limits(max_seconds, int(max_memory * GIB)),
-        device,
-        workers=workers,
-    )
+    with _usage():
+        config = EmbedConfig(
+            Selection(tuple(include or ()), manifest),
+            Reading(axis, slices, window, max_pixels, _key(subject_key)),
+            Limits(max_seconds, int(max_memory * GIB)),
+            pick_device(device),
+            workers=workers,
+        )
     with reporting(console.messages) as report:
         result = scan.build_index(training, index, encoder, config, report)
     if json:
@@ -157,7 +184,7 @@ def query(
     fail_on_flagged: Annotated[
         bool, typer.Option("--fail-on-flagged", help="Exit with 3 when an image is flagged.")
     ] = False,
-    device: Device = "auto",
+    device: Device = DeviceName.AUTO,
     workers: Workers = WORKERS,
     max_pixels: MaxPixels = MAX_PIXELS,
     max_seconds: MaxSeconds = LIMITS.max_seconds,
@@ -165,14 +192,15 @@ def query(
     json: Json = False,
 ) -> None:
     """Find synthetic images that copy a training image."""
-    embed = EmbedConfig(
-        Selection(tuple(include or ()), manifest),
-        Reading(axis, slices, window, max_pixels, _key(subject_key)),
-        Limits(max_seconds, int(max_memory * GIB)),
-        device,
-        workers=workers,
-    )
-    config = QueryConfig(top_k, similar, duplicate, embed)
+    with _usage():
+        embed = EmbedConfig(
+            Selection(tuple(include or ()), manifest),
+            Reading(axis, slices, window, max_pixels, _key(subject_key)),
+            Limits(max_seconds, int(max_memory * GIB)),
+            pick_device(device),
+            workers=workers,
+        )
+        config = QueryConfig(top_k, similar, duplicate, embed)
     with reporting(console.messages) as progress:
         result = scan.query(synthetic, index, report, config, progress)
     if json:
@@ -199,12 +227,14 @@ def train(
         int, typer.Option(min=4, help="Images drawn a step; each gives four views.")
     ] = 16,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
-    max_images: Annotated[int, typer.Option(min=64, help="Images kept in memory.")] = 50_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    max_images: Annotated[
+        int, typer.Option(min=64, help="Files kept in memory, drawn at random.")
+    ] = 50_000,
+    seed: Annotated[int, typer.Option(min=0, max=1 << 32, help="Seed of every random draw.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from where a killed run stopped.")
     ] = False,
-    device: Device = "auto",
+    device: Device = DeviceName.AUTO,
     workers: Workers = WORKERS,
     max_pixels: MaxPixels = MAX_PIXELS,
     max_seconds: MaxSeconds = LIMITS.max_seconds,
@@ -212,23 +242,23 @@ def train(
     json: Json = False,
 ) -> None:
     """Train an encoder on a folder of images, without labels."""
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}")
-    config = training.TrainingConfig(steps, batch, learning_rate, max_images=max_images, seed=seed)
-    shape, device = ARCHITECTURES[architecture], pick_device(device)
+    with _usage():
+        if architecture not in ARCHITECTURES:
+            raise InputError(f"architecture must be one of {', '.join(ARCHITECTURES)}")
+        config = training.TrainingConfig(
+            steps, batch, learning_rate, max_images=max_images, seed=seed
+        )
+        selection = Selection(tuple(include or ()), manifest)
+        reading = Reading(axis, slices, window, max_pixels)
+        limits, on = Limits(max_seconds, int(max_memory * GIB)), pick_device(device)
+    shape = ARCHITECTURES[architecture]
     with reporting(console.messages) as progress:
-        listing = list_images(images, Selection(tuple(include or ()), manifest))
+        listing = list_images(images, selection)
         loaded = training.load_images(
-            listing,
-            shape,
-            config,
-            Reading(axis, slices, window, max_pixels),
-            workers=workers,
-            limits=Limits(max_seconds, int(max_memory * GIB)),
-            report=progress,
+            listing, shape, config, reading, workers=workers, limits=limits, report=progress
         )
         training.train(
-            loaded, out, config, shape, device=device, resume=resume, report=progress.training
+            loaded, out, config, shape, device=on, resume=resume, report=progress.training
         )
     facts = describe(out) | {"rejected": loaded.rejected}
     console.show_json(facts) if json else console.show_facts(str(out), facts)
@@ -249,7 +279,7 @@ def convert(
 ) -> None:
     """Turn the reference's official TorchScript weights into a checkpoint."""
     if not trust_torchscript:
-        raise InputError(
+        raise typer.BadParameter(
             f"{torchscript}: a TorchScript file is a program, and converting it runs it. "
             "Give --trust-torchscript when you know where it comes from."
         )
@@ -273,12 +303,17 @@ def check_(
         typer.Option(help="The encoder that was used.", show_default="the index's, or bundled"),
     ] = None,
     workers: Workers = WORKERS,
+    max_seconds: MaxSeconds = LIMITS.max_seconds,
+    max_memory: MaxMemory = LIMITS.max_memory / GIB,
     json: Json = False,
 ) -> None:
     """Read and verify all of a store, an index, a report or a checkpoint. Exit code 0 or 1."""
+    if not mend and (images or encoder):
+        raise typer.BadParameter("--images and --encoder are for --repair")
+    limits = Limits(max_seconds, int(max_memory * GIB))
     with reporting(console.messages) as report:
         if mend:
-            checked = repair(path, RepairConfig(images, encoder, workers), report)
+            checked = repair(path, RepairConfig(images, encoder, workers, limits), report)
         else:
             checked = check(path, report)
     if json:
@@ -305,12 +340,13 @@ def demo(
         Path, typer.Option("--out", help="Folder that everything is written to.")
     ] = Path("deepssim-demo"),
     encoder: Encoder = BUNDLED,
-    device: Device = "auto",
+    device: Device = DeviceName.AUTO,
     workers: Workers = WORKERS,
     json: Json = False,
 ) -> None:
     """Plant copies of real brain slices among strangers, and find them."""
-    config = EmbedConfig(device=device, workers=workers)
+    with _usage():
+        config = EmbedConfig(device=pick_device(device), workers=workers)
     with reporting(console.messages) as report:
         result = demonstration.run(out, encoder, config, report)
     if json:
@@ -334,10 +370,21 @@ def _options(
     pass
 
 
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Turn what is wrong with the options into an error of usage, exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def _key(path: Path | None) -> bytes:
     """Read the secret that subjects are hashed under."""
     if path is None:
         return b""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file. It is to hold the secret for subjects.")
     key = path.read_bytes()
     if len(key) < SHORTEST_KEY:
         raise InputError(

@@ -153,7 +153,7 @@ def _show_left_out(rejected: int, ignored: int, path: str) -> None:
     if rejected:
         _warn(f"Rejected images: {rejected:,}; {path} says why.")
     if ignored:
-        text = f"Ignored files, no images by name or content: {ignored:,}."
+        text = f"Ignored files, not asked for or no images by name and content: {ignored:,}."
         messages.print(text, markup=False, soft_wrap=True)
 
 

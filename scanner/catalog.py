@@ -124,10 +124,11 @@ class _Reading:
         return int(self._one("SELECT count(*) FROM (SELECT DISTINCT path, member FROM entries)")[0])
 
     def miscounted(self) -> list[str]:
-        """Return the names of items that have not one entry, and one only, for each frame."""
+        """Return the names of items that have not one entry for each frame, of the same bytes."""
         query = (
             f"SELECT {_STORED} FROM entries GROUP BY path, member HAVING count(*) != max(frames)"
-            " OR min(frames) != max(frames) OR count(DISTINCT frame) != count(*) ORDER BY min(id)"
+            " OR min(frames) != max(frames) OR count(DISTINCT frame) != count(*)"
+            " OR count(DISTINCT sha256) != 1 ORDER BY min(id)"
         )
         return [entry.name for entry in self._entries(query)]
 
@@ -290,8 +291,10 @@ class CatalogWriter(_Reading):
             yield
         except ScanError:
             raise
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise WriteFailed(f"{self.path}: {error}.") from error
+        except sqlite3.Error as error:
+            raise Damaged(f"{self.path}: {error}. Build the store again.") from error
 
 
 def _bytes(text: str) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,14 @@ from deepssim_scan.checkpoint import BUNDLED, Checkpoint
 from deepssim_scan.decode import Reading
 from deepssim_scan.describe import kind_of
 from deepssim_scan.embed import WORKERS, Report, embed_into, silent
-from deepssim_scan.embeddings import MANIFEST as STORE_MANIFEST
 from deepssim_scan.embeddings import Store, Vectors, first_not_unit, rows_sha256
 from deepssim_scan.encoder import pick_device
-from deepssim_scan.errors import Damaged, InputError, ScanError, StoreMismatch
+from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import check_sha256
 from deepssim_scan.images import Decoded, Limits, decode_images
 from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
 from deepssim_scan.listing import Listing, Selection, list_images
-from deepssim_scan.publish import JOB
+from deepssim_scan.publish import JOB, locked
 from deepssim_scan.records import read_json
 from deepssim_scan.report import (
     MATCHES,
@@ -148,16 +148,27 @@ def _check_report(folder: Path, findings: _Findings, report: Report) -> None:
     """Check the store, the files, and the matches against the summary."""
     _check_store(folder / SYNTHETIC, findings, report)
     with findings.collecting(folder / SUMMARY):
-        summary = read_json(folder / SUMMARY)
+        summary = _summary(folder)
         _check_files(folder, summary["files"], findings)
         wanted = summary["counts"]["judged"] * summary["top_k"]
         found = findings.counts["matches"] = count_matches(folder)
         verdicts = count_verdicts(folder)
         if found != wanted or any(summary["counts"][name] != n for name, n in verdicts.items()):
             findings.add(folder / MATCHES, f"{found} matches, {verdicts}: not as in {SUMMARY}")
-        digest = read_json(folder / SYNTHETIC / STORE_MANIFEST)["digest"]
-        if summary["fingerprints"]["synthetic"] != digest:
+        with Store.open(folder / SYNTHETIC) as store:
+            ours = {"encoder": store.manifest.encoder, "synthetic": store.digest}
+            counts = {"listed": store.listed, "judged": store.rows}
+        if not (ours.items() <= summary["fingerprints"].items()) or not (
+            counts.items() <= summary["counts"].items()
+        ):
             findings.add(folder / SUMMARY, f"is of another store than {SYNTHETIC}")
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    summary = read_json(folder / SUMMARY)
+    if missing := {"counts", "files", "fingerprints", "top_k"} - summary.keys():
+        raise Damaged(f"{folder / SUMMARY}: is no summary of a query: it has no {min(missing)}.")
+    return summary
 
 
 def _check_files(folder: Path, digests: Mapping[str, str], findings: _Findings) -> None:
@@ -186,10 +197,11 @@ def repair(path: Path, config: RepairConfig | None = None, report: Report = sile
     config = config or RepairConfig()
     kind = kind_of(path)
     inside = {"store": path, "index": path / STORE, "report": path / SYNTHETIC}
-    if kind in inside:
-        _repair_store(inside[kind], config.encoder or _encoder_near(path), config, report)
-    if kind == "index":
-        _repair_index(path, report)
+    with locked(path.resolve()):
+        if kind in inside:
+            _repair_store(inside[kind], config.encoder or _encoder_near(path), config, report)
+        if kind == "index":
+            _repair_index(path, report)
     return check(path, report)
 
 
@@ -242,7 +254,10 @@ def _listing_of(store: Store, images: Path | None) -> Listing:
     source = store.manifest.source
     manifest = source["manifest"]
     selection = Selection(tuple(source["include"]), Path(manifest) if manifest else None)
-    return list_images(images or Path(source["folder"]), selection)
+    try:
+        return list_images(images or Path(source["folder"]), selection)
+    except InputMissing as error:
+        raise InputMissing(f"{error} Say where the images are now with --images.") from error
 
 
 @dataclass(slots=True)
@@ -297,6 +312,11 @@ def _unchanged(image: Decoded, wanted: dict[Key, Entry], store: Store) -> Decode
     entry = wanted.pop((image.path, image.member, image.frame), None)
     if entry is None:
         return None
+    if image.sha256 == entry.sha256 and image.rejection:
+        raise InputError(
+            f"{store.folder}: {entry.name!r} cannot be decoded any more ({image.rejection.reason}: "
+            f"{image.rejection.detail}). Where it is a limit, raise it."
+        )
     if (image.sha256, image.pixels is None) != (entry.sha256, False):
         raise InputError(
             f"{store.folder}: {entry.name!r} is not the image any more that was embedded. Put the "

@@ -7,6 +7,7 @@ pseudo-subjects that are not among them. `audit` plays the same with any other i
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ SUBJECTS, POSITIONS = 40, 26
 NEW_SUBJECTS = 20
 COPIES_PER_KIND = 40
 TRUTH = "truth.csv"
+FILES = ("training", "synthetic", "index", "report", TRUTH)
 _AXIAL, _LOWEST, _HIGHEST = 2, 0.2, 0.72  # the axis cut across, and the fractions of it shown
 _FIRST_SEED = 1_000_000_000  # far from the seeds of any image that the bundled encoder saw
 
@@ -112,7 +114,9 @@ def audit(
             f"an audit needs strangers of every kind named, and at least {copies_per_kind} "
             f"training images, found {len(training)}"
         )
-    with publishing(out, TRUTH, {"command": "demo"}) as folder:
+    names = repr((sorted(training), sorted(strangers), copies_per_kind))
+    job = {"command": "demo", "images": hashlib.sha256(names.encode()).hexdigest()}
+    with publishing(out, FILES, job) as folder:
         _write(folder / "training", training)
         truth = {}
         for kind, change in COPIES.items():

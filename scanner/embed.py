@@ -9,6 +9,7 @@ batch, what would have been computed without it.
 import hashlib
 import hmac
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -100,15 +101,27 @@ def embed_listing(
     not one image could be embedded.
     """
     if not (place / MANIFEST).is_file():
-        source = config.source(listing.folder)
-        shape = loaded.architecture
-        manifest = StoreManifest(
-            loaded.fingerprint, shape.dimension, config.shard_rows, source=source
-        )
-        with StoreWriter(place, manifest) as writer:
-            _embed_rest(listing, writer, loaded, config, stage, report)
-            writer.finish(len(listing.files))
+        try:
+            _write_store(listing, place, loaded, config, stage, report)
+        except StoreMismatch:  # what was left is of other files: it is of no use
+            shutil.rmtree(place)
+            _write_store(listing, place, loaded, config, stage, report)
     _require_rows(listing.folder, place)
+
+
+def _write_store(
+    listing: Listing,
+    place: Path,
+    loaded: Checkpoint,
+    config: EmbedConfig,
+    stage: str,
+    report: Report,
+) -> None:
+    source, dimension = config.source(listing.folder), loaded.architecture.dimension
+    manifest = StoreManifest(loaded.fingerprint, dimension, config.shard_rows, source=source)
+    with StoreWriter(place, manifest) as writer:
+        _embed_rest(listing, writer, loaded, config, stage, report)
+        writer.finish(len(listing.files))
 
 
 def _embed_rest(
@@ -121,7 +134,9 @@ def _embed_rest(
 ) -> None:
     """Embed what the writer has not got yet."""
     encoder = loaded.encoder.to(pick_device(config.device))
-    total, (done, frames) = len(listing.files), _done(listing, writer)
+    last = writer.last_item()
+    done, frames = _place(listing, *last) if last else (0, 0)
+    total = len(listing.files)
     left = replace(listing, files=listing.files[done:])
     rule = loaded.architecture.standardisation
     decoded = decode_images(
@@ -131,6 +146,8 @@ def _embed_rest(
     def images() -> Iterator[Decoded]:
         report(stage, done, total)
         for count, item in enumerate(decoded):
+            if last and not count:
+                _check_same(item, *last)
             yield from item[0 if count else frames :]
             report(stage, done + count + 1, total)
 
@@ -162,19 +179,19 @@ def embed_into(sink: Sink, images: Iterable[Decoded], encoder: Encoder, size: in
     sink.add(*embed_decoded(encoder, batch))
 
 
-def _done(listing: Listing, writer: StoreWriter) -> tuple[int, int]:
+def _place(listing: Listing, entry: Entry, frames: int) -> tuple[int, int]:
     """Return how many items of the listing need not be looked at, and frames of the next one."""
-    last = writer.last_item()
-    if last is None:
-        return 0, 0
-    entry, frames = last
     for place, item in enumerate(listing.files):
         if (item.path, item.member) == (entry.path, entry.member):
             return place, frames
-    raise StoreMismatch(
-        f"{writer.folder}: an unfinished store of other files: {entry.name!r} is in it, and not in "
-        f"{listing.folder}."
-    )
+    raise StoreMismatch(f"{entry.name!r} was embedded, and is not in {listing.folder}.")
+
+
+def _check_same(item: list[Decoded], entry: Entry, frames: int) -> None:
+    """Raise StoreMismatch when a file of which a part was embedded is not what it was."""
+    found = [(image.sha256, image.frames) for image in item[:frames]]
+    if found != [(entry.sha256, entry.frames)] * frames:
+        raise StoreMismatch(f"{entry.name!r} is not the file any more that was embedded in part.")
 
 
 def embed_decoded(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], Vectors]:
@@ -232,7 +249,7 @@ def _entry(image: Decoded, *, usable: bool) -> Entry:
         image.frame,
         image.frames,
         image.size,
-        image.mtime_ns,
+        max(-(1 << 63), min(image.mtime_ns, (1 << 63) - 1)),  # as far as SQLite counts: year 2262
         image.sha256,
         image.mode,
         image.subject,
@@ -250,5 +267,5 @@ def _require_rows(folder: Path, place: Path) -> None:
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     raise InputError(
         f"{folder}: none of its {reasons.total()} images could be read ({counts}). "
-        "Nothing was judged."
+        "There is nothing to go on with."
     )

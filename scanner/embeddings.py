@@ -70,8 +70,8 @@ class Seal:
     """What is known after the last row.
 
     `items` files and members of archives gave `listed` images, of which `rows` were embedded.
-    `digest` is the SHA-256 of the shards' SHA-256s; `catalog` and `array` those of the catalog
-    and of the array's zarr.json.
+    `catalog` and `array` are the SHA-256 of the catalog and of the array's zarr.json, `digest` that
+    of the SHA-256s of the catalog and of every shard: it stands for all of the store.
     """
 
     items: int
@@ -172,13 +172,14 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         rows, rejected = self._catalog.counts()
         self._catalog.finish()
         files.make_private(self.folder)
+        catalog = files.sha256(self.folder / CATALOG)
         seal = Seal(
             items=items,
             listed=rows + rejected,
             rows=rows,
             rejected=rejected,
-            digest=_digest(self._shards),
-            catalog=files.sha256(self.folder / CATALOG),
+            digest=_digest(catalog, self._shards),
+            catalog=catalog,
             array=files.sha256(self.folder / ARRAY / "zarr.json"),
         )
         write_json(self.folder / MANIFEST, asdict(self.manifest) | asdict(seal))
@@ -351,7 +352,7 @@ class Store(AbstractContextManager["Store"]):
 
     def _check_counts(self) -> None:
         """Raise Damaged when the catalog and store.json differ."""
-        found = (*self.catalog.counts(), _digest(self.table))
+        found = (*self.catalog.counts(), _digest(self.seal.catalog, self.table))
         wanted = (self.rows, self.rejected_count, self.digest)
         if found != wanted:
             raise Damaged(
@@ -446,5 +447,6 @@ def rows_sha256(rows: Vectors) -> str:
     return hashlib.sha256(np.ascontiguousarray(rows, "<f4").data).hexdigest()
 
 
-def _digest(shards: Iterable[Shard]) -> str:
-    return hashlib.sha256(b"".join(bytes.fromhex(shard.sha256) for shard in shards)).hexdigest()
+def _digest(catalog: str, shards: Iterable[Shard]) -> str:
+    parts = (catalog, *(shard.sha256 for shard in shards))
+    return hashlib.sha256(b"".join(map(bytes.fromhex, parts))).hexdigest()

@@ -115,6 +115,8 @@ def decode_item(
         planes = [_plane(frame, rule) for frame in decode(data, reading)]
         if not planes:
             raise Rejected("damaged", "no frame in it")
+        if len({plane.frame for plane in planes}) < len(planes):
+            raise Rejected("bad-array", "two of its frames have one name")
     except Rejected as error:
         planes = [_Plane("", "", "", None, error.rejection)]
     except MemoryError:

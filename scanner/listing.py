@@ -6,9 +6,9 @@ What is listed, by default, of the files of the folder and of the members of its
   an archive in an archive is rejected.
 - Names of image formats and archives that are not read (FOREIGN, PACKED), which end as
   rejections: they are not passed over in silence.
-- Files of other names, often DICOM, whose first bytes are those of a format that we read. A
-  file that cannot be looked into is rejected, since it may be an image. Zip is told by its
-  suffix alone: most office documents are zips.
+- Files of other names, often DICOM, whose first bytes are those of an image format, gzipped or
+  not. A file that cannot be looked into is rejected, since it may be an image. Zip is told by
+  its suffix alone: most office documents are zips.
 
 With `include`, every file that a pattern matches, whatever its suffix, and no other; nothing is
 looked into. `*`, `?` and `[...]` match within one part of the path, `**` any number of parts:
@@ -33,6 +33,7 @@ import csv
 import io
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -52,13 +53,19 @@ SUFFIXES = (
     *(".dcm", ".dicom", ".ima", *ARCHIVES),
 )
 FOREIGN = (
-    *(".bmp", ".webp", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pnm"),
+    *(".bmp", ".webp", ".jp2", ".j2k", ".j2c", ".jpx", ".jls", ".jxl"),
+    *(".tga", ".pbm", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pnm"),
     *(".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".img", ".svs", ".ndpi", ".czi"),
 )
 PACKED = (".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tar.zst", ".7z", ".rar")
 
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".z")
 _HEAD = 348
 """Bytes that tell every format: a NIfTI-1 has its magic at 344."""
+_FOREIGN_MAGIC = (
+    *(b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\2\0\0\0UL"),  # DICOM without preamble
+    *(b"\xff\x4f\xff\x51", b"\xff\x0a", b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
+)
 
 
 class _Kind(Enum):
@@ -221,17 +228,33 @@ def _by_name(path: str) -> _Kind:
         return _Kind.IGNORED
     if name.endswith(ARCHIVES):
         return _Kind.ARCHIVE
-    if name.endswith(PACKED):
-        return _Kind.PACKED
-    return _Kind.IMAGE if name.endswith(SUFFIXES + FOREIGN) else _Kind.UNKNOWN
+    if name.endswith(SUFFIXES + FOREIGN):
+        return _Kind.IMAGE
+    packed = name.endswith(_COMPRESSED) and name.rpartition(".")[0].endswith(SUFFIXES + FOREIGN)
+    return _Kind.PACKED if packed or name.endswith(PACKED) else _Kind.UNKNOWN
 
 
 def _by_content(head: bytes) -> _Kind:
     if head[257:262] == b"ustar":
         return _Kind.ARCHIVE
+    if head.startswith(b"\x1f\x8b"):
+        kind = _by_content(_inflated(head))
+        return _Kind.PACKED if kind is _Kind.ARCHIVE else kind
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    boxed = b"WEBP" in head[8:12] or b"jP  " in head[4:8]
+    if bitmap or boxed or head.startswith(_FOREIGN_MAGIC):
+        return _Kind.IMAGE
     nifti = head[344:347] == b"n+1" or head[4:7] == b"n+2"
     known = pillow.form(head) or head.startswith(arrays.MAGIC) or head[128:132] == b"DICM"
     return _Kind.IMAGE if nifti or known else _Kind.IGNORED
+
+
+def _inflated(head: bytes) -> bytes:
+    """Return the first bytes of what was gzipped."""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
 
 
 def _parts(pattern: str) -> list[str]:

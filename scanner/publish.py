@@ -14,55 +14,70 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, ScanError, WriteFailed
-from deepssim_scan.files import flush
+from deepssim_scan.files import flush, shown
 from deepssim_scan.records import read_json, write_json
 
 JOB = "job.json"
 
 
 @contextmanager
-def publishing(path: Path, marker: str, job: dict[str, Any]) -> Iterator[Path]:
+def publishing(path: Path, names: Collection[str], job: dict[str, Any]) -> Iterator[Path]:
     """Give the folder in which `path` is made, as a killed run of the same `job` left it, or new.
 
-    When the block ends well the folder replaces `path`, which may be absent, empty, or hold
-    `marker`, which one of ours always does. Where `path` is a link, what it leads to is replaced.
+    When the block ends well the folder replaces `path`, which may be absent, empty, or one that
+    was made so and holds `names` only. Where `path` is a link, what it leads to is replaced.
 
     Raises InputError for a folder of something else, Busy when another process is making it,
     WriteFailed when the disk does; `path` is intact then. What the block did is kept for the next
-    run, but for an InputError, which the same input would bring again.
+    run, but for an InputError, which the same input would bring again, and for Damaged.
     """
-    refuse_foreign(path, marker)
+    refuse_foreign(path, names)
     path = path.resolve()
     partial, old = (path.with_name(f".{path.name}.{tag}") for tag in ("partial", "old"))
-    with _write_errors(path, partial), _locked(path):
+    with _write_errors(path, partial), locked(path):
         if old.exists() and not path.exists():  # a swap that stopped half-way is undone
             old.replace(path)
         _begin(partial, job)
         try:
             yield partial
-        except InputError:
+        except (InputError, Damaged):
             shutil.rmtree(partial)
             raise
+        refuse_foreign(path, names)  # again: the block may have taken hours
         _swap(partial, path, old)
 
 
-def refuse_foreign(path: Path, marker: str) -> None:
-    """Raise InputError when `path` is something that we did not make."""
+def refuse_foreign(path: Path, names: Collection[str]) -> None:
+    """Raise InputError when `path` is anything but a folder that we made, of `names`, or empty."""
     if not path.exists():
         return
     if not path.is_dir():
         raise InputError(f"{path}: is a file, and a folder is to be written. Choose another name.")
-    if any(path.iterdir()) and not (path / marker).is_file():
+    if path.is_mount():
         raise InputError(
-            f"{path}: holds other files and no {marker}, so it is not replaced. "
-            "Choose a new or empty folder."
+            f"{path}: is a mount point, which cannot be replaced. Choose a folder inside of it."
         )
+    found = {entry.name for entry in path.iterdir()}
+    others = sorted(found - {JOB, *names})
+    if others or (found and not _is_record(path / JOB)):
+        what = f"holds {shown(others[0])}" if others else f"has no {JOB} of ours"
+        raise InputError(
+            f"{path}: {what}, so it is not replaced. Choose a new or empty folder, or remove it."
+        )
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        read_json(path)
+    except (InputMissing, Damaged):
+        return False
+    return True
 
 
 def _begin(partial: Path, job: dict[str, Any]) -> None:
@@ -107,16 +122,22 @@ def _write_errors(path: Path, partial: Path) -> Iterator[None]:
         raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        kept = (
+            f" What was done is kept in {partial.name}: when the cause is gone, the same command "
+            "goes on from there."
+        )
         raise WriteFailed(
             f"{path}: not written: {error.strerror or error}{where}. What was there before is "
-            f"intact, and what was done is kept in {partial.name}: when the cause is gone, the "
-            "same command goes on from there."
+            f"intact.{kept if partial.exists() else ''}"
         ) from error
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, which the system lets go of when its process ends, however."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, which the system lets go of when its process ends, however.
+
+    Raises Busy, which names the holder, when another process holds it.
+    """
     lock = path.with_name(f".{path.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(path, lock)

@@ -115,7 +115,11 @@ def best_matches(folder: Path, verdict: str | None = None, limit: int | None = N
 def _tables(path: Path) -> Iterator[pa.Table]:
     """Give a Parquet file of ours, a row group at a time; Damaged when its checksums do not fit."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Opened here: Arrow takes no name that is not UTF-8.
+        with (
+            path.open("rb") as data,
+            pq.ParquetFile(data, page_checksum_verification=True) as file,
+        ):
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
     except (OSError, pa.ArrowException) as error:

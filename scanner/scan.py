@@ -14,8 +14,9 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from deepssim_scan.checkpoint import Checkpoint, Thresholds
 from deepssim_scan.embed import EmbedConfig, Report, embed_listing, silent
 from deepssim_scan.embeddings import Store
 from deepssim_scan.encoder import pick_device
-from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
+from deepssim_scan.errors import CheckpointError, InputError, InputMissing, StoreMismatch
 from deepssim_scan.files import copy, sha256
 from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
 from deepssim_scan.listing import Listing, list_images
@@ -51,6 +52,10 @@ ENCODER, STORE, SYNTHETIC = "encoder.safetensors", "store", "synthetic"
 PARTS = "parts"
 BESIDE = (ENCODER, REJECTED, JOB)
 """The files of an index folder whose SHA-256 index.json records, beside the index's own."""
+INDEX_FILES = (*BESIDE, STORE, flat.INDEX, flat.MANIFEST)
+REPORT_FILES = (MATCHES, FLAGGED, REJECTED, SUMMARY, JOB, SYNTHETIC)
+_DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+_OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +123,14 @@ def build_index(
     """
     config = config or EmbedConfig()
     started = time.monotonic()
-    refuse_foreign(index, flat.MANIFEST)
+    refuse_foreign(index, INDEX_FILES)
     loaded = checkpoint.load(encoder)
-    listing = list_images(training, config.selection)
+    listing = _list(training, config)
     job = _job("build-index", listing, loaded, config)
-    with publishing(index, flat.MANIFEST, job) as folder:
-        embed_listing(listing, folder / STORE, loaded, config, "training images", report)
+    with publishing(index, INDEX_FILES, job) as folder:
         copy(encoder, folder / ENCODER)
+        _require_encoder(encoder, sha256(folder / ENCODER), loaded.fingerprint)
+        embed_listing(listing, folder / STORE, loaded, config, "training images", report)
         with Store.open(folder / STORE) as store:
             write_rejected(folder, store.rejections())
             build(store, folder, BESIDE)
@@ -147,20 +153,21 @@ def query(
     is intact.
     """
     config = config or QueryConfig()
-    refuse_foreign(report_folder, SUMMARY)
+    refuse_foreign(report_folder, REPORT_FILES)
     loaded = index_encoder(index)
     thresholds = _thresholds(loaded.thresholds, config)
     with Store.open(index / STORE) as training:
+        _require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
         search = TrainingIndex.open(index, training, pick_device(config.embed.device))
-        listing = list_images(synthetic, config.embed.selection)
+        listing = _list(synthetic, config.embed)
         job = _job("query", listing, loaded, config.embed) | {
             "index": str(index.absolute()),
             "training": training.digest,
             "thresholds": asdict(thresholds),
             "top_k": config.top_k,
         }
-        with publishing(report_folder, SUMMARY, job) as folder:
+        with publishing(report_folder, REPORT_FILES, job) as folder:
             if not (folder / SUMMARY).is_file():
                 audit = _Audit(folder, training, search, loaded, thresholds, config.top_k)
                 audit.run(listing, config.embed, report)
@@ -265,12 +272,22 @@ def _job(command: str, listing: Listing, loaded: Checkpoint, config: EmbedConfig
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "zarr", "pyarrow")
-    return {
-        "deepssim-scan": __version__,
-        **{name: version(name) for name in names},
-        "python": platform.python_version(),
-    }
+    found = {"deepssim-scan": __version__, "python": platform.python_version()}
+    for name in (*_OTHERS, *_DECODERS):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _list(folder: Path, config: EmbedConfig) -> Listing:
+    """List the images; subjects that could not be hashed are refused."""
+    listing = list_images(folder, config.selection)
+    if not config.reading.subject_key and any(item.subject for item in listing.files):
+        raise InputError(
+            f"{config.selection.manifest}: names subjects, which are kept only as hashes under a "
+            "secret. Give one with --subject-key FILE, or leave the column out."
+        )
+    return listing
 
 
 def index_encoder(index: Path) -> Checkpoint:
@@ -293,6 +310,18 @@ def index_encoder(index: Path) -> Checkpoint:
     return loaded
 
 
+def _require_encoder(path: Path, found: str, wanted: str) -> None:
+    """Raise StoreMismatch when a file was replaced while the run began."""
+    if found != wanted:
+        raise StoreMismatch(
+            f"{path}: is of encoder {found[:12]}, and this run began with {wanted[:12]}: it was "
+            "replaced meanwhile. Run the same command again."
+        )
+
+
 def _thresholds(default: Thresholds, config: QueryConfig) -> Thresholds:
     chosen = {"similar": config.similar, "duplicate": config.duplicate}
-    return replace(default, **{name: value for name, value in chosen.items() if value is not None})
+    try:
+        return replace(default, **{name: each for name, each in chosen.items() if each is not None})
+    except CheckpointError as error:
+        raise InputError(str(error)) from error

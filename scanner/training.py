@@ -137,6 +137,8 @@ def train(
     goes on and ends in the same weights as an undisturbed run (on a CPU; CUDA's sums differ in
     their last bits). A state of other images or another config raises CheckpointError.
     """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
     torch.manual_seed(config.seed)
     encoder = Encoder(architecture).to(device)
     optimizer = torch.optim.AdamW(
@@ -199,13 +201,16 @@ def load_images(
             f"{listing.folder}: {len(pixels)} readable images; training needs {2 * _FEWEST}."
         )
     if len({image.shape for image in pixels}) > 1:
-        raise InputError(f"{listing.folder}: images of several sizes. Give --size.")
+        raise InputError(
+            f"{listing.folder}: images of several sizes, which this architecture "
+            "takes one at a time. Give images of one size, or another --architecture."
+        )
     held_out = _held_out(paths, config)
     if (left := int((~held_out).sum())) < _FEWEST:
         raise InputError(
             f"{listing.folder}: {len(pixels) - left} of {len(pixels)} images are held out, which "
-            f"leaves {left} to train on, and {_FEWEST} are needed. Hold less out, or spread the "
-            "images over more folders."
+            f"leaves {left} to train on, and {_FEWEST} are needed. Give more images, or spread "
+            "them over more folders."
         )
     return Images(_pool(pixels, paths, ~held_out), _pool(pixels, paths, held_out), rejected)
 

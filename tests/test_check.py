@@ -15,8 +15,9 @@ from deepssim_scan.check import RepairConfig, check, repair
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig
 from deepssim_scan.encoder import Architecture, Encoder
-from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.files import sha256
+from deepssim_scan.publish import locked
 from deepssim_scan.records import read_json, write_json
 from deepssim_scan.scan import QueryConfig
 from deepssim_scan.standardise import Standardisation
@@ -227,6 +228,38 @@ def test_what_cannot_be_made_again_is_left_and_named(root, name):
     with pytest.raises((Damaged, StoreMismatch, checkpoint.CheckpointError)):
         repair(root / "index", HERE)
     assert contents(root / "index") == before
+
+
+def test_row_31_a_repair_is_a_writer(root):
+    flip(root / "index/store/embeddings.zarr/c.0.0")
+    before = contents(root / "index")
+    with locked(root / "index"), pytest.raises(Busy, match="is being written by process"):
+        repair(root / "index", HERE)
+    assert contents(root / "index") == before
+
+
+def test_images_that_are_not_where_they_were(root):
+    flip(root / "report/synthetic/embeddings.zarr/c.0.0")
+    value = read_json(root / "report/synthetic/store.json")
+    value["source"]["folder"] = str(root / "nowhere")
+    write_json(root / "report/synthetic/store.json", value)
+    with pytest.raises(InputMissing, match="Say where the images are now with --images"):
+        repair(root / "report", HERE)
+
+
+def test_a_summary_that_is_none(root):
+    write_json(root / "report/summary.json", {"command": "query"})
+    problems = check(root / "report").problems
+    assert "is no summary of a query" in problems[-1].what
+
+
+def test_a_report_of_another_store(root):
+    other = QueryConfig(3, embed=CONFIG)
+    save(root / "more", range(12), seed=5)
+    scan.query(root / "more", root / "index", root / "other", other)
+    shutil.rmtree(root / "report/synthetic")
+    shutil.copytree(root / "other/synthetic", root / "report/synthetic")
+    assert "is of another store" in " ".join(p.what for p in check(root / "report").problems)
 
 
 def test_a_damaged_catalog_is_not_guessed_at(root):

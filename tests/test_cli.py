@@ -1,5 +1,7 @@
 """The commands as a user types them: output, messages and exit codes."""
 
+import hashlib
+import hmac
 import json
 import subprocess
 import sys
@@ -119,12 +121,19 @@ def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
 def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
     volume = np.random.default_rng(0).normal(size=(9, 40, 40)).astype(np.float32)
     np.save("synthetic/v.npy", volume)
-    Path("images.csv").write_text("path,subject\nv.npy,p1\n")
+    Path("images.csv").write_text("path,subject\nv.npy,Jane Doe\n")
     options = ("--synthetic", "synthetic", "--manifest", "images.csv", "--slices", "0.2:0.8")
+    code, _, err = run("query", *options)
+    assert (code, "Give one with --subject-key FILE" in err) == (1, True)
+    Path("key").write_bytes(b"0123456789abcdef")
+    options = (*options, "--subject-key", "key")
     code, out, _ = run("query", *options)
     assert code == 0
     assert "Images: 5 listed = 5 embedded + 0 rejected" in out
     assert "v.npy#axis=0,slice=2" in out.replace("\n", "")
+    catalog = Path("deepssim-report/synthetic/catalog.sqlite").read_bytes()
+    hashed = hmac.new(b"0123456789abcdef", b"Jane Doe", hashlib.sha256).hexdigest()
+    assert (b"Jane" in catalog, hashed.encode() in catalog) == (False, True)
 
 
 def test_check_says_what_is_damaged_and_repairs_it(run, indexed):
@@ -148,7 +157,7 @@ def test_a_subject_key_must_be_long(run, folders):
     Path("short.key").write_bytes(b"secret")
     options = ("--training", "training", "--subject-key", "short.key")
     code, _, err = run("build-index", *options)
-    assert code == 1
+    assert code == 2
     assert "a subject key of 6 bytes, and 16 are needed" in err
 
 
@@ -165,6 +174,18 @@ def test_exit_code_1_is_one_line_and_no_traceback(run, folders):
 def test_exit_code_2_for_usage(run):
     assert run("query")[0] == 2
     assert run("query", "--synthetic", ".", "--top-k", "0")[0] == 2
+    for options in (
+        ("--slices", "abc"),
+        ("--window", "1"),
+        ("--device", "tpu"),
+        ("--axis", "3"),
+        ("--max-memory", "inf"),
+        ("--subject-key", "nowhere"),
+        ("--include", "*.png", "--manifest", "m.csv"),
+    ):
+        assert run("build-index", "--training", ".", *options)[0] == 2, options
+    assert run("train", "--images", ".", "--out", "o", "--architecture", "vit")[0] == 2
+    assert run("check", ".", "--images", ".")[0] == 2
 
 
 def test_names_cannot_colour_the_terminal_or_pass_for_markup(run, indexed):
@@ -192,7 +213,7 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
 
 def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):
     code, _, err = run("convert", "no-such-file.pt", "--out", "o.safetensors")
-    assert code == 1
+    assert code == 2
     assert "is a program" in err
     assert "--trust-torchscript" in err
 

@@ -449,6 +449,19 @@ def test_row_10_a_malformed_mpo_is_not_its_first_image():
     assert reason(bytes(data)) == "damaged"
 
 
+@pytest.mark.parametrize(("subfile", "taken"), [(0, True), (1, False)])
+def test_row_10_a_raw_photograph_is_not_its_thumbnail(subfile, taken):
+    """SubIFDs below a full image are its smaller versions; below a thumbnail, the image itself."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254], tags[330] = subfile, 8
+    tags.tagtype[330] = 4
+    data = saved(Image.fromarray(NOISE), "TIFF", tiffinfo=tags)
+    if taken:
+        np.testing.assert_array_equal(one(data).pixels, NOISE)
+    else:
+        assert reason(data) == "unsupported"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_row_10_a_grey_gif_keeps_its_levels_whatever_palettes_its_frames_have(seed):
     """Pillow writes a palette of its own for a frame that lacks a level, and reads indices."""

@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig, embed_listing
 from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
 from deepssim_scan.encoder import Architecture, Encoder
-from deepssim_scan.errors import InputError, StoreMismatch
+from deepssim_scan.errors import InputError
 from deepssim_scan.images import list_images
 from deepssim_scan.standardise import Standardisation
 
@@ -104,7 +106,7 @@ def test_what_is_done_is_not_decoded_again(loaded, images, tmp_path, monkeypatch
     assert len(seen) == 2
 
 
-def test_an_unfinished_store_of_other_files_is_refused(loaded, images, tmp_path):
+def test_an_unfinished_store_of_other_files_is_started_anew(loaded, images, tmp_path):
     listing = list_images(images)
     place = tmp_path / "s"
     manifest = StoreManifest(
@@ -117,8 +119,47 @@ def test_an_unfinished_store_of_other_files_is_refused(loaded, images, tmp_path)
     others = [replace(entries[0], path=f"other-{number}.png") for number in range(8)]
     with StoreWriter(place, manifest) as writer:
         writer.add(others, np.repeat(rows, 8, axis=0))
-    with pytest.raises(StoreMismatch, match="an unfinished store of other files"):
-        embed_listing(listing, place, loaded, CONFIG)
+    embed_listing(listing, place, loaded, CONFIG)
+    embed_listing(listing, tmp_path / "whole", loaded, CONFIG)
+    assert contents(place) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["other bytes", "another length", "gone"])
+def test_a_volume_that_changed_after_a_part_of_it_was_embedded(loaded, tmp_path, change):
+    """With the size and time that it had: the parts of two files are not put together."""
+    folder, place = tmp_path / "images", tmp_path / "s"
+    folder.mkdir()
+    volumes = np.random.default_rng(0).normal(size=(2, 12, 40, 40)).astype(np.float32)
+    path = folder / "v.npy"
+    np.save(path, volumes[0])
+    np.save(folder / "w.npy", volumes[0][:4])
+    listing = list_images(folder)
+
+    def stopping(stage, done, total):
+        if done == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        embed_listing(listing, place, loaded, CONFIG, report=stopping)
+    time = path.stat()
+    if change == "gone":
+        path.unlink()
+    else:
+        np.save(path, volumes[1] if change == "other bytes" else volumes[1][:5])
+        os.utime(path, ns=(time.st_atime_ns, time.st_mtime_ns))
+        listing = list_images(folder)
+    embed_listing(listing, place, loaded, CONFIG)
+    embed_listing(listing, tmp_path / "whole", loaded, CONFIG)
+    assert contents(place) == contents(tmp_path / "whole")
+
+
+def test_a_time_that_sqlite_cannot_count_to(loaded, images, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    os.utime(folder / "00.png", (1e11, 1e11))  # the year 5138
+    embed_listing(list_images(folder), tmp_path / "s", loaded, CONFIG)
+    with Store.open(tmp_path / "s") as store:
+        assert next(store.embedded()).mtime_ns == 2**63 - 1
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 5])

@@ -127,6 +127,14 @@ def test_a_plain_image(tmp_path):
     np.testing.assert_array_equal(result.pixels, z(NOISE).astype(np.float32))
 
 
+def test_two_arrays_that_would_give_frames_of_one_name(tmp_path):
+    rng = np.random.default_rng(0)
+    volume, plane = rng.normal(size=(2, 30, 30)), rng.normal(size=(30, 30))
+    np.savez(tmp_path / "a.npz", **{"a": volume, "a,axis=0,slice=0": plane})
+    (one,) = next(decode_images(list_images(tmp_path), Standardisation(size=32), workers=0))
+    assert one.rejection.reason == "bad-array"
+
+
 def test_row_10_every_frame_of_a_file_comes_out(tmp_path):
     stack = np.random.default_rng(1).normal(size=(5, 9, 7)).astype(np.float32)
     fill(tmp_path, "a.npy", data=npy(stack))

@@ -370,6 +370,20 @@ def test_an_index_of_another_store_or_encoder_is_refused(
             TrainingIndex.open(folders[1], store)
 
 
+def test_an_index_of_the_same_rows_under_other_names_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    facts = ("", "", 1, 1, 1, "", "L", "", None, "")
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16)) as writer:
+        writer.add([Entry(f"other-{i}.png", *facts) for i in range(40)], unit(40))
+        writer.finish(40)
+    with (
+        Store.open(tmp_path / "s") as store,
+        pytest.raises(StoreMismatch, match="its store digest is"),
+    ):
+        TrainingIndex.open(folders[1], store)
+
+
 def test_an_index_that_is_not_there_is_missing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with Store.open(folders[0]) as store, pytest.raises(InputMissing, match=r"index\.json"):
         TrainingIndex.open(tmp_path / "nowhere", store)

@@ -5,6 +5,7 @@ bytes that begin like a format; nothing is decoded here.
 """
 
 import csv
+import gzip
 import io
 import os
 import socket
@@ -283,6 +284,29 @@ def test_files_of_other_names_are_told_by_their_first_bytes(tmp_path, data, name
     fill(tmp_path, "shard-0", data=tarred({name: data}))
     expected = {name: None, ("shard-0", name): None, ("z.tar", name): None, ("z.zip", name): None}
     assert listed(tmp_path) == expected
+
+
+def unread():
+    grey = Image.open(io.BytesIO(PNG)).convert("L")
+    for form in ("BMP", "WEBP", "PPM", "JPEG2000"):
+        stream = io.BytesIO()
+        grey.save(stream, form)
+        yield stream.getvalue()
+    explicit = b"\x08\0\x08\0CS" + bytes(400)  # DICOM from its first element on
+    yield from (explicit, b"\2\0\0\0UL" + bytes(400), gzip.compress(explicit), gzip.compress(PNG))
+
+
+@pytest.mark.parametrize("data", list(unread()))
+def test_formats_that_are_not_read_are_not_passed_over_whatever_their_names(tmp_path, data):
+    fill(tmp_path, "a.png")
+    fill(tmp_path, "IM0001", "scan.raw", data=data)
+    assert listed(tmp_path) == {"a.png": None, "IM0001": None, "scan.raw": None}
+
+
+@pytest.mark.parametrize("name", ["x.png.gz", "x.dcm.bz2", "x.nii.xz", "x.tif.zst", "x.npy.z"])
+def test_an_image_compressed_once_more_is_rejected(tmp_path, name):
+    fill(tmp_path, "a.png", name, "table.csv.gz")
+    assert listed(tmp_path) == {"a.png": None, name: "unknown-format", "table.csv.gz": None}
 
 
 def test_files_of_other_names_that_are_nothing_are_counted(tmp_path):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from deepssim_scan.errors import Busy, InputError, WriteFailed
+from deepssim_scan.errors import Busy, Damaged, InputError, WriteFailed
 from deepssim_scan.publish import publishing
+from deepssim_scan.records import write_json
 
 JOB = {"command": "test", "numbers": [1, 2]}
+NAMES = ("content", "other")
 
 
 class Failed(Exception):
@@ -36,13 +38,13 @@ def _open_umask():
 
 
 def enter(folder):
-    with publishing(folder, "marker", JOB):
+    with publishing(folder, NAMES, JOB):
         raise AssertionError("the block ran")
 
 
 def _ours(folder, text="old"):
     folder.mkdir()
-    (folder / "marker").write_text("")
+    write_json(folder / "job.json", {"command": "other"})
     (folder / "content").write_text(text)
 
 
@@ -53,8 +55,8 @@ def test_a_folder_is_replaced_whole(tmp_path, before):
         path.mkdir()
     if before == "ours":
         _ours(path)
-        (path / "left over").write_text("")
-    with publishing(path, "marker", JOB) as folder:
+        (path / "other").write_text("")
+    with publishing(path, NAMES, JOB) as folder:
         assert names(folder) == ["job.json"]
         assert mode(folder) == 0o700
         (folder / "content").write_text("new")
@@ -67,14 +69,14 @@ def test_a_folder_is_replaced_whole(tmp_path, before):
 
 def test_a_folder_deep_down_is_made(tmp_path):
     path = tmp_path / "a" / "b"
-    with publishing(path, "marker", JOB) as folder:
+    with publishing(path, NAMES, JOB) as folder:
         (folder / "content").write_text("new")
     assert (path / "content").read_text() == "new"
 
 
 def fail(path, job=JOB, error=Failed):
     """Write half of a folder, and stop."""
-    with pytest.raises(error), publishing(path, "marker", job) as folder:
+    with pytest.raises(error), publishing(path, NAMES, job) as folder:
         (folder / "content").write_text("ne")
         raise error
 
@@ -85,7 +87,7 @@ def test_row_30_the_same_job_goes_on_with_what_a_run_left(tmp_path, error):
     fail(tmp_path / "folder", error=error)
     assert (tmp_path / "folder" / "content").read_text() == "old"
     assert names(tmp_path) == [".folder.partial", "folder"]
-    with publishing(tmp_path / "folder", "marker", dict(JOB)) as folder:
+    with publishing(tmp_path / "folder", NAMES, dict(JOB)) as folder:
         assert (folder / "content").read_text() == "ne"
         (folder / "content").write_text("new")
     assert (tmp_path / "folder" / "content").read_text() == "new"
@@ -94,7 +96,7 @@ def test_row_30_the_same_job_goes_on_with_what_a_run_left(tmp_path, error):
 
 def test_row_30_another_job_starts_anew(tmp_path):
     fail(tmp_path / "folder", {"command": "other"})
-    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+    with publishing(tmp_path / "folder", NAMES, JOB) as folder:
         assert names(folder) == ["job.json"]
 
 
@@ -103,7 +105,7 @@ def test_row_30_what_no_job_is_known_of_is_cleared(tmp_path, text):
     fail(tmp_path / "folder")
     job = tmp_path / ".folder.partial" / "job.json"
     job.unlink() if text is None else job.write_text(text)
-    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+    with publishing(tmp_path / "folder", NAMES, JOB) as folder:
         assert names(folder) == ["job.json"]
 
 
@@ -118,7 +120,7 @@ def test_row_29_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     _ours(tmp_path / "folder")
     with (
         pytest.raises(WriteFailed, match=r"No space left on device .*is intact") as caught,
-        publishing(tmp_path / "folder", "marker", JOB) as folder,
+        publishing(tmp_path / "folder", NAMES, JOB) as folder,
     ):
         (folder / "content").write_text("ne")
         raise OSError(28, "No space left on device", str(folder / "content"))
@@ -139,7 +141,7 @@ def test_row_29_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "replace", failing)
     with (
         pytest.raises(WriteFailed, match="no space"),
-        publishing(tmp_path / "folder", "marker", JOB) as folder,
+        publishing(tmp_path / "folder", NAMES, JOB) as folder,
     ):
         (folder / "content").write_text("new")
     assert (tmp_path / "folder" / "content").read_text() == "old"
@@ -157,7 +159,7 @@ def test_row_30_a_run_killed_between_its_renames_has_lost_nothing(tmp_path):
 def test_row_30_a_killed_runs_leftovers_are_removed(tmp_path):
     for name in ("folder", ".folder.old", ".folder.partial"):
         _ours(tmp_path / name, name)
-    with publishing(tmp_path / "folder", "marker", JOB) as folder:
+    with publishing(tmp_path / "folder", NAMES, JOB) as folder:
         assert names(folder) == ["job.json"]
     assert names(tmp_path) == ["folder"]
 
@@ -168,7 +170,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from deepssim_scan.publish import publishing
-with publishing(Path(sys.argv[1]), "marker", {}):
+from deepssim_scan.records import write_json
+with publishing(Path(sys.argv[1]), ["content"], {}):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -189,7 +192,7 @@ def test_row_31_the_second_writer_is_told_who_holds_it(tmp_path, holder):
     wanted = f"is being written by process {holder.pid} on {socket.gethostname()}"
     with pytest.raises(Busy, match=wanted):
         enter(tmp_path / "folder")
-    with publishing(tmp_path / "other", "marker", JOB):
+    with publishing(tmp_path / "other", NAMES, JOB):
         pass
 
 
@@ -197,7 +200,7 @@ def test_row_31_a_killed_writer_holds_nothing(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert names(tmp_path) == [".folder.lock", ".folder.partial"]
-    with publishing(tmp_path / "folder", "marker", JOB):
+    with publishing(tmp_path / "folder", NAMES, JOB):
         pass
     assert names(tmp_path) == ["folder"]
 
@@ -214,22 +217,55 @@ def test_a_link_to_a_folder_is_followed(tmp_path):
     _ours(target)
     link.symlink_to(target)
     for text in ("first", "second"):
-        with publishing(link, "marker", JOB) as folder:
+        with publishing(link, NAMES, JOB) as folder:
             assert folder.parent == target.parent
             (folder / "content").write_text(text)
-            (folder / "marker").write_text("")
         assert link.is_symlink()
         assert (target / "content").read_text() == text
     assert names(tmp_path) == ["disk", "link"]
     assert names(target.parent) == ["index"]
 
 
-def test_a_strangers_folder_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"thesis.txt": "precious"},
+        {"content": "precious"},
+        {"content": "precious", "job.json": "{}"},
+        {"content": "precious", "job.json": None, "notes": "precious"},
+        {"content": "precious", "job.json": None, ".hidden": "precious"},
+    ],
+)
+def test_a_folder_that_is_not_all_ours_is_refused(tmp_path, files):
+    """Also one under our names, and one of ours to which somebody added a file."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    for name, text in files.items():
+        write_json(path / name, JOB) if text is None else (path / name).write_text(text)
+    before = {each.name: each.read_bytes() for each in path.iterdir()}
+    with pytest.raises(InputError, match="so it is not replaced"):
+        enter(path)
+    assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+
+
+def test_what_is_added_while_the_folder_is_made_is_not_lost(tmp_path):
+    path = tmp_path / "folder"
+    _ours(path)
+    with pytest.raises(InputError, match="holds thesis"), publishing(path, NAMES, JOB):
+        (path / "thesis.txt").write_text("precious")
+    assert names(path) == ["content", "job.json", "thesis.txt"]
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="holds other files and no marker"):
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "folder")
+    with pytest.raises(InputError, match="is a mount point"):
         enter(tmp_path / "folder")
-    assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
+
+
+def test_what_was_begun_and_is_damaged_is_cleared(tmp_path):
+    fail(tmp_path / "folder", error=Damaged)
+    assert names(tmp_path) == []
 
 
 def test_a_file_where_a_folder_goes_is_refused(tmp_path):

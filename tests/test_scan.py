@@ -203,13 +203,41 @@ def test_row_34_an_index_with_another_encoder_is_refused(built, tmp_path):
         scan.query(built / "synthetic", tmp_path / "index", tmp_path / "report", QueryConfig())
 
 
+def test_row_34_an_index_that_is_replaced_as_a_query_begins(built, tmp_path, monkeypatch):
+    """The encoder of the old one must not judge by the embeddings of the new one."""
+    other = checkpoint.load(encoder_file(tmp_path / "other.safetensors", seed=1))
+    monkeypatch.setattr(scan, "index_encoder", lambda index: other)
+    with pytest.raises(StoreMismatch, match="it was replaced meanwhile"):
+        scan.query(built / "synthetic", built / "index", tmp_path / "r", QueryConfig(embed=ONE))
+
+
+def test_row_34_an_encoder_that_is_replaced_while_it_is_copied(built, tmp_path, monkeypatch):
+    path = encoder_file(tmp_path / "e.safetensors")
+    load = checkpoint.load
+
+    def replaced(path):
+        loaded = load(path)
+        encoder_file(path, seed=1)
+        return loaded
+
+    monkeypatch.setattr(checkpoint, "load", replaced)
+    with pytest.raises(StoreMismatch, match="it was replaced meanwhile"):
+        scan.build_index(built / "training", tmp_path / "index", path, ONE)
+
+
+def test_a_report_folder_of_any_name(built, tmp_path):
+    folder = tmp_path / os.fsdecode(b"r\xff")
+    result = scan.query(built / "synthetic", built / "index", folder, QueryConfig(embed=ONE))
+    assert result.flagged == 4
+
+
 def test_a_folder_of_something_else_is_never_replaced(built, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     encoder = built / "encoder.safetensors"
-    with pytest.raises(InputError, match=r"no index\.json, so it is not replaced"):
+    with pytest.raises(InputError, match=r"holds thesis\.txt, so it is not replaced"):
         scan.build_index(built / "training", tmp_path / "mine", encoder, ONE)
-    with pytest.raises(InputError, match=r"no summary\.json, so it is not replaced"):
+    with pytest.raises(InputError, match=r"holds thesis\.txt, so it is not replaced"):
         scan.query(built / "synthetic", built / "index", tmp_path / "mine", QueryConfig(embed=ONE))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 

@@ -105,7 +105,13 @@ def _count(image: Image.Image, data: bytes, name: str) -> int:
 
 
 def _check_stack(image: Image.Image, count: int) -> None:
-    """Refuse an ImageJ stack that has one directory for many images, which follow its samples."""
+    """Refuse what Pillow would give a small part of.
+
+    An ImageJ stack may have one directory for many images, which follow its samples; a raw
+    photograph a thumbnail, and the image in a directory below.
+    """
+    if _tag(image, 254, 0) & 1 and _tag(image, 330, 0):
+        raise Rejected("unsupported", "a TIFF that shows a thumbnail and hides its image (SubIFDs)")
     text = str(image.tag_v2.get(270, "")) if isinstance(image, TiffImageFile) else ""
     said = re.match(r"ImageJ=.*?^images=(\d+)$", text, re.DOTALL | re.MULTILINE)
     if said and int(said[1]) > count:

@@ -1,7 +1,7 @@
 """What the commands print: results on standard output, everything else on standard error."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -94,17 +94,22 @@ def show_demo(result: DemoResult) -> None:
 
 
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:
-    """Print names and values, one a line; groups of them indented."""
+    """Print names and values, one a line; those of a group after its name."""
     table = Table(title=Text(title), show_header=False, box=None, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(Text(name), Text(str(value)))
+    output.print(table)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give every value with its whole name, groups of groups too."""
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            for inner, each in value.items():
-                table.add_row(Text(f"{name}.{inner}"), Text(str(each)))
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            table.add_row(Text(name), Text(str(value)))
-    output.print(table)
+            yield f"{prefix}{name}", value
 
 
 def _tally_cells(row: Tally) -> list[str]:

@@ -10,6 +10,7 @@ order, to a new file that takes the place of the old: so its bytes depend on the
 not on how often the run was stopped.
 """
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,13 +33,13 @@ CREATE TABLE IF NOT EXISTS entries (
     CHECK ((reason IS NULL) = (row IS NOT NULL)));
 CREATE TABLE IF NOT EXISTS shards (
     shard INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL,
-    sha256 TEXT NOT NULL, last_entry INTEGER NOT NULL);
+    sha256 TEXT NOT NULL, last_entry INTEGER NOT NULL, entries_sha256 TEXT NOT NULL);
 """
 _STORED = "path, member, frame, frames, size, mtime_ns, sha256, mode, subject, reason, detail"
 _COPIED = {
     "about": "manifest",
     "entries": f"id, {_STORED}, row",
-    "shards": "shard, first_row, rows, sha256, last_entry",
+    "shards": "shard, first_row, rows, sha256, last_entry, entries_sha256",
 }
 
 
@@ -232,12 +233,34 @@ class CatalogWriter(_Reading):
         """Commit what was added, with the shard that its rows are in."""
         with self._errors():
             if shard is not None:
-                number = self._one("SELECT count(*) FROM shards")[0]
+                number, before = self._one("SELECT count(*), max(last_entry) FROM shards")
+                digest = self._entries_sha256(before or 0, shard.last_entry)
                 self._database.execute(
-                    "INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, *astuple(shard))
+                    "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
+                    (number, *astuple(shard), digest),
                 )
             self._database.execute("COMMIT")
             self._database.execute("BEGIN")
+
+    def whole(self) -> list[Shard]:
+        """Return the shards, from the first on, whose entries are those that were committed."""
+        found: list[Shard] = []
+        for shard in self.shards():
+            before = found[-1].last_entry if found else 0
+            query = "SELECT entries_sha256 FROM shards WHERE last_entry = ?"
+            (digest,) = next(self._all(query, (shard.last_entry,)))
+            if digest != self._entries_sha256(before, shard.last_entry):
+                break
+            found.append(shard)
+        return found
+
+    def _entries_sha256(self, before: int, last: int) -> str:
+        """Return the SHA-256 of the entries after place `before`, to `last`."""
+        query = f"SELECT id, {_STORED}, row FROM entries WHERE id > ? AND id <= ? ORDER BY id"
+        digest = hashlib.sha256()
+        for values in self._all(query, (before, last)):
+            digest.update(repr(values).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def keep(self, shards: int) -> None:
         """Forget all that came after the first `shards` shards."""
@@ -292,6 +315,8 @@ class CatalogWriter(_Reading):
         except ScanError:
             raise
         except sqlite3.OperationalError as error:
+            if "decode" in str(error):  # a text that is none any more
+                raise Damaged(f"{self.path}: {error}. Build the store again.") from error
             raise WriteFailed(f"{self.path}: {error}.") from error
         except sqlite3.Error as error:
             raise Damaged(f"{self.path}: {error}. Build the store again.") from error

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -96,22 +97,22 @@ def load(path: Path = BUNDLED) -> Checkpoint:
     """
     if not path.is_file():
         raise InputMissing(f"{path}: no such checkpoint file.")
+    data = path.read_bytes()  # once: what is hashed is what is used
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights = parse(data)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: not a safetensors file ({_reason(error)}). Pickled checkpoints are never "
             "loaded; `deepssim-scan convert` turns a TorchScript file into a checkpoint."
         ) from error
-    fingerprint = sha256(path)
+    metadata = _header(data).get("__metadata__", {})
+    fingerprint = hashlib.sha256(data).hexdigest()
     if metadata.get("format") != FORMAT and fingerprint not in _UNSEALED:
         raise CheckpointError(
             f"{path}: a safetensors file, but its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}. Make one with `deepssim-scan train` or `deepssim-scan convert`."
         )
-    if fingerprint not in _UNSEALED and not _is_sealed(path.read_bytes()):
+    if fingerprint not in _UNSEALED and not _is_sealed(data):
         raise CheckpointError(
             f"{path}: damaged: its bytes are not those that were written. Get the file again."
         )
@@ -165,6 +166,11 @@ def _ordered(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
+def _header(file: bytes) -> dict[str, Any]:
+    """Return the header of a safetensors file's bytes."""
+    return _object(file[8 : 8 + int.from_bytes(file[:8], "little")])
+
+
 def _sealed(file: bytes) -> bytes:
     """Put the SHA-256 of a checkpoint whose `sha256` is zeros into it."""
     digest = hashlib.sha256(file).hexdigest()
@@ -173,8 +179,7 @@ def _sealed(file: bytes) -> bytes:
 
 def _is_sealed(file: bytes) -> bool:
     """Tell whether a checkpoint's bytes have the SHA-256 that they carry."""
-    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
-    digest = header["__metadata__"].get("sha256", "")
+    digest = _header(file)["__metadata__"].get("sha256", "")
     zeroed = _with_sha256(file, digest, _ZEROS)
     return zeroed != file and hashlib.sha256(zeroed).hexdigest() == digest
 
@@ -211,7 +216,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{value.dtype} {list(value.shape)}" for name, value in weights.items()}
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str | bytes) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"metadata holds {type(value).__name__} where an object was wanted")

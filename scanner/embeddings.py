@@ -219,7 +219,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
 
     def _whole_shards(self) -> tuple[Any, list[Shard]]:
         """Return the array, and the shards, from the first on, that are full and as written."""
-        full = [s for s in self._catalog.shards() if s.rows == self.manifest.shard_rows]
+        full = [s for s in self._catalog.whole() if s.rows == self.manifest.shard_rows]
         array = _create_array(self.folder / ARRAY, len(full), self.manifest)
         whole: list[Shard] = []
         for shard in full:

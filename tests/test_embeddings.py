@@ -251,6 +251,37 @@ def test_row_30_a_shard_that_is_damaged_meanwhile_is_written_again(
     assert contents(whole) == contents(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entries SET mtime_ns = 7 WHERE row = 5",
+        "UPDATE entries SET path = x'61ff' WHERE row = 5",
+        "UPDATE entries SET reason = NULL, row = 99 WHERE reason = 'constant'",
+        "UPDATE entries SET sha256 = 'other' WHERE row = 7",
+        "UPDATE shards SET entries_sha256 = 'other' WHERE shard = 1",
+        "DELETE FROM entries WHERE row = 6",
+    ],
+)
+def test_row_32_entries_that_are_damaged_meanwhile_are_written_again(
+    tmp_path: Path, change: str
+) -> None:
+    """Nothing of the catalog before the shard in question is lost, and nothing altered is kept."""
+    rejected = entry("r", "constant")
+    entries, rows = [entry(f"{i}.png") for i in range(10)], unit(10)
+    entries.insert(6, rejected)
+    whole = write(tmp_path / "whole", entries, rows)
+    manifest = StoreManifest(ENCODER, DIMENSION, SHARD)
+    with StoreWriter(tmp_path / "s", manifest) as writer:
+        writer.add(entries, rows)
+    with closing(sqlite3.connect(tmp_path / "s/catalog.sqlite")) as catalog, catalog:
+        catalog.execute(change)
+    with StoreWriter(tmp_path / "s", manifest) as writer:
+        assert writer.rows == 4
+        writer.add(entries[4:], rows[4:])
+        writer.finish(11)
+    assert contents(whole) == contents(tmp_path / "s")
+
+
 def test_an_unfinished_store_of_another_run_is_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, DIMENSION, SHARD)) as writer:
         writer.add([entry(str(i)) for i in range(5)], unit(5))

@@ -1,0 +1,220 @@
+"""The two jobs of the program as the harness runs them, and the readers that look for damage.
+
+A job works in its working directory, where it makes `index` or `report`. Images and encoder lie
+elsewhere: an image that cannot be read is rejected, as it should be, and the end is another one.
+"""
+
+import io
+import shutil
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import torch
+from client import HERE
+from PIL import Image
+from trials import Command, Job
+
+from deepssim_scan import checkpoint, scan
+from deepssim_scan.check import check
+from deepssim_scan.checkpoint import Thresholds
+from deepssim_scan.embed import EmbedConfig
+from deepssim_scan.embeddings import Store
+from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.errors import Damaged
+from deepssim_scan.procedural import nested_ellipses
+from deepssim_scan.publish import JOB
+from deepssim_scan.report import best_matches
+from deepssim_scan.scan import QueryConfig
+from deepssim_scan.standardise import Standardisation
+
+TINY = Architecture(
+    depths=(1, 1), widths=(4, 8), dimension=8, standardisation=Standardisation(size=16)
+)
+SMALL = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
+MODULES = ("faiss", "jobs", "flips")  # what a fork server imports
+READERS = ("judge", "check_index", "check_report", "load_checkpoint")
+INCOMPLETE = 4  # the exit code of a run that rejected something
+INDEX, REPORT = Path("index"), Path("report")
+TRAINING, SYNTHETIC, OLDER, ENCODER = "training", "synthetic", "older", "encoder.safetensors"
+SIDE = 24
+VOLUME = 9  # slices, more than a shard
+
+pyarrow.array([""])  # imports pandas, where there is one: once, and not in every trial
+
+
+def build_index(inputs: str, workers: int = 0) -> None:
+    """Index the training images of `inputs`."""
+    config = replace(SMALL, workers=workers)
+    scan.build_index(Path(inputs, TRAINING), INDEX, Path(inputs, ENCODER), config)
+
+
+def query(inputs: str, workers: int = 0) -> None:
+    """Judge the synthetic images of `inputs` by the index that is there."""
+    config = QueryConfig(3, embed=replace(SMALL, workers=workers))
+    scan.query(Path(inputs, SYNTHETIC), INDEX, REPORT, config)
+
+
+def judge() -> str:
+    """Run a query where damage must stop it; return what it said, or that it left a report."""
+    try:
+        scan.query(Path(SYNTHETIC), INDEX, Path("verdict"), QueryConfig(3, embed=SMALL))
+    except Exception:
+        if left := [path.name for path in Path().iterdir() if "verdict" in path.name]:
+            return f"it raised, and left {left}"
+        raise
+    return "a verdict"
+
+
+def check_index() -> str:
+    """Check the index; Damaged when there is a problem, as a reader says it."""
+    return _check(INDEX)
+
+
+def check_report() -> str:
+    """Check the report; Damaged when there is a problem, as a reader says it."""
+    return _check(REPORT)
+
+
+def load_checkpoint() -> str:
+    """Load the encoder that stands alone."""
+    return checkpoint.load(Path(ENCODER)).fingerprint
+
+
+def _check(path: Path) -> str:
+    checked = check(path)
+    if checked.problems:
+        raise Damaged(str(checked.problems[0]))
+    return "intact"
+
+
+def write_inputs(folder: Path) -> Path:
+    """Write training, older and synthetic images, good ones and bad ones, and an encoder."""
+    for number in range(12):
+        _save(number, folder / TRAINING / f"p{number % 3}" / f"{number:02d}.png")
+    volume = np.stack([_pixels(50 + number) for number in range(VOLUME)])
+    np.save(folder / TRAINING / "p1" / "volume.npy", volume)
+    with zipfile.ZipFile(folder / TRAINING / "p2.zip", "w") as archive:
+        archive.writestr("whole.png", _png(70))
+        archive.writestr("half.png", _png(71)[:200])
+    _write_bad(folder / TRAINING)
+    for number in range(10):
+        _save(30 + number, folder / OLDER / f"{number}.png")
+    for number in range(10):
+        _save(number if number < 5 else 100 + number, folder / SYNTHETIC / f"{number:02d}.png")
+    _write_bad(folder / SYNTHETIC)
+    torch.manual_seed(0)
+    thresholds = Thresholds(0.6, 0.999)
+    checkpoint.save(folder / ENCODER, Encoder(TINY), thresholds, {"trained_on": "nothing"})
+    return folder
+
+
+def _write_bad(folder: Path) -> None:
+    """Write files that are rejected, first, in the middle and last of all, and one ignored."""
+    (folder / "00-empty.png").touch()
+    (folder / "10-half.png").write_bytes(_png(0)[:200])
+    (folder / "p1-page.png").write_bytes(b"<html>")
+    Image.new("L", (SIDE, SIDE), 7).save(folder / "zz-flat.png")
+    (folder / "notes.txt").write_text("not an image")
+
+
+def _pixels(number: int) -> np.ndarray:
+    pixels = nested_ellipses(np.random.default_rng(number), SIDE)
+    return np.round(pixels * 255).astype(np.uint8)
+
+
+def _png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(_pixels(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _save(number: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_png(number))
+
+
+def real_jobs(inputs: Path, templates: Path) -> list[Job]:
+    """Return both jobs, each where there is nothing yet and where there is an older result.
+
+    What they find in their folder before is made in `templates`.
+    """
+    built, encoder = templates / "query", inputs / ENCODER
+    scan.build_index(inputs / TRAINING, built / INDEX, encoder, SMALL)
+    older, again = templates / "build again", templates / "query again"
+    scan.build_index(inputs / OLDER, older / INDEX, encoder, SMALL)
+    scan.build_index(inputs / TRAINING, again / INDEX, encoder, SMALL)
+    scan.query(inputs / OLDER, again / INDEX, again / REPORT, QueryConfig(2, embed=SMALL))
+    (templates / "build").mkdir()
+    return [
+        _job("build", "build_index", inputs, templates, INDEX),
+        _job("build again", "build_index", inputs, templates, INDEX),
+        _job("query", "query", inputs, templates, REPORT),
+        _job("query again", "query", inputs, templates, REPORT),
+    ]
+
+
+def _job(name: str, function: str, inputs: Path, templates: Path, target: Path) -> Job:
+    return Job(
+        name,
+        f"jobs:{function}",
+        templates / name,
+        str(target),
+        rows,
+        {"inputs": str(inputs)},
+        {scan.SUMMARY: "seconds"},
+    )
+
+
+def commands(jobs: Sequence[Job], inputs: Path) -> list[Command]:
+    """Return both jobs on the command line, and in scripts with small shards: with two workers."""
+    build, build_again, ask, ask_again = jobs
+    program = str(Path(sys.executable).with_name("deepssim-scan"))
+    workers = ["--device", "cpu", "--workers", "2"]
+    index = ["build-index", "--training", str(inputs / TRAINING), "--index", str(INDEX)]
+    report = ["query", "--synthetic", str(inputs / SYNTHETIC), "--index", str(INDEX)]
+    return [
+        Command(build, [program, *index, "--encoder", str(inputs / ENCODER), *workers], INCOMPLETE),
+        Command(ask, [program, *report, "--report", str(REPORT), *workers], INCOMPLETE),
+        Command(build_again, _script("build_index", inputs)),
+        Command(ask_again, _script("query", inputs)),
+    ]
+
+
+def _script(function: str, inputs: Path) -> list[str]:
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import jobs; "
+    return [sys.executable, "-c", f"{code}jobs.{function}({str(inputs)!r}, workers=2)"]
+
+
+def write_whole(folder: Path, inputs: Path) -> Path:
+    """Make all that the readers read: an index, a report of it, an encoder, and images."""
+    scan.build_index(inputs / TRAINING, folder / INDEX, inputs / ENCODER, SMALL)
+    config = QueryConfig(3, embed=SMALL)
+    scan.query(inputs / SYNTHETIC, folder / INDEX, folder / REPORT, config)
+    shutil.copytree(inputs / SYNTHETIC, folder / SYNTHETIC)
+    shutil.copy(inputs / ENCODER, folder / ENCODER)
+    return folder
+
+
+def is_read_by(reader: str, file: str) -> bool:
+    """Tell whether a reader is to find damage of a file that `write_whole` made."""
+    first, name = Path(file).parts[0], Path(file).name
+    if reader == "judge":  # two files decide no verdict
+        return first == str(INDEX) and name not in (JOB, scan.REJECTED)
+    return first == {"check_index": "index", "check_report": "report"}.get(reader, ENCODER)
+
+
+def rows(made: Path) -> list[str]:
+    """Return the names of a finished index's or report's images, and of a report's verdicts."""
+    found: list[str] = []
+    for name in (scan.STORE, scan.SYNTHETIC):
+        if (made / name).is_dir():
+            with Store.open(made / name) as store:
+                found += (entry.name for entry in (*store.embedded(), *store.rejections()))
+    if (made / scan.MATCHES).is_file():
+        found += (f"verdict on {match.synthetic}" for match in best_matches(made))
+    return found

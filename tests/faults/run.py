@@ -1,0 +1,157 @@
+"""The fault trials in full, on the two jobs of the program: the figures of docs/reliability.md.
+
+Runs are killed before and after every call that changes the disk, and amid every write; every
+call that touches our files fails, with an I/O error and as on a full disk; real commands are
+killed at random moments; bytes of finished folders are changed. Exits with 1 when anything did
+not hold.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import client
+import jobs
+import trials
+from client import HERE, Server
+from rich.table import Table
+from trials import Command, Job, Tally
+
+sys.path.insert(0, str(HERE.parent.parent / "benchmarks"))
+import harness
+from harness import Spread, console
+
+ENDINGS = ("killed", "raised", "returned", "found", "call not reached")
+
+
+def fault_trials(servers: Sequence[Server], job: Job, percent: int, seed: int) -> Tally:
+    """Run every trial of a job, or so many percent of them: where it is not `again`, beside them
+    every call failing once.
+    """
+    chosen = random.Random(f"{seed} {job.name}")
+    prepared = trials.prepare_each(servers, job)
+    plans = trials.every_plan(servers[0], job, chosen)
+    once = [plan for plan in plans if plan[0].name == "EIO" and len(plan) == 1]
+    if percent < 100:
+        rest = plans if job.name.endswith("again") else [p for p in plans if p not in once]
+        plans = chosen.sample(rest, -(-len(rest) * percent // 100))
+        plans += [] if job.name.endswith("again") else once
+    return trials.run_plans(servers, prepared, plans)
+
+
+def command_trials(folder: Path, command: Command, count: int, seed: int) -> Tally:
+    """Kill a command `count` times, each time at a random moment of its work."""
+    chosen = random.Random(f"{seed} {command.job.name}")
+    prepared = trials.prepare_command(folder, command)
+    seconds = trials.seconds_of_work(folder, command)
+    moments = (trials.amid_work(folder, chosen.uniform(0, seconds)) for _ in range(count))
+    return trials.total(
+        trials.run_command_trial(folder, prepared, command, moment) for moment in moments
+    )
+
+
+def damage_trials(
+    servers: Sequence[Server], whole: Path, reader: str, count: int, seed: int
+) -> Tally:
+    """Change `count` bytes that a reader reads, one at a time, and cut or remove each file."""
+    chosen = random.Random(f"{seed} {reader}")
+
+    def mine(flips: list[trials.Flip]) -> list[trials.Flip]:
+        return [flip for flip in flips if jobs.is_read_by(reader, flip.file)]
+
+    flips = trials.sample_flips(mine(trials.every_byte(whole, chosen)), count, chosen)
+    flips += mine(trials.every_cut(whole))
+    return trials.survey(servers, whole, f"jobs:{reader}", flips)
+
+
+def all_trials(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
+    """Run everything in `folder`: a tally for each job, command and reader, by its name."""
+    inputs = jobs.write_inputs(folder / "inputs")
+    made = jobs.real_jobs(inputs, folder / "templates")
+    whole = jobs.write_whole(folder / "whole", inputs)
+    seed, tallies = options.seed, {}
+    with client.fork_servers(jobs.MODULES, folder) as servers:
+        for job in made:
+            percent = options.again if job.name.endswith("again") else options.percent
+            tallies[job.name] = told(job.name, fault_trials(servers, job, percent, seed))
+        for reader in jobs.READERS:
+            count = -(-options.corruptions // len(jobs.READERS))
+            tallies[reader] = told(reader, damage_trials(servers, whole, reader, count, seed))
+    commands = jobs.commands(made, inputs)
+    count = -(-options.commands // len(commands))
+
+    def one(command: Command) -> Tally:
+        return command_trials(folder / "commands" / command.job.name, command, count, seed)
+
+    with ThreadPoolExecutor(client.PROCESSES) as pool:
+        for command, tally in zip(commands, pool.map(one, commands), strict=True):
+            name = f"{command.job.name}, as a command"
+            tallies[name] = told(name, tally)
+    return tallies
+
+
+def told(name: str, tally: Tally) -> Tally:
+    """Say how far it is."""
+    console.print(f"{name}: {tally.trials:,} trials, {len(tally.violations)} violations")
+    return tally
+
+
+def show(tallies: Mapping[str, Tally], whole: Tally, kills: int) -> None:
+    """Print the runs by fault and how they ended, and what did not hold."""
+    table = Table(title="runs that met a fault")
+    table.add_column("fault")
+    others = sorted({ended for _, ended in whole.runs} - set(ENDINGS))
+    for ended in (*ENDINGS, *others):
+        table.add_column(ended, justify="right")
+    for fault in dict.fromkeys(fault for fault, _ in whole.runs):
+        table.add_row(fault, *(f"{whole.runs[fault, ended]:,}" for ended in (*ENDINGS, *others)))
+    console.print(table)
+    for violation in whole.violations:
+        console.print(str(violation), markup=False)
+    console.print(
+        f"{whole.trials:,} trials, {kills:,} kills: {whole.lost} rows lost, {whole.duplicate} "
+        f"there twice, {len(whole.violations)} violations"
+    )
+
+
+def main() -> int:
+    """Run all, write benchmarks/results/faults.json; return the exit code."""
+    sizes = {"percent": 100, "again": 100, "corruptions": 20_000, "commands": 40}
+    options = harness.parser(__doc__, sizes).parse_args()
+    started = time.monotonic()
+    with client.workplace() as folder:
+        tallies = all_trials(folder, options)
+    whole, seconds = trials.total(tallies.values()), time.monotonic() - started
+    kills = whole.count("killed")
+    show(tallies, whole, kills)
+    harness.write(
+        "faults",
+        options,
+        {"all trials": Spread.of([seconds], "s")},
+        {},
+        trials=whole.trials,
+        kills=kills,
+        rows_lost=whole.lost,
+        rows_twice=whole.duplicate,
+        violations=[asdict(violation) for violation in whole.violations],
+        runs={name: _runs(tally.runs) for name, tally in tallies.items()},
+    )
+    return 1 if whole.violations or whole.lost or whole.duplicate else 0
+
+
+def _runs(runs: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Return the counts of runs as JSON can hold them: by fault, and by how they ended."""
+    found: dict[str, dict[str, int]] = {}
+    for (fault, ended), count in sorted(runs.items()):
+        found.setdefault(fault, {})[ended] = count
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

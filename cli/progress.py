@@ -43,7 +43,7 @@ class Reporter:
         due = done == total or now - self.printed[stage] >= _LINE_EVERY
         if due and not self.console.is_terminal:
             self.printed[stage] = now
-            left = _clock(elapsed / new * (total - done)) if new else "?"
+            left = _clock(elapsed / max(new, 1) * (total - done)) if new or done == total else "?"
             parts = (f"{stage} {done:,}/{total:,}", rate, f"{left} left", note)
             self.console.print("  ".join(part for part in parts if part), highlight=False)
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deepssim_scan.checkpoint import BUNDLED
-from deepssim_scan.images import Standardisation, standardise
 from deepssim_scan.procedural import FAMILIES
+from deepssim_scan.standardise import Standardisation, standardise
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

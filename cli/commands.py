@@ -25,9 +25,9 @@ from deepssim_scan.describe import describe
 from deepssim_scan.embed import WORKERS, EmbedConfig
 from deepssim_scan.encoder import ARCHITECTURES, pick_device
 from deepssim_scan.errors import InputError, ScanError
-from deepssim_scan.images import Limits
 from deepssim_scan.listing import Selection, list_images
 from deepssim_scan.scan import QueryConfig
+from deepssim_scan.workers import Limits
 
 FLAGGED, INCOMPLETE = 3, 4
 GIB = 1 << 30

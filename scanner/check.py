@@ -26,7 +26,7 @@ from deepssim_scan.embeddings import Store, Vectors, first_not_unit, rows_sha256
 from deepssim_scan.encoder import pick_device
 from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import check_sha256
-from deepssim_scan.images import Decoded, Limits, decode_images
+from deepssim_scan.images import Decoded, decode_images
 from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
 from deepssim_scan.listing import Listing, Selection, list_images
 from deepssim_scan.publish import JOB, locked
@@ -40,6 +40,7 @@ from deepssim_scan.report import (
     write_rejected,
 )
 from deepssim_scan.scan import BESIDE, ENCODER, STORE, SYNTHETIC, index_encoder
+from deepssim_scan.workers import Limits
 
 Key = tuple[str, str, str]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from deepssim_scan.catalog import Entry
 from deepssim_scan.checkpoint import Checkpoint
-from deepssim_scan.decode import Reading, Rejection
+from deepssim_scan.decode import Pixels, Reading, Rejection
 from deepssim_scan.embeddings import (
     MANIFEST,
     Store,
@@ -35,8 +35,9 @@ from deepssim_scan.embeddings import (
 from deepssim_scan.encoder import Encoder, embed, pick_device
 from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.files import sha256
-from deepssim_scan.images import Decoded, Limits, Pixels, decode_images
+from deepssim_scan.images import Decoded, decode_images
 from deepssim_scan.listing import Listing, Selection
+from deepssim_scan.workers import Limits
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 """Processes that decode images, by default: half of the cores; the network has the others."""

@@ -17,43 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deepssim_scan.archives import read_member
-from deepssim_scan.decode import (
-    MAX_PIXELS,
-    REASONS,
-    Frame,
-    Pixels,
-    Reading,
-    Rejected,
-    Rejection,
-    decode,
-)
+from deepssim_scan.decode import Frame, Pixels, Reading, Rejected, Rejection, decode
 from deepssim_scan.errors import InputError
 from deepssim_scan.inputs import MAX_BYTES, inside, open_regular
-from deepssim_scan.listing import SUFFIXES, Item, Listing, Selection, list_images
+from deepssim_scan.listing import Item, Listing
 from deepssim_scan.standardise import Standardisation, standardise
 from deepssim_scan.workers import Limits, each
-
-__all__ = [
-    "MAX_BYTES",
-    "MAX_PIXELS",
-    "REASONS",
-    "SUFFIXES",
-    "Decoded",
-    "Frame",
-    "Item",
-    "Limits",
-    "Listing",
-    "Pixels",
-    "Reading",
-    "Rejected",
-    "Rejection",
-    "Selection",
-    "Standardisation",
-    "decode_images",
-    "decode_item",
-    "list_images",
-    "standardise",
-]
 
 _CHUNK_BYTES = 8 << 20
 _AS_IT_IS = Reading()

@@ -36,9 +36,10 @@ from deepssim_scan.decode import Reading
 from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.files import replacing
-from deepssim_scan.images import Limits, decode_images
+from deepssim_scan.images import decode_images
 from deepssim_scan.listing import Listing
 from deepssim_scan.ssim import image_range, ssim_matrix
+from deepssim_scan.workers import Limits
 
 _SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
 _SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one

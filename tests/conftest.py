@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepssim_scan.encoder import Architecture, Encoder
-from deepssim_scan.images import Standardisation
+from deepssim_scan.standardise import Standardisation
 
 torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
 

@@ -21,7 +21,7 @@ from deepssim_scan import __version__
 from deepssim_scan.checkpoint import BUNDLED, FORMAT, Thresholds, convert, load, save
 from deepssim_scan.encoder import REFERENCE, SMALL, Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputMissing
-from deepssim_scan.images import Standardisation
+from deepssim_scan.standardise import Standardisation
 
 TRAINING = {"config": {"steps": 3, "learning_rate": 0.5}, "images": 64, "note": "Größe"}
 

@@ -42,9 +42,9 @@ from deepssim_scan.decode import REASONS
 from deepssim_scan.embed import EmbedConfig
 from deepssim_scan.embeddings import Store
 from deepssim_scan.encoder import Architecture, Encoder
-from deepssim_scan.images import Limits
 from deepssim_scan.listing import Selection
 from deepssim_scan.standardise import Standardisation
+from deepssim_scan.workers import Limits
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent / "deepssim-scan"

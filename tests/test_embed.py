@@ -17,7 +17,7 @@ from deepssim_scan.embed import EmbedConfig, embed_listing
 from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.errors import InputError
-from deepssim_scan.images import list_images
+from deepssim_scan.listing import list_images
 from deepssim_scan.standardise import Standardisation
 
 TINY = Architecture(

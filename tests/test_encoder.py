@@ -16,7 +16,7 @@ from deepssim_scan.encoder import (
     pick_device,
 )
 from deepssim_scan.errors import InputError
-from deepssim_scan.images import Standardisation
+from deepssim_scan.standardise import Standardisation
 
 POOL = Architecture(
     depths=(1, 2, 1),

@@ -29,23 +29,12 @@ from PIL import Image
 
 import deepssim_scan
 from deepssim_scan import images, inputs
+from deepssim_scan.decode import REASONS, Frame, Reading, Rejected, Rejection
 from deepssim_scan.errors import InputError
-from deepssim_scan.images import (
-    REASONS,
-    Decoded,
-    Frame,
-    Item,
-    Limits,
-    Listing,
-    Reading,
-    Rejected,
-    Rejection,
-    Selection,
-    Standardisation,
-    decode_images,
-    decode_item,
-    list_images,
-)
+from deepssim_scan.images import Decoded, decode_images, decode_item
+from deepssim_scan.listing import Item, Listing, Selection, list_images
+from deepssim_scan.standardise import Standardisation
+from deepssim_scan.workers import Limits
 
 AS_IS = Standardisation(size=None)
 NOISE = np.random.default_rng(7).integers(0, 256, (90, 70)).astype(np.uint8)

@@ -22,7 +22,8 @@ from deepssim_scan.embeddings import Store
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.errors import InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import shown
-from deepssim_scan.images import decode_images, list_images
+from deepssim_scan.images import decode_images
+from deepssim_scan.listing import list_images
 from deepssim_scan.procedural import nested_ellipses
 from deepssim_scan.scan import QueryConfig
 from deepssim_scan.standardise import Standardisation

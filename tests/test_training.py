@@ -20,9 +20,11 @@ from deepssim_scan.augment import other_subject, perturb
 from deepssim_scan.checkpoint import Thresholds, load
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.errors import CheckpointError, InputError
-from deepssim_scan.images import Standardisation, decode_images, list_images
+from deepssim_scan.images import decode_images
+from deepssim_scan.listing import list_images
 from deepssim_scan.procedural import FAMILIES
 from deepssim_scan.ssim import image_range, ssim_matrix
+from deepssim_scan.standardise import Standardisation
 from deepssim_scan.training import (
     Images,
     Pool,

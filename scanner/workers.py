@@ -82,12 +82,18 @@ def each(
     threads = [Thread(target=_work_off, args=(worker, tasks), daemon=True) for worker in crew]
     waiting: deque[Future[list[R | Rejection]]] = deque()
 
-    def stop() -> None:
+    def end() -> None:
         for worker in crew:
             worker.stop()
+        for _ in crew:
+            tasks.put(None)
+        for worker, thread in zip(crew, threads, strict=True):
+            thread.join()
+            worker.clear()
 
-    # Else, at the end, multiprocessing would kill processes, and wait for those that replace them.
-    atexit.register(stop)
+    # Else, at the end, multiprocessing would kill processes, and wait for those that replace them,
+    # and a generator closed after the threads are frozen would wait for locks that they hold.
+    atexit.register(end)
     try:
         for thread in threads:
             thread.start()
@@ -99,13 +105,8 @@ def each(
                 return
             yield from waiting.popleft().result()
     finally:
-        atexit.unregister(stop)
-        stop()
-        for _ in crew:
-            tasks.put(None)
-        for worker, thread in zip(crew, threads, strict=True):
-            thread.join()
-            worker.clear()
+        atexit.unregister(end)
+        end()
 
 
 def _work_off(worker: "_Worker[T, R]", tasks: "SimpleQueue[_Task[R, T] | None]") -> None:

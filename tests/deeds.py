@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def pid(_):
 def nap(_):
     time.sleep(0.3)
     return os.getpid()
+
+
+def slowly(seconds, function):
+    """Return the function, made to wait before it runs in another thread than the main one."""
+
+    def slow(*arguments):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(seconds)
+        return function(*arguments)
+
+    return slow
 
 
 class DeadOnArrival:

@@ -180,14 +180,20 @@ def test_limits_check_themselves():
 
 
 PARENT = """
-import sys, time
+import atexit, sys, time
 from functools import partial
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from deepssim_scan.workers import Limits, each
-from deeds import act
+from deeds import act, slowly
 
 if __name__ == "__main__":
     folder, limit, *items = sys.argv[1:]
+    if "slow" in items:
+        SpawnProcess.join = slowly(2, SpawnProcess.join)
+        connection.Pipe = slowly(0.5, connection.Pipe)
+        atexit.register(time.sleep, 3)  # called after those of `each`
     work = partial(act, Path(folder))
     answers = each(work, iter([[item] for item in items]), 2, Limits(float(limit)))
     for answer in answers:
@@ -233,7 +239,9 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, limit, items):
         time.sleep(0.05)
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
-    items = ["leave", *["sleep"] * 5]
+@pytest.mark.parametrize("slow", [[], ["slow"]])
+def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path, slow):
+    """Also when its threads hold each other up as the interpreter ends."""
+    items = ["leave", *["sleep"] * 5, *slow]
     run = subprocess.run(**parent_of(tmp_path, 1e6, items), check=True, timeout=60)
     assert not alive(int(run.stdout))

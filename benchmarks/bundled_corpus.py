@@ -15,7 +15,7 @@ from PIL import Image
 from rich.progress import track
 
 from deepssim_scan.procedural import FAMILIES
-from deepssim_scan.subjects import mni152, slices
+from deepssim_scan.subjects import mni152, projections, slices
 
 # Each axis with the fractions of it between which the template fills a slice.
 AXES = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--per-family", type=int, default=2500)
     parser.add_argument("--subjects", type=int, default=120)
     parser.add_argument("--slices", type=int, default=36, help="of each subject and axis")
+    parser.add_argument("--views", type=int, default=24, help="of each subject, projected")
     parser.add_argument("--side", type=int, default=128, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -36,6 +37,7 @@ def main() -> None:
     volume = mni152()
     for subject in track(range(options.subjects), "MNI152 pseudo-subjects"):
         write_subject(volume, subject, options)
+        write_radiographs(volume, subject, options)
 
 
 def write_family(family: str, options: argparse.Namespace) -> None:
@@ -56,6 +58,16 @@ def write_subject(volume: torch.Tensor, subject: int, options: argparse.Namespac
         for position, image in zip(positions, images.numpy(), strict=True):
             file = options.out / "mni152" / f"{subject:04d}" / f"{name}-{position:.3f}.png"
             save(image, file)
+
+
+def write_radiographs(volume: torch.Tensor, subject: int, options: argparse.Namespace) -> None:
+    """Write the projections of one pseudo-subject, all around it."""
+    angles = np.arange(options.views) * (360 / options.views)
+    person = torch.Generator().manual_seed(options.seed * 1_000_000 + subject)
+    images = projections(volume, angles.tolist(), options.side, person, shell=subject % 2 == 0)
+    for angle, image in zip(angles, images.numpy(), strict=True):
+        file = options.out / "projected" / f"{subject:04d}" / f"view-{angle:05.1f}.png"
+        save(image, file)
 
 
 def save(image: np.ndarray, path: Path) -> None:

@@ -4,8 +4,10 @@ Every function takes standardised images (B, H, W) and a `torch.Generator` of th
 anew for each image, and returns images standardised again.
 
 - `augment` is the reference's list (arXiv:2509.16582): what the score must not see.
-- `perturb` makes images that are like their source in every degree, so that training meets
-  the whole range of SSIM; the target is computed from what it returns.
+- `disguise` adds what else a copy may have gone through: a shift, a slight warp, noise, blur,
+  compression, a lower resolution. The score must not see that either.
+- `perturb` changes what an image shows, in every degree, so that training meets the whole range of
+  SSIM; the target is computed from what it returns.
 - `other_subject` makes the hardest stranger: the same slice of somebody else.
 """
 
@@ -34,13 +36,40 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
     return restandardise(gamma(images, exponent))
 
 
+def disguise(images: Tensor, generator: Generator) -> Tensor:
+    """Change each image as copies are changed: what `augment` does, and more of it.
+
+    Rotation within 0.19 rad (p 0.5), a shift within 5 % of either side (p 0.4), a smooth warp of
+    up to 1.2 % of a pixel in a hundred (p 0.4); what comes in from outside continues the border,
+    or is as dark as the darkest pixel. Then gamma (p 0.5), and one of `DEGRADATIONS` (p 0.5).
+    """
+    for dim in (1, 2):
+        flip = _chance(images, 0.5, generator)
+        images = torch.where(flip[:, None, None], images.flip(dim), images)
+    angle = _uniform(images, -0.19, 0.19, generator) * _chance(images, 0.5, generator)
+    moved = _chance(images, 0.4, generator)[:, None] * 0.1
+    shift = moved * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
+    strength = _uniform(images, 0, 0.024, generator) * _chance(images, 0.4, generator)
+    field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
+    displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
+    images = resample(images, rotation(angle), displacement, dark=_chance(images, 0.5, generator))
+    changed = _chance(images, 0.5, generator)
+    exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
+    images = restandardise(gamma(images, exponent))
+    return _one_of(DEGRADATIONS, images, generator, share=0.5)
+
+
 def perturb(images: Tensor, generator: Generator) -> Tensor:
-    """Change each image in one way of `PERTURBATIONS`, mildly to strongly."""
-    which = torch.randint(
-        len(PERTURBATIONS), (len(images),), generator=generator, device=images.device
-    )
+    """Change what each image shows in one way of `PERTURBATIONS`, mildly to strongly."""
+    return _one_of(PERTURBATIONS, images, generator)
+
+
+def _one_of(changes: "Changes", images: Tensor, generator: Generator, share: float = 1.0) -> Tensor:
+    """Make one of the changes to each image, or to a share of them."""
+    among = torch.randint(len(changes), (len(images),), generator=generator, device=images.device)
+    which = torch.where(_chance(images, share, generator), among, -1)
     changed = images.clone()
-    for index, change in enumerate(PERTURBATIONS):
+    for index, change in enumerate(changes):
         chosen = which == index
         if chosen.any():
             changed[chosen] = change(images[chosen], generator)
@@ -84,20 +113,28 @@ def rotation(angle: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
 
 
-def resample(images: Tensor, linear: Tensor, displacement: Tensor | None = None) -> Tensor:
+def resample(
+    images: Tensor,
+    linear: Tensor,
+    displacement: Tensor | None = None,
+    dark: Tensor | None = None,
+) -> Tensor:
     """Read each image at `linear` (B, 2, 2) of its coordinates plus `displacement`.
 
     Coordinates run from -1 to 1 over each axis, `displacement` (B, 2, H, W) is in them; beyond
-    the border the border's value continues, as in the reference.
+    the border the border's value continues, as in the reference, or, in the images for which
+    `dark` (B,) is true, the least value of all.
     """
     theta = torch.cat([linear, linear.new_zeros(len(linear), 2, 1)], -1)
     size = (len(images), 1, *images.shape[1:])
     grid = functional.affine_grid(theta, list(size), align_corners=False)
     if displacement is not None:
         grid = grid + displacement.permute(0, 2, 3, 1)
-    return functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)[
-        :, 0
-    ]
+    read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
+    if dark is None:
+        return read[:, 0]
+    outside = (grid.abs() > 1).any(-1) & dark[:, None, None]
+    return torch.where(outside, images.amin((1, 2))[:, None, None], read[:, 0])
 
 
 def smooth_field(
@@ -121,29 +158,31 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
-    return blur(images, _uniform(images, 0.4, 2.5, generator))
+    return blur(images, _uniform(images, 0.4, 1.5, generator))
 
 
 def _noise(images: Tensor, generator: Generator) -> Tensor:
-    strength = _uniform(images, -4.5, -0.7, generator).exp()  # 0.01 to 0.5 standard deviations
+    strength = _uniform(images, -4.0, -1.0, generator).exp()  # 0.02 to 0.37 standard deviations
     return images + strength[:, None, None] * _normal(images, generator)
 
 
 def _warp(images: Tensor, generator: Generator) -> Tensor:
-    strength = _uniform(images, -6.2, -3.0, generator).exp()  # 0.1 to 3 pixels of 128
+    strength = _uniform(images, -4.2, -2.6, generator).exp()  # 1 to 5 pixels of 128
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     identity = torch.eye(2, device=images.device).expand(len(images), 2, 2)
-    return resample(images, identity, 2 * strength[:, None, None, None] * field)
-
-
-def _shift(images: Tensor, generator: Generator) -> Tensor:
-    shift = 0.06 * torch.randn(len(images), 2, 1, 1, generator=generator, device=images.device)
-    identity = torch.eye(2, device=images.device).expand(len(images), 2, 2)
-    return resample(images, identity, shift.expand(-1, -1, *images.shape[1:]))
+    return resample(images, identity, strength[:, None, None, None] * field)
 
 
 def _blend(images: Tensor, generator: Generator) -> Tensor:
     share = _uniform(images, 0.05, 0.7, generator)[:, None, None]
+    return (1 - share) * images + share * images.roll(1, 0)
+
+
+def _graft(images: Tensor, generator: Generator) -> Tensor:
+    """Put a part of another image in the place of the same part, within a soft outline."""
+    level = _uniform(images, -1.5, 1.5, generator)[:, None, None]
+    outline = smooth_field(len(images), 1, 4, images.shape[1:], generator)[:, 0]
+    share = torch.sigmoid(8 * (outline - level))
     return (1 - share) * images + share * images.roll(1, 0)
 
 
@@ -154,7 +193,7 @@ def _blocks(images: Tensor, generator: Generator) -> Tensor:
     tiles = images[:, :height, :width].unflatten(1, (-1, 8)).unflatten(3, (-1, 8))
     frequencies = torch.einsum("ui,bhiwj,vj->bhwuv", basis, tiles, basis)
     order = torch.arange(8, device=images.device)
-    coarseness = _uniform(images, -4.5, -1.5, generator).exp()[:, None, None, None, None]
+    coarseness = _uniform(images, -4.5, -2.0, generator).exp()[:, None, None, None, None]
     step = coarseness * (1 + order[:, None] + order)
     restored = torch.einsum("ui,bhwuv,vj->bhiwj", basis, (frequencies / step).round() * step, basis)
     changed = images.clone()
@@ -171,23 +210,17 @@ def _cosine_basis(like: Tensor) -> Tensor:
 
 
 def _rescale(images: Tensor, generator: Generator) -> Tensor:
-    """Shrink the batch to between half and nine tenths of its size and enlarge it again."""
-    factor = 0.5 + 0.4 * torch.rand((), generator=generator, device=images.device).item()
+    """Shrink the batch to between 45 and 90 % of its size and enlarge it again."""
+    factor = 0.45 + 0.45 * torch.rand((), generator=generator, device=images.device).item()
     small = functional.interpolate(
         images[:, None], scale_factor=factor, mode="bilinear", antialias=True
     )
     return functional.interpolate(small, images.shape[1:], mode="bicubic")[:, 0]
 
 
-PERTURBATIONS: tuple[Callable[[Tensor, Generator], Tensor], ...] = (
-    _blur,
-    _noise,
-    _warp,
-    _shift,
-    _blend,
-    _blocks,
-    _rescale,
-)
+Changes = tuple[Callable[[Tensor, Generator], Tensor], ...]
+DEGRADATIONS: Changes = (_blur, _noise, _blocks, _rescale)
+PERTURBATIONS: Changes = (_warp, _blend, _graft)
 
 
 def _uniform(images: Tensor, low: float, high: float, generator: Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """The DeepSSIM encoder: standardised images in, unit-norm embeddings out.
 
-The trunk is ConvNeXt (arXiv:2201.03545) with torchvision's parameter names, so that
-torchvision's weights and the reference's (arXiv:2509.16582) load as they are. Two heads:
+Two trunks: ConvNeXt (arXiv:2201.03545) with torchvision's parameter names, so that
+torchvision's weights and the reference's (arXiv:2509.16582) load as they are, and the one of
+`flips`, which cannot see flips. Two heads:
 
 - `pool`, the reference's: global average, BatchNorm, Linear, GELU, Dropout, Linear;
 - `layout`, for small networks: the grid of features is kept when it is projected, since what
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepssim_scan import flips
 from deepssim_scan.errors import InputError
 from deepssim_scan.standardise import Standardisation
 
@@ -32,22 +34,39 @@ class Architecture:
     widths: tuple[int, ...] = (48, 96, 192)
     channels: Literal["local", "repeat"] = "local"
     head: Literal["layout", "pool"] = "layout"
+    trunk: Literal["convnext", "flips"] = "convnext"
+    expansion: int = 4
     dimension: int = 256
     standardisation: Standardisation = field(default_factory=Standardisation)
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths) or not self.depths:
             raise ValueError(f"one width a stage: {self.depths} depths, {self.widths} widths")
-        if min(*self.depths, *self.widths, self.dimension) < 1:
-            raise ValueError(f"depths, widths and dimension must be >= 1: {self}")
+        if min(*self.depths, *self.widths, self.expansion, self.dimension) < 1:
+            raise ValueError(f"depths, widths, expansion and dimension must be >= 1: {self}")
         if self.channels not in _INPUT_CHANNELS or self.head not in _HEADS:
             raise ValueError(f"unknown channels {self.channels!r} or head {self.head!r}")
+        if self.trunk not in ("convnext", "flips"):
+            raise ValueError(f"unknown trunk {self.trunk!r}")
+        if self.trunk == "flips":
+            self._check_flips()
         if self.head == "layout" and self.standardisation.size is None:
             raise ValueError("the layout head needs a fixed input size, found none")
         if self.head == "layout" and self.grid < 1:
             raise InputError(
                 f"{len(self.depths)} stages need images of 2^{len(self.depths) + 1} pixels a side "
                 f"or more, found size {self.standardisation.size}"
+            )
+
+    def _check_flips(self) -> None:
+        if self.head != "layout":
+            raise ValueError(f"the flips trunk has a layout head, found {self.head!r}")
+        if any(width % (4 * flips.ORIENTATIONS) for width in self.widths):
+            raise ValueError(f"widths of the flips trunk are multiples of 16, found {self.widths}")
+        if (self.standardisation.size or 0) % (2 << len(self.depths)):
+            raise InputError(
+                f"{len(self.depths)} stages of the flips trunk need a size that is a multiple of "
+                f"{2 << len(self.depths)}, found {self.standardisation.size}"
             )
 
     @property
@@ -78,15 +97,15 @@ class _Permute(nn.Module):
 class _Block(nn.Module):
     """A ConvNeXt block; `block` holds what torchvision's holds, at the same places."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv2d(width, width, kernel_size=7, padding=3, groups=width),
             _Permute(0, 2, 3, 1),
             nn.LayerNorm(width, eps=1e-6),
-            nn.Linear(width, 4 * width),
+            nn.Linear(width, expansion * width),
             nn.GELU(),
-            nn.Linear(4 * width, width),
+            nn.Linear(expansion * width, width),
             _Permute(0, 3, 1, 2),
         )
         self.layer_scale = nn.Parameter(torch.full((width, 1, 1), 0.1))
@@ -101,20 +120,24 @@ class Encoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        depths, widths = architecture.depths, architecture.widths
-        stem = nn.Conv2d(_INPUT_CHANNELS[architecture.channels], widths[0], 4, stride=4)
-        stages = [nn.Sequential(stem, _ChannelNorm(widths[0])), _stage(widths[0], depths[0])]
-        for (width, wider), depth in zip(pairwise(widths), depths[1:], strict=True):
-            down = nn.Conv2d(width, wider, kernel_size=2, stride=2)
-            stages += [nn.Sequential(_ChannelNorm(width), down), _stage(wider, depth)]
-        self.feature_extractor = nn.Sequential(*stages)
-        self.fc = _HEADS[architecture.head](architecture)
-        self.apply(_initialise)
+        if architecture.trunk == "flips":
+            self.feature_extractor: nn.Module = flips.Trunk(
+                _INPUT_CHANNELS[architecture.channels],
+                architecture.widths,
+                architecture.depths,
+                architecture.expansion,
+            )
+            width, dimension = architecture.widths[-1], architecture.dimension
+            self.fc: nn.Module = flips.LayoutHead(width, width // 4, architecture.grid, dimension)
+        else:
+            self.feature_extractor = _convnext(architecture)
+            self.fc = _HEADS[architecture.head](architecture)
+            self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images standardised as the architecture says: (B, 1, H, W) -> (B, D) unit norm."""
         if self.architecture.channels == "local":
-            images = torch.cat([images, _evened(images)], dim=1)
+            images = torch.cat([images, evened(images)], dim=1)
         else:
             images = images.expand(-1, _INPUT_CHANNELS["repeat"], -1, -1)
         return functional.normalize(self.fc(self.feature_extractor(images)))
@@ -145,8 +168,19 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and available else "cpu"
 
 
-def _stage(width: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(width) for _ in range(depth)))
+def _convnext(architecture: Architecture) -> nn.Sequential:
+    widths = architecture.widths
+    stem = nn.Conv2d(_INPUT_CHANNELS[architecture.channels], widths[0], 4, stride=4)
+    stages = [nn.Sequential(stem, _ChannelNorm(widths[0])), _stage(architecture, 0)]
+    for number, (width, wider) in enumerate(pairwise(widths), 1):
+        down = nn.Conv2d(width, wider, kernel_size=2, stride=2)
+        stages += [nn.Sequential(_ChannelNorm(width), down), _stage(architecture, number)]
+    return nn.Sequential(*stages)
+
+
+def _stage(architecture: Architecture, number: int) -> nn.Sequential:
+    width, depth = architecture.widths[number], architecture.depths[number]
+    return nn.Sequential(*(_Block(width, architecture.expansion) for _ in range(depth)))
 
 
 def _pool_head(architecture: Architecture) -> nn.Sequential:
@@ -179,29 +213,31 @@ def _layout_head(architecture: Architecture) -> nn.Sequential:
 _HEADS = {"layout": _layout_head, "pool": _pool_head}
 
 
-def _evened(images: Tensor) -> Tensor:
+def evened(images: Tensor, window: int = _LOCAL_WINDOW, floor: float = _LOCAL_FLOOR) -> Tensor:
     """Subtract each pixel's local mean and divide by its local spread: (B, 1, H, W) -> same.
+
+    Local is within a square `window` pixels wide; `floor` is added to the variance.
 
     What is left of contrast after it is the same for dark and bright tissue and for any gamma.
     """
-    mean = _local_mean(images)
-    variance = _local_mean((images - mean).square())
-    return (images - mean) / (variance + _LOCAL_FLOOR).sqrt()
+    mean = _local_mean(images, window)
+    variance = _local_mean((images - mean).square(), window)
+    return (images - mean) / (variance + floor).sqrt()
 
 
-def _local_mean(images: Tensor) -> Tensor:
+def _local_mean(images: Tensor, window: int) -> Tensor:
     """Average over the part of a square window that lies inside: (B, 1, H, W) -> same.
 
     Two matrix products, several times faster on a CPU than `avg_pool2d` with so wide a window.
     """
-    rows, columns = (_averaging(length, images) for length in images.shape[-2:])
+    rows, columns = (_averaging(length, window, images) for length in images.shape[-2:])
     return rows @ images @ columns.T
 
 
-def _averaging(length: int, like: Tensor) -> Tensor:
+def _averaging(length: int, window: int, like: Tensor) -> Tensor:
     """The matrix (length, length) whose rows average a window clipped at the ends."""
     places = torch.arange(length, device=like.device)
-    near = (places[:, None] - places).abs() <= _LOCAL_WINDOW // 2
+    near = (places[:, None] - places).abs() <= window // 2
     return near.to(like.dtype) / near.sum(1, keepdim=True)
 
 

@@ -27,10 +27,18 @@ def image_range(images: Tensor) -> Tensor:
     return images.amax((-2, -1)) - images.amin((-2, -1))
 
 
-def ssim(first: Tensor, second: Tensor, data_range: Tensor | float) -> Tensor:
+def ssim(
+    first: Tensor,
+    second: Tensor,
+    data_range: Tensor | float,
+    inside: Tensor | None = None,
+) -> Tensor:
     """Return the SSIM of pairs of images.
 
         first, second (B, H, W) float, data_range scalar or (B,) -> (B,) in [-1, 1]
+
+    With `inside` (B, H, W) bool, the mean is over the windows all of whose pixels are in it;
+    NaN where there is none.
 
     `data_range` is the distance from the least to the greatest possible value; the reference
     takes `image_range(first)`. Equal to skimage within 1e-5 in float32.
@@ -42,7 +50,11 @@ def ssim(first: Tensor, second: Tensor, data_range: Tensor | float) -> Tensor:
     ranges = _checked_range(first, data_range)
     step = max(1, _PAIR_PIXELS // first[0].numel()) if len(first) else 1
     chunks = zip(first.split(step), second.split(step), ranges.split(step), strict=True)
-    return torch.cat([_pair_map(*chunk).mean((1, 2)) for chunk in chunks])
+    if inside is None:
+        return torch.cat([_pair_map(*chunk).mean((1, 2)) for chunk in chunks])
+    whole = [_whole_windows(chunk) for chunk in inside.split(step)]
+    sums = [(_pair_map(*c) * w).sum((1, 2)) for c, w in zip(chunks, whole, strict=True)]
+    return torch.cat(sums) / torch.cat([each.sum((1, 2)) for each in whole])
 
 
 def ssim_matrix(
@@ -101,6 +113,11 @@ def _pair_map(x: Tensor, y: Tensor, data_range: Tensor) -> Tensor:
     )
     c1, c2 = _constants(data_range[:, None, None])
     return _similarity(mean_x, mean_y, covariance, variances, c1, c2)
+
+
+def _whole_windows(inside: Tensor) -> Tensor:
+    """Return 1 for each window all of whose pixels are inside, else 0: (B, H - 6, W - 6)."""
+    return (_window_sum(_window_sum(inside.float(), -1), -2) == _AREA).float()
 
 
 def _deviation_products(

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from deepssim_scan.augment import smooth_field
+from deepssim_scan.augment import rotation, smooth_field
 from deepssim_scan.errors import DependencyMissing
 
 _OVERSAMPLING = 2  # points along a pixel's side that are averaged into it
@@ -44,7 +44,13 @@ def mni152() -> Tensor:
 
 
 def slices(
-    volume: Tensor, axis: int, positions: Sequence[float], side: int, subject: Generator | None
+    volume: Tensor,
+    axis: int,
+    positions: Sequence[float],
+    side: int,
+    subject: Generator | None,
+    *,
+    shell: bool = True,
 ) -> Tensor:
     """Cut a volume, deformed into a pseudo-subject, across one axis.
 
@@ -52,14 +58,50 @@ def slices(
 
     Slices are square and as wide as the volume's longest axis, rows from superior (or anterior)
     to the opposite. The same state of the generator `subject` gives the same person on any axis
-    and at any position; None gives the volume as it is.
+    and at any position; None gives the volume as it is. Half of the people get a `shell` in place
+    of the scalp and skull that a template lacks.
     """
     grid = _plane_grid(volume, axis, positions, side * _OVERSAMPLING)
     if subject is not None:
         grid = grid + _deformation(subject, grid)
     sampled = functional.grid_sample(volume[None, None], grid[None], align_corners=False)[0]
     images = functional.avg_pool2d(sampled, _OVERSAMPLING)[0]
-    return images if subject is None else _appearance(images, subject)
+    return images if subject is None else _appearance(images, subject, shell=shell)
+
+
+def projections(
+    volume: Tensor,
+    angles: Sequence[float],
+    side: int,
+    subject: Generator | None,
+    *,
+    shell: bool = True,
+) -> Tensor:
+    """Project a volume, deformed into a pseudo-subject, along parallel rays, as radiographs do.
+
+        volume (X, Y, Z), angles (P,) in degrees around the third axis -> (P, side, side) in [0, 1]
+
+    A pixel is the mean along its ray, scaled to the image's own range. Images are as wide as the
+    volume's longest axis, their rows from superior to inferior. The same state of the
+    generator `subject` gives the same person at any angle; None gives the volume as it is.
+    """
+    across = (torch.arange(side) + 0.5) * 2 / side - 1
+    x, y, z = torch.meshgrid(across, across, across, indexing="ij")
+    stretch = [max(volume.shape) / length for length in volume.shape]
+    grid = torch.stack([z * stretch[2], y * stretch[1], x * stretch[0]], -1)
+    if subject is not None:
+        grid = grid + _deformation(subject, grid)
+    body = functional.grid_sample(volume[None, None], grid[None], align_corners=False)[0, 0]
+    turned = rotation(torch.deg2rad(torch.tensor(angles)))
+    planes = body.permute(2, 0, 1)[None]  # (1, Z, X, Y)
+    # A ray for each column; coordinates are y, x, as grid_sample wants them.
+    rays = torch.stack(torch.meshgrid(across, across, indexing="ij"), -1).flip(-1)
+    taken = [
+        functional.grid_sample(planes, (rays @ turn)[None], align_corners=False)[0].mean(-1)
+        for turn in turned
+    ]
+    images = _each_unit(torch.stack(taken).flip(1))
+    return images if subject is None else _appearance(images, subject, shell=shell)
 
 
 def _plane_grid(volume: Tensor, axis: int, positions: Sequence[float], side: int) -> Tensor:
@@ -87,13 +129,13 @@ def _deformation(subject: Generator, grid: Tensor) -> Tensor:
     return stretch * grid + shift + sampled[0].permute(1, 2, 3, 0)
 
 
-def _appearance(images: Tensor, subject: Generator) -> Tensor:
+def _appearance(images: Tensor, subject: Generator, *, shell: bool) -> Tensor:
     """Give a subject's scan its contrast, shading, shell and noise."""
     exponent, brightness, thickness, gap, shelled = torch.rand(5, generator=subject).tolist()
     shading = 1 + 0.12 * smooth_field(1, 1, 3, tuple(images.shape[1:]), subject)[0]
     noise = 0.01 * torch.randn(images.shape, generator=subject)
     images = images.clamp_min(0) ** (0.7 + 0.7 * exponent)
-    if shelled < 0.5:
+    if shell and shelled < 0.5:
         body = (images > 0.15).float()[:, None]
         inner = _grown(body, 1 + int(3 * gap))
         outer = _grown(body, 3 + int(3 * gap + 4 * thickness))
@@ -107,6 +149,11 @@ def _grown(mask: Tensor, pixels: int) -> Tensor:
         mask = functional.max_pool2d(mask, 3, 1, 1)
         mask = (functional.avg_pool2d(mask, 3, 1, 1) > 0.34).float()
     return mask
+
+
+def _each_unit(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-6)
 
 
 def _unit(volume: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan import checkpoint
-from deepssim_scan.augment import augment, blur, other_subject, perturb, restandardise
+from deepssim_scan.augment import augment, disguise, other_subject, perturb
 from deepssim_scan.checkpoint import Checkpoint, Thresholds
 from deepssim_scan.decode import Reading
 from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
@@ -41,13 +41,12 @@ from deepssim_scan.listing import Listing
 from deepssim_scan.ssim import image_range, ssim_matrix
 from deepssim_scan.workers import Limits
 
-_SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
+_SSIM_STRIDE = 3  # windows skipped in a target: a ninth of the cost
 _SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
 _FEWEST = 32  # images to train on, and to validate on
 _MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
 _NAME_DISTANCE = 8  # places by name within which a neighbour is drawn
 _GALLERY, _QUERIES = 4096, 512  # images of the audit that thresholds are fitted on
-_COPY_BLUR = 0.8  # pixels, of every other copy that thresholds are fitted on
 _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
 
 
@@ -228,7 +227,7 @@ def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> fl
     encoder.eval()
     with torch.inference_mode():
         for _ in range(batches):
-            views, target = _batch(pool.draw(16, generator), generator)
+            views, target = _batch(pool.draw(16, generator), generator, augment)
             embeddings = encoder(views[:, None])
             scores.append((embeddings @ embeddings.T).flatten())
             targets.append(target.flatten())
@@ -240,8 +239,8 @@ def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> fl
 def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     """Choose the default thresholds by playing an audit through.
 
-    Training images are 4,096 of those trained on. Copies are 512 of them, augmented and every
-    other one blurred. Strangers are of two kinds: 512 images held out, and pseudo-subjects
+    Training images are 4,096 of those trained on. Copies are 512 of them,
+    disguised. Strangers are of two kinds: 512 images held out, and pseudo-subjects
     made of 512 training images. What counts is a stranger's best match, as in an audit.
 
     `duplicate` is half-way between the score that 0.5 % of the strangers pass (of the kind that
@@ -251,9 +250,7 @@ def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     generator = Generator(_device(encoder)).manual_seed(seed)
     gallery = _some(images.training, _GALLERY, generator)
     copied = gallery[:_QUERIES]
-    copies = copied.clone()
-    copies[::2] = blur(copies[::2], copies.new_full((len(copies[::2]),), _COPY_BLUR))
-    copies = embed(encoder, augment(restandardise(copies), generator))
+    copies = embed(encoder, disguise(copied, generator))
     strangers = _some(images.validation, _QUERIES, generator), other_subject(copied, generator)
     known = embed(encoder, gallery)
     of_copies = (copies * known[: len(copies)]).sum(1)
@@ -297,7 +294,8 @@ class _Run:
         rate = config.learning_rate * _schedule(number, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        views, target = _batch(self.images.training.draw(config.batch, generator), generator)
+        drawn = self.images.training.draw(config.batch, generator)
+        views, target = _batch(drawn, generator, disguise)
         self.encoder.train()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             embeddings = self.encoder(views[:, None]).float()
@@ -375,18 +373,20 @@ def _identity(images: Images, config: TrainingConfig, architecture: Architecture
     return json.dumps([asdict(config), asdict(architecture), digest.hexdigest()])
 
 
-def _batch(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def _batch(
+    images: Tensor, generator: Generator, change: Callable[[Tensor, Generator], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Make a batch of all kinds of pairs from n images drawn.
 
         images (n, H, W) -> views (4n, H, W), the SSIM of what they show (4n, 4n)
 
-    Views are augmented images: those drawn, perturbed ones, other subjects, those drawn again.
+    Views are changed images: those drawn, perturbed ones, other subjects, those drawn again.
     """
     clean = torch.cat([images, perturb(images, generator), other_subject(images, generator)])
     matrix = ssim_matrix(clean, clean, image_range(clean), stride=_SSIM_STRIDE)
     matrix = (matrix + matrix.T) / 2
     source = torch.arange(4 * len(images), device=images.device) % len(clean)
-    return augment(clean[source], generator), matrix[source][:, source]
+    return change(clean[source], generator), matrix[source][:, source]
 
 
 def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:

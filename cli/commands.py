@@ -181,6 +181,23 @@ def query(
         float | None,
         typer.Option(help="Score above which it is a duplicate.", show_default="the encoder's"),
     ] = None,
+    ssim: Annotated[
+        float | None,
+        typer.Option(
+            help="SSIM after registration that a duplicate must pass too.",
+            show_default="the encoder's",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Register pairs above similar, and compute their SSIM."),
+    ] = True,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the training images, to verify with.", show_default="as indexed"
+        ),
+    ] = None,
     fail_on_flagged: Annotated[
         bool, typer.Option("--fail-on-flagged", help="Exit with 3 when an image is flagged.")
     ] = False,
@@ -200,7 +217,7 @@ def query(
             pick_device(device),
             workers=workers,
         )
-        config = QueryConfig(top_k, similar, duplicate, embed)
+        config = QueryConfig(top_k, similar, duplicate, ssim, verify, training, embed)
     with reporting(console.messages) as progress:
         result = scan.query(synthetic, index, report, config, progress)
     if json:

@@ -68,6 +68,7 @@ def show_query(result: QueryResult) -> None:
             f"INCOMPLETE, and so no clean result. Not looked at: {counts['rejected']:,} synthetic "
             f"and {counts['training_rejected']:,} training images."
         )
+    _show_verification(summary["verification"])
     if summary["top_k"] < summary["top_k_asked"]:
         text = f"Only {summary['top_k']} matches an image: there are no more training images."
         messages.print(text, markup=False, soft_wrap=True)
@@ -141,12 +142,26 @@ def _matches_table(matches: list[Match]) -> Table:
     table.add_column("synthetic", overflow="fold")
     table.add_column("training", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("SSIM", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for match in matches:
         verdict = Text(match.verdict, style=STYLES[match.verdict])
         names = Text(match.synthetic), Text(match.training)
-        table.add_row(*names, f"{match.score:.4f}", verdict)
+        ssim = "-" if match.ssim is None else f"{match.ssim:.4f}"
+        table.add_row(*names, f"{match.score:.4f}", ssim, verdict)
     return table
+
+
+def _show_verification(counts: Mapping[str, int] | None) -> None:
+    if counts is None:
+        return
+    text = f"Pairs registered: {counts['registered']:,}, of which verified: {counts['verified']:,}"
+    output.print(text, markup=False, soft_wrap=True)
+    if missing := counts["not registered"]:
+        _warn(
+            f"Pairs not verified: {missing:,}, judged by their score alone, since an image of them "
+            "is gone or not the same any more. Say where the training images are with --training."
+        )
 
 
 def _show_ledger(listed: int, embedded: int, rejected: int) -> None:

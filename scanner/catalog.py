@@ -140,10 +140,10 @@ class _Reading:
         )
         return all(row == place for place, row in enumerate(rows))
 
-    def paths(self, rows: Iterable[int]) -> list[str | None]:
-        """Return the name of each row, None for one that is not there."""
+    def at(self, rows: Iterable[int]) -> list[Entry | None]:
+        """Return the entry of each row, None for one that is not there."""
         query = f"SELECT {_STORED} FROM entries WHERE row = ?"
-        return [next((entry.name for entry in self._entries(query, (row,))), None) for row in rows]
+        return [next(self._entries(query, (row,)), None) for row in rows]
 
     def embedded(self) -> Iterator[Entry]:
         """Give the entries that were embedded, in row order."""

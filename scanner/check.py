@@ -10,7 +10,7 @@ embeddings the one that their shard was written with.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,15 @@ import numpy as np
 from deepssim_scan import checkpoint
 from deepssim_scan.catalog import Entry, Shard
 from deepssim_scan.checkpoint import BUNDLED, Checkpoint
-from deepssim_scan.decode import Reading
 from deepssim_scan.describe import kind_of
 from deepssim_scan.embed import WORKERS, Report, embed_into, silent
 from deepssim_scan.embeddings import Store, Vectors, first_not_unit, rows_sha256
 from deepssim_scan.encoder import pick_device
-from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError, StoreMismatch
+from deepssim_scan.errors import Damaged, InputError, ScanError, StoreMismatch
 from deepssim_scan.files import check_sha256
-from deepssim_scan.images import Decoded, decode_images
+from deepssim_scan.images import Decoded
 from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
-from deepssim_scan.listing import Listing, Selection, list_images
+from deepssim_scan.listing import Listing
 from deepssim_scan.publish import JOB, locked
 from deepssim_scan.records import read_json
 from deepssim_scan.report import (
@@ -40,6 +39,7 @@ from deepssim_scan.report import (
     write_rejected,
 )
 from deepssim_scan.scan import BESIDE, ENCODER, STORE, SYNTHETIC, index_encoder
+from deepssim_scan.sources import decode_entries, listing_of
 from deepssim_scan.workers import Limits
 
 Key = tuple[str, str, str]
@@ -212,7 +212,7 @@ def _repair_store(folder: Path, encoder: Path, config: RepairConfig, report: Rep
         if not damaged:
             return
         loaded = _encoder_of(store, encoder)
-        listing = _listing_of(store, config.images)
+        listing = listing_of(store, config.images)
         for done, shard in enumerate(damaged):
             report("shards repaired", done, len(damaged))
             store.mend(shard, _embed_again(store, shard, listing, loaded, config))
@@ -250,17 +250,6 @@ def _encoder_of(store: Store, path: Path) -> Checkpoint:
     return loaded
 
 
-def _listing_of(store: Store, images: Path | None) -> Listing:
-    """List the images of a store where it says that they are, or in `images`."""
-    source = store.manifest.source
-    manifest = source["manifest"]
-    selection = Selection(tuple(source["include"]), Path(manifest) if manifest else None)
-    try:
-        return list_images(images or Path(source["folder"]), selection)
-    except InputMissing as error:
-        raise InputMissing(f"{error} Say where the images are now with --images.") from error
-
-
 @dataclass(slots=True)
 class _Rows:
     """Takes the rows of one shard."""
@@ -284,19 +273,18 @@ def _embed_again(
         for entry in store.entries(shard)
         if entry.reason in (None, "embedding")
     }
-    items = {key[:2] for key in wanted}
-    chosen = replace(listing, files=tuple(i for i in listing.files if (i.path, i.member) in items))
-    decoded = decode_images(
-        chosen,
+    decoded = decode_entries(
+        store,
+        wanted.values(),
+        listing,
         loaded.architecture.standardisation,
-        Reading(**source["reading"]),
         workers=config.workers,
         limits=config.limits,
     )
     encoder = loaded.encoder.to(pick_device(source["device"]))
     rows = _Rows(store.manifest.shard_rows)
     with closing(decoded):
-        images = (_unchanged(image, wanted, store) for item in decoded for image in item)
+        images = (_unchanged(image, wanted, store) for image in decoded)
         kept = (image for image in images if image is not None)
         embed_into(rows, kept, encoder, source["batch"])
     if wanted:

@@ -328,14 +328,17 @@ class Store(AbstractContextManager["Store"]):
 
     def paths(self, rows: NDArray[np.int64] | None = None) -> list[str]:
         """Return the name of each row asked for, or of every row, in order."""
-        if rows is None:
-            return [entry.name for entry in self.embedded()]
-        found = self.catalog.paths(rows.tolist())
-        names = [name for name in found if name is not None]
-        if len(names) < len(found):
-            row = rows.tolist()[found.index(None)]
+        entries = self.embedded() if rows is None else self.entries_at(rows.tolist())
+        return [entry.name for entry in entries]
+
+    def entries_at(self, rows: Sequence[int]) -> list[Entry]:
+        """Return the entry of each row; InputError for one that is not there."""
+        found = self.catalog.at(rows)
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(found):
+            row = rows[found.index(None)]
             raise InputError(f"{self.folder}: row {row} is not in its 0 to {self.rows}")
-        return names
+        return entries
 
     def embedded(self) -> Iterator[Entry]:
         """Give the images that were embedded, in row order."""

@@ -1,7 +1,7 @@
 """The two jobs: index a training set, and query it with synthetic images.
 
     build_index: training folder -> listing -> store -> index
-    query: synthetic folder -> listing -> store -> matches -> verdicts -> report
+    query: synthetic folder -> listing -> store -> matches -> verified -> verdicts -> report
 
 An index folder holds the encoder that made it, and queries use that one, so the two sides can
 never be embedded differently. Both jobs write a new folder that replaces the old one when it is
@@ -29,7 +29,7 @@ from deepssim_scan.embeddings import Store
 from deepssim_scan.encoder import pick_device
 from deepssim_scan.errors import CheckpointError, InputError, InputMissing, StoreMismatch
 from deepssim_scan.files import copy, sha256
-from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
+from deepssim_scan.index import IndexManifest, Matches, TrainingIndex, build, flat
 from deepssim_scan.listing import Listing, list_images
 from deepssim_scan.publish import JOB, publishing, refuse_foreign
 from deepssim_scan.records import read_json, write_json
@@ -41,12 +41,15 @@ from deepssim_scan.report import (
     Match,
     best_matches,
     count_verdicts,
+    count_verified,
     merge_matches,
     write_flagged,
     write_matches,
     write_rejected,
 )
+from deepssim_scan.sources import listing_of
 from deepssim_scan.verdicts import judge
+from deepssim_scan.verify import Side, Verification, Verifier, strongest_first
 
 ENCODER, STORE, SYNTHETIC = "encoder.safetensors", "store", "synthetic"
 PARTS = "parts"
@@ -60,11 +63,19 @@ _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 @dataclass(frozen=True, slots=True)
 class QueryConfig:
-    """How synthetic images are judged; a threshold of None is the checkpoint's own."""
+    """How synthetic images are judged; a threshold of None is the checkpoint's own.
+
+    With `verify`, pairs whose score is above `similar` are registered, and a duplicate needs an
+    SSIM above `ssim` too. `training` is where the training images are now, None: where they
+    were when they were indexed.
+    """
 
     top_k: int = 5
     similar: float | None = None
     duplicate: float | None = None
+    ssim: float | None = None
+    verify: bool = True
+    training: Path | None = None
     embed: EmbedConfig = field(default_factory=EmbedConfig)
 
     def __post_init__(self) -> None:
@@ -166,11 +177,12 @@ def query(
             "training": training.digest,
             "thresholds": asdict(thresholds),
             "top_k": config.top_k,
+            "verify": config.verify,
         }
         with publishing(report_folder, REPORT_FILES, job) as folder:
             if not (folder / SUMMARY).is_file():
-                audit = _Audit(folder, training, search, loaded, thresholds, config.top_k)
-                audit.run(listing, config.embed, report)
+                audit = _Audit(folder, training, search, loaded, thresholds, config)
+                audit.run(listing, report)
             if (folder / PARTS).exists():
                 shutil.rmtree(folder / PARTS)
             summary = read_json(folder / SUMMARY)
@@ -187,15 +199,16 @@ class _Audit:
     search: TrainingIndex
     loaded: Checkpoint
     thresholds: Thresholds
-    top_k: int
+    config: QueryConfig
 
-    def run(self, listing: Listing, config: EmbedConfig, report: Report) -> None:
-        """Embed, search, judge, and write all that the report holds, summary.json last."""
+    def run(self, listing: Listing, report: Report) -> None:
+        """Embed, search, verify, judge, and write all that the report holds, summary.json last."""
         place, started = self.folder / SYNTHETIC, time.monotonic()
-        embed_listing(listing, place, self.loaded, config, "synthetic images", report)
+        embed_listing(listing, place, self.loaded, self.config.embed, "synthetic images", report)
         embedded = time.monotonic()
         with Store.open(place) as store:
-            merge_matches(self.folder, list(self._parts(store, report)))
+            verifier = self._verifier(store, listing, report) if self.config.verify else None
+            merge_matches(self.folder, list(self._parts(store, verifier, report)))
             write_rejected(self.folder, store.rejections())
             write_flagged(self.folder)
             seconds = {
@@ -205,7 +218,18 @@ class _Audit:
             summary = self._summary(store) | {"ignored": listing.ignored, "seconds": seconds}
         write_json(self.folder / SUMMARY, summary)
 
-    def _parts(self, store: Store, report: Report) -> Iterator[Path]:
+    def _verifier(self, store: Store, listing: Listing, report: Report) -> Verifier | None:
+        """Return what registers pairs, or None where the training images are not to be found."""
+        try:
+            known = listing_of(self.training, self.config.training)
+        except InputMissing:
+            return None
+        embed = self.config.embed
+        device = pick_device(embed.device)
+        sides = Side(store, listing), Side(self.training, known)
+        return Verifier(*sides, device, embed.workers, embed.limits, report)
+
+    def _parts(self, store: Store, verifier: Verifier | None, report: Report) -> Iterator[Path]:
         """Search and judge a shard at a time; those that an interrupted run left are kept."""
         parts = self.folder / PARTS
         parts.mkdir(mode=0o700, exist_ok=True)
@@ -213,15 +237,33 @@ class _Audit:
         for number, (first, rows) in enumerate(store.shards()):
             part = parts / f"{number:08d}.parquet"
             if not part.is_file():
-                found = self.search.search(rows, self.top_k)
-                unique, places = np.unique(found.rows, return_inverse=True)
-                names = self.training.paths(unique)
-                sources = [names[place] for place in places.ravel()]
-                synthetic = store.paths(np.arange(first, first + len(rows)))
-                verdicts = judge(found.scores, self.thresholds)
-                write_matches(part, synthetic, sources, found.scores, verdicts)
+                found = self.search.search(rows, self.config.top_k)
+                self._write_part(part, store, first, found, verifier)
             report("searched", first + len(rows), store.rows)
             yield part
+
+    def _write_part(
+        self, part: Path, store: Store, first: int, found: Matches, verifier: Verifier | None
+    ) -> None:
+        """Verify and judge the matches of one shard, and write them, the strongest first."""
+        proposed = judge(found.scores, self.thresholds) > 0
+        verification = Verification.none(found.rows.shape)
+        if verifier is not None:
+            verification = verifier.verify(first, found.rows, proposed)
+        verdicts = judge(found.scores, self.thresholds, verification.ssim)
+        order = strongest_first(verdicts, verification.ssim, found.scores)
+        rows = np.take_along_axis(found.rows, order, 1)
+        unique, places = np.unique(rows, return_inverse=True)
+        names = self.training.paths(unique)
+        write_matches(
+            part,
+            store.paths(np.arange(first, first + len(rows))),
+            [names[place] for place in places.ravel()],
+            np.take_along_axis(found.scores, order, 1),
+            np.take_along_axis(verdicts, order, 1),
+            verification.reordered(order),
+            self.thresholds.ssim,
+        )
 
     def _summary(self, store: Store) -> dict[str, Any]:
         """Return what summary.json says of a finished search."""
@@ -243,8 +285,9 @@ class _Audit:
             },
             "rates": {verdict: count / store.rows for verdict, count in verdicts.items()},
             "thresholds": asdict(self.thresholds),
-            "top_k": min(self.top_k, self.training.rows),
-            "top_k_asked": self.top_k,
+            "verification": self._verified(),
+            "top_k": min(self.config.top_k, self.training.rows),
+            "top_k_asked": self.config.top_k,
             "fingerprints": {
                 "encoder": self.loaded.fingerprint,
                 "training": self.training.digest,
@@ -255,6 +298,12 @@ class _Audit:
             },
             "versions": _versions(),
         }
+
+    def _verified(self) -> dict[str, int] | None:
+        """Count the pairs that were registered; None where that was not asked for."""
+        if not self.config.verify:
+            return None
+        return count_verified(self.folder, self.thresholds.similar)
 
 
 def _job(command: str, listing: Listing, loaded: Checkpoint, config: EmbedConfig) -> dict[str, Any]:
@@ -320,7 +369,7 @@ def _require_encoder(path: Path, found: str, wanted: str) -> None:
 
 
 def _thresholds(default: Thresholds, config: QueryConfig) -> Thresholds:
-    chosen = {"similar": config.similar, "duplicate": config.duplicate}
+    chosen = {"similar": config.similar, "duplicate": config.duplicate, "ssim": config.ssim}
     try:
         return replace(default, **{name: each for name, each in chosen.items() if each is not None})
     except CheckpointError as error:

@@ -178,6 +178,17 @@ def test_a_verdict_that_was_changed_in_a_report(root):
     assert "not as in summary.json" in problem.what
 
 
+def test_a_column_of_a_report_that_is_called_otherwise(root):
+    path = root / "report/matches.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns({"verdict": "verdics"}), path)
+    value = read_json(root / "report/summary.json")
+    value["files"]["matches.parquet"] = sha256(path)
+    write_json(root / "report/summary.json", value)
+    (problem,) = check(root / "report").problems
+    assert "its columns are synthetic, rank, training, score, verdics" in problem.what
+
+
 def test_what_is_none_of_ours_is_refused(tmp_path):
     with pytest.raises(InputMissing):
         check(tmp_path / "absent")

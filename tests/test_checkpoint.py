@@ -523,5 +523,5 @@ def test_row_35_any_other_torchscript_is_refused(network, tmp_path):
 def test_row_35_a_converted_checkpoint_is_not_mistaken_for_torchscript(saved, tmp_path):
     with pytest.raises(CheckpointError, match="not TorchScript"):
         convert(saved, tmp_path / "out")
-    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75}
+    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75, "ssim": 0.5}
     assert _opened(saved)[0]["format"] == FORMAT

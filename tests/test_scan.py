@@ -82,16 +82,24 @@ def test_the_copies_are_flagged_with_their_source_and_the_others_are_not(report)
     assert all(float(row["score"]) > 0.999 and row["rank"] == "1" for row in rows)
 
 
+def strength(row):
+    """What the matches of an image are ordered by."""
+    verdict = ("different", "similar", "duplicate").index(row["verdict"])
+    return verdict, -2 if row["ssim"] is None else row["ssim"], row["score"]
+
+
 def test_matches_are_those_of_a_brute_force_search(built, report):
     with Store.open(built / "index" / "store") as known, Store.open(report / "synthetic") as asked:
         names = known.paths()
         scores = asked.read(0, 10).astype(float) @ known.read(0, 30).astype(float).T
     order = np.argsort(-scores, axis=1)[:, :3]
     table = pq.read_table(report / "matches.parquet").to_pylist()
-    assert [row["training"] for row in table] == [names[i] for i in order.ravel()]
     assert [row["rank"] for row in table] == [1, 2, 3] * 10
-    expected = np.take_along_axis(scores, order, 1).ravel()
-    assert np.abs(np.array([row["score"] for row in table]) - expected).max() < 1e-6
+    for number, best in enumerate(order):
+        rows = table[3 * number : 3 * number + 3]
+        found = {row["training"]: row["score"] for row in rows}
+        assert found == {names[i]: pytest.approx(scores[number, i], abs=1e-6) for i in best}
+        assert rows == sorted(rows, key=strength, reverse=True)
 
 
 def test_parquet_has_the_documented_columns(report):
@@ -103,6 +111,10 @@ def test_parquet_has_the_documented_columns(report):
         "training": "string",
         "score": "float",
         "verdict": "dictionary<values=string, indices=int8, ordered=0>",
+        "ssim": "float",
+        "transform": "struct<flip: string, degrees: float, right: float, down: float, "
+        "gamma: float>",
+        "verified": "bool",
     }
 
 
@@ -113,7 +125,7 @@ def test_the_summary_counts_every_image_and_names_what_was_used(built, report):
     assert counts["listed"] == counts["judged"] == 10
     assert counts["duplicate"] + counts["similar"] + counts["different"] == 10
     assert counts["duplicate"] == 4
-    assert summary["thresholds"] == {"similar": 0.6, "duplicate": 0.999}
+    assert summary["thresholds"] == {"similar": 0.6, "duplicate": 0.999, "ssim": 0.5}
     fingerprint = checkpoint.load(built / "encoder.safetensors").fingerprint
     assert summary["fingerprints"]["encoder"] == fingerprint
     assert describe(built / "index")["encoder"] == fingerprint

@@ -75,3 +75,16 @@ def test_row_18_a_score_that_is_not_finite_is_no_verdict(value):
     scores = np.array([[0.9, value], [0.1, value]], dtype=np.float32)
     with pytest.raises(ValueError, match="2 scores are not finite"):
         judge(scores, Thresholds())
+
+
+@given(SCORES, st.one_of(st.just(float("nan")), SCORES))
+def test_a_verified_pair_is_a_duplicate_only_with_both(score, ssim):
+    thresholds = Thresholds(0.3, 0.8, ssim=0.5)
+    pair = (np.array([[value]], np.float32) for value in (score, ssim))
+    verdict = VERDICTS[judge(next(pair), thresholds, next(pair))[0, 0]]
+    if score <= np.float32(0.3):
+        assert verdict == "different"
+    elif score > np.float32(0.8) and (np.isnan(ssim) or ssim > np.float32(0.5)):
+        assert verdict == "duplicate"
+    else:
+        assert verdict == "similar"

@@ -33,6 +33,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation
 
 bench: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[bench]'
 	for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
 $(READY): pyproject.toml constraints.txt

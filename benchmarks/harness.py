@@ -33,7 +33,7 @@ MEASURED = ("scanner", "index", "cli", "benchmarks", "pyproject.toml")  # what `
 LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu", "zarr", "pillow", "scikit-image")
 DISTINCT = 500  # procedural images drawn anew; further ones are changed copies of them
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""Verified pairs, on people that no encoder here was trained on: what registration finds.
+
+The images are those of `bench_accuracy`: a training set of a person and their deformations, and
+copies of its images.
+
+(a) registration: of copies with planted flips, rotations and all other changes, how many come
+    back with the right flip, and with the angle within half a degree (not asked of warps, which
+    turn parts of an image);
+(b) candidates: the encoder's best k of each copy, ranked anew by SSIM: whether the source is first;
+(c) strangers: how many of them are called duplicates, by the default thresholds;
+(d) pairs of 128x128 registered a second, on the CPU.
+
+    python benchmarks/bench_verify.py --people colin27 cranium
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from baselines import Scores, of_encoder, standardised
+from bench_accuracy import draw
+from harness import Spread, add_encoder, console, parser, rates, seconds, write
+from held_out import COPIES, PEOPLE, Grey, person
+from numpy.typing import NDArray
+from rich.table import Table
+
+from deepssim_scan import checkpoint
+from deepssim_scan.checkpoint import Thresholds
+from deepssim_scan.registration import Registration, register
+from deepssim_scan.verdicts import VERDICTS, judge
+from deepssim_scan.verify import strongest_first
+
+WITHIN = 0.5  # degrees
+DUPLICATE = VERDICTS.index("duplicate")
+FLIPS = {"horizontal flip": 1, "vertical flip": 2}
+TURNED = {kind: float(kind.split()[1][:-1]) for kind in COPIES if kind.startswith("rotation")}
+WARPED = "smooth warp, 1 pixel"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = _options()
+    loaded = checkpoint.load(options.encoder)
+    people = {name: measured(name, loaded.thresholds, options) for name in options.people}
+    for name, found in people.items():
+        show(name, found)
+    speed = measure_speed(options)
+    console.print(f"pairs registered: {speed['registration'].median:.0f} a second")
+    ratios = {
+        f"{name}: {what}": found[what]
+        for name, found in people.items()
+        for what in ("flips", "angles", "source first", "strangers flagged")
+    }
+    write("verify", options, speed, ratios, people=people, encoder=loaded.fingerprint)
+
+
+def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what registration makes of one person's copies and strangers."""
+    gallery, queries = draw(person(name), options)
+    method = of_encoder("encoder", options.encoder)
+    known = method.represent(gallery)
+    kinds: dict[str, dict[str, float]] = {}
+    for kind, images in queries.copies.items():
+        sources = queries.sources[kind]
+        scores = method.scores(method.represent(images), known)
+        truth = register(standardised(images), standardised(gallery[sources]))
+        flip, angle = right_geometry(kind, truth)
+        best, verdicts = reranked(images, gallery, scores, thresholds, options.top_k)
+        kinds[kind] = {
+            "flips": float(flip.mean()),
+            "angles": float(angle.mean()),
+            "SSIM, least": float(truth.ssim.min()),
+            "SSIM, median": float(truth.ssim.median()),
+            "source first, by score": float((scores.argmax(1) == sources).mean()),
+            "source first": float((best == sources).mean()),
+            "flagged": float((verdicts == DUPLICATE).mean()),
+        }
+    scores = method.scores(method.represent(queries.strangers), known)
+    _, verdicts = reranked(queries.strangers, gallery, scores, thresholds, options.top_k)
+    means = {
+        what: float(np.mean([row[what] for row in kinds.values()]))
+        for what in ("flips", "source first, by score", "source first", "flagged")
+    }
+    means["angles"] = float(np.mean([kinds[kind]["angles"] for kind in kinds if kind != WARPED]))
+    flagged = float((verdicts == DUPLICATE).mean())
+    by_score = float((judge(scores.max(1), thresholds) == DUPLICATE).mean())
+    return {
+        **means,
+        "strangers flagged": flagged,
+        "strangers flagged, by score": by_score,
+        "strangers": len(queries.strangers),
+        "kinds": kinds,
+    }
+
+
+def right_geometry(kind: str, found: Registration) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say of each copy of a kind whether its flip, and its angle but for the sign, were found."""
+    flip = found.flip.numpy() == FLIPS.get(kind, 0)
+    angle = np.abs(found.degrees.numpy())
+    return flip, np.abs(angle - TURNED.get(kind, 0.0)) <= WITHIN
+
+
+def reranked(
+    images: Grey, gallery: Grey, scores: Scores, thresholds: Thresholds, top_k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Return each image's best match after verification, and its verdict, as `query` does."""
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    best = np.take_along_axis(scores, rows, 1)
+    proposed = judge(best, thresholds) > 0
+    ssim = np.full(best.shape, np.nan, np.float32)
+    query, rank = np.nonzero(proposed)
+    for part in np.array_split(np.arange(len(query)), -(-len(query) // 256) or 1):
+        if len(part):
+            pair = images[query[part]], gallery[rows[query[part], rank[part]]]
+            ssim[query[part], rank[part]] = register(*map(standardised, pair)).ssim.numpy()
+    verdicts = judge(best, thresholds, ssim)
+    first = strongest_first(verdicts, ssim, best)[:, :1]
+    chosen = (np.take_along_axis(each, first, 1)[:, 0] for each in (rows, verdicts))
+    return next(chosen), next(chosen)
+
+
+def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
+    """Return how many pairs are registered a second: slices of pseudo-subjects with each other."""
+    images = standardised(np.concatenate([person("mni152").images(each) for each in range(1, 7)]))
+    torch.manual_seed(options.seed)
+    taken = seconds({"registration": lambda: register(images, images.roll(1, 0))}, options.repeats)
+    return rates(taken, len(images), "pairs")
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Print one person's table."""
+    table = Table(title=f"{name}: verified pairs")
+    table.add_column("kind of copy")
+    columns = list(next(iter(found["kinds"].values())))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for kind, row in found["kinds"].items():
+        table.add_row(kind, *(f"{row[column]:.3f}" for column in columns))
+    console.print(table)
+    for what in ("flips", "angles", "source first, by score", "source first", "flagged"):
+        console.print(f"{what}: {found[what]:.4f}")
+    console.print(
+        f"of {found['strangers']:,} strangers flagged: {found['strangers flagged']:.4f}, "
+        f"by score alone {found['strangers flagged, by score']:.4f}"
+    )
+
+
+def _options() -> argparse.Namespace:
+    sizes = {"subjects": 100, "strangers": 40, "hardest": 1, "copies": 100, "top_k": 5}
+    made = parser(__doc__, sizes | {"repeats": 5})
+    add_encoder(made)
+    made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -44,9 +44,9 @@ def write_family(family: str, options: argparse.Namespace) -> None:
     """Write the images of one procedural family, a hundred a folder."""
     seed = int.from_bytes(hashlib.sha256(family.encode()).digest()[:4])
     for number in track(range(options.per_family), family):
-        rng = np.random.default_rng([options.seed, seed, number])
-        folder = options.out / family / f"{number // 100:03d}"
-        save(FAMILIES[family](rng, options.side), folder / f"{number:05d}.png")
+        rng = torch.Generator().manual_seed((options.seed << 48) + (seed << 16) + number)
+        image = FAMILIES[family](rng, 1, options.side)[0].numpy()
+        save(image, options.out / family / f"{number // 100:03d}" / f"{number:05d}.png")
 
 
 def write_subject(volume: torch.Tensor, subject: int, options: argparse.Namespace) -> None:

@@ -102,12 +102,10 @@ def rates(taken: Mapping[str, list[float]], count: int, what: str) -> dict[str, 
 
 def procedural(count: int, side: int, seed: int) -> NDArray[np.uint8]:
     """Draw procedural images, the families in turn: (count, side, side) grey levels."""
-    draws = list(FAMILIES.values())
-    images = [
-        draws[number % len(draws)](np.random.default_rng([seed, number]), side)
-        for number in range(count)
-    ]
-    return np.round(np.array(images) * 255).astype(np.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [draw(generator, -(-count // len(FAMILIES)), side) for draw in FAMILIES.values()]
+    images = torch.stack(drawn, 1).flatten(0, 1)[:count]
+    return (images * 255).round().to(torch.uint8).numpy()
 
 
 def standardised(images: NDArray[np.uint8], rule: Standardisation) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Images that no patient ever sat for: random shapes and textures, to train encoders on.
 
-Four families, each a function of a generator and a side in pixels that returns (side, side)
-float64 in [0, 1], of which no two draws are alike:
+Four families, each a function of a generator, a count and a side in pixels that returns
+(count, side, side) float32 in [0, 1] on the generator's device, no two draws of which are alike:
 
 - nested ellipses, after the Shepp-Logan phantom: a shell, and organs within organs;
 - dead leaves (Lee, Mumford and Huang 2001): shapes that cover one another, edges everywhere;
@@ -9,103 +9,140 @@ float64 in [0, 1], of which no two draws are alike:
 - band-limited textures: noise of one scale and direction.
 """
 
+import math
 from collections.abc import Callable
 
-import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
+import torch
+from torch import Generator, Tensor
+
+_ORGANS, _LEAVES, _BANDS = 30, 250, 3  # at most, of one image
 
 
-def nested_ellipses(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Draw a shell that holds 3 to 30 ellipses, smaller ones inside, and faint noise."""
-    image = np.zeros((side, side))
-    centre, radii = rng.uniform(-0.15, 0.15, 2), rng.uniform(0.55, 0.95, 2)
-    angle = rng.uniform(0, np.pi)
+def nested_ellipses(rng: Generator, count: int, side: int) -> Tensor:
+    """Draw shells that hold 3 to 30 ellipses, smaller ones inside, and faint noise."""
+    image = _zeros(rng, count, side)
+    centre = _uniform(rng, count, 2, low=-0.15, high=0.15)
+    radii = _uniform(rng, count, 2, low=0.55, high=0.95)
+    angle = _uniform(rng, count, high=math.pi)
     body = _ellipse(side, centre, radii, angle)
-    image[body] = rng.uniform(0.3, 1)
-    inner = _ellipse(side, centre, radii * rng.uniform(0.8, 0.95), angle)
-    image[inner] = rng.uniform(0, 1)
-    for _ in range(rng.integers(3, 31)):
-        size = rng.uniform(0.02, 0.4) * radii * rng.uniform(0.4, 1, 2)
-        place = centre + rng.uniform(-0.7, 0.7, 2) * radii
-        organ = _ellipse(side, place, size, rng.uniform(0, np.pi)) & inner
-        image[organ] = rng.uniform(0, 1)
-    texture = pink_noise(rng, side) - 0.5
-    return _unit(image + rng.uniform(0, 0.3) * texture * body)
+    image = torch.where(body, _grey(rng, count, 0.3), image)
+    inner = _ellipse(side, centre, radii * _uniform(rng, count, 1, low=0.8, high=0.95), angle)
+    image = torch.where(inner, _grey(rng, count), image)
+    organs = _integers(rng, count, 3, _ORGANS)
+    for number in range(_ORGANS):
+        size = _uniform(rng, count, 1, low=0.02, high=0.4) * radii
+        size = size * _uniform(rng, count, 2, low=0.4)
+        place = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
+        organ = _ellipse(side, place, size, _uniform(rng, count, high=math.pi)) & inner
+        drawn = organ & (number < organs)[:, None, None]
+        image = torch.where(drawn, _grey(rng, count), image)
+    texture = pink_noise(rng, count, side) - 0.5
+    return _unit(image + _grey(rng, count, 0, 0.3) * texture * body)
 
 
-def dead_leaves(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Cover the image with ellipses whose sizes follow a power law, each of one grey."""
-    image = np.full((side, side), rng.uniform())
-    smallest = rng.uniform(0.02, 0.1)
-    for _ in range(rng.integers(40, 250)):
-        radius = smallest * rng.uniform(0.01, 1) ** -0.5
-        shape = radius * rng.uniform(0.4, 1, 2)
-        leaf = _ellipse(side, rng.uniform(-1.1, 1.1, 2), shape, rng.uniform(0, np.pi))
-        image[leaf] = rng.uniform()
+def dead_leaves(rng: Generator, count: int, side: int) -> Tensor:
+    """Cover images with ellipses whose sizes follow a power law, each of one grey."""
+    image = _zeros(rng, count, side) + _grey(rng, count)
+    smallest = _uniform(rng, count, 1, low=0.02, high=0.1)
+    leaves = _integers(rng, count, 40, _LEAVES - 1)
+    for number in range(_LEAVES):
+        radius = smallest * _uniform(rng, count, 1, low=0.01) ** -0.5
+        shape = radius * _uniform(rng, count, 2, low=0.4)
+        place = _uniform(rng, count, 2, low=-1.1, high=1.1)
+        leaf = _ellipse(side, place, shape, _uniform(rng, count, high=math.pi))
+        drawn = leaf & (number < leaves)[:, None, None]
+        image = torch.where(drawn, _grey(rng, count), image)
     return _framed(rng, image)
 
 
-def pink_noise(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Filter white noise to an amplitude of 1/f^b, b from 0.8 to 2."""
-    frequency = np.maximum(np.hypot(*_frequencies(side)), 1)
-    return _unit(_filtered(rng, frequency ** -rng.uniform(0.8, 2)))
+def pink_noise(rng: Generator, count: int, side: int) -> Tensor:
+    """Filter white noise to amplitudes of 1/f^b, b from 0.8 to 2."""
+    frequency = torch.hypot(*_frequencies(side, rng)).clamp_min(1)
+    return _unit(_filtered(rng, frequency ** -_grey(rng, count, 0.8, 2), side))
 
 
-def band_limited(rng: Generator, side: int) -> NDArray[np.float64]:
+def band_limited(rng: Generator, count: int, side: int) -> Tensor:
     """Add up to three textures, each of a narrow band of frequencies and directions."""
-    rows, columns = _frequencies(side)
-    frequency, direction = np.hypot(rows, columns), np.arctan2(rows, columns)
-    image = np.zeros((side, side))
-    for _ in range(rng.integers(1, 4)):
-        centre = np.exp(rng.uniform(np.log(2), np.log(side / 6)))
-        band = np.exp(-(((frequency - centre) / (0.3 * centre)) ** 2))
-        turn = np.cos(direction - rng.uniform(0, np.pi)) ** 2
-        image += _unit(_filtered(rng, band * turn ** rng.uniform(0, 4))) * rng.uniform(0.3, 1)
+    rows, columns = _frequencies(side, rng)
+    frequency, direction = torch.hypot(rows, columns), torch.atan2(rows, columns)
+    image = _zeros(rng, count, side)
+    bands = _integers(rng, count, 1, _BANDS)
+    for number in range(_BANDS):
+        centre = _grey(rng, count, math.log(2), math.log(side / 6)).exp()
+        band = (-(((frequency - centre) / (0.3 * centre)) ** 2)).exp()
+        turn = (direction - _grey(rng, count, 0, math.pi)).cos() ** 2
+        response = band * turn ** _grey(rng, count, 0, 4)
+        texture = _unit(_filtered(rng, response, side)) * _grey(rng, count, 0.3)
+        image = image + texture * (number < bands)[:, None, None]
     return _framed(rng, _unit(image))
 
 
-FAMILIES: dict[str, Callable[[Generator, int], NDArray[np.float64]]] = {
+def framed_noise(rng: Generator, count: int, side: int) -> Tensor:
+    """Draw 1/f noise, half of it on a background."""
+    return _framed(rng, pink_noise(rng, count, side))
+
+
+FAMILIES: dict[str, Callable[[Generator, int, int], Tensor]] = {
     "nested-ellipses": nested_ellipses,
     "dead-leaves": dead_leaves,
-    "pink-noise": lambda rng, side: _framed(rng, pink_noise(rng, side)),
+    "pink-noise": framed_noise,
     "band-limited": band_limited,
 }
 
 
-def _framed(rng: Generator, image: NDArray[np.float64]) -> NDArray[np.float64]:
+def _framed(rng: Generator, images: Tensor) -> Tensor:
     """Half of the time, keep an ellipse of the image on black, as a scan has a background."""
-    if rng.uniform() < 0.5:
-        return image
-    radii = rng.uniform(0.5, 1, 2)
-    body = _ellipse(len(image), rng.uniform(-0.1, 0.1, 2), radii, rng.uniform(0, np.pi))
-    return np.where(body, 0.15 + 0.85 * image, 0)
+    count, side = images.shape[:2]
+    radii = _uniform(rng, count, 2, low=0.5)
+    place = _uniform(rng, count, 2, low=-0.1, high=0.1)
+    body = _ellipse(side, place, radii, _uniform(rng, count, high=math.pi))
+    body = body | (_grey(rng, count) < 0.5)
+    whole = body.flatten(1).all(1)[:, None, None]
+    return torch.where(whole, images, torch.where(body, 0.15 + 0.85 * images, 0.0))
 
 
-def _ellipse(
-    side: int, centre: NDArray[np.float64], radii: NDArray[np.float64], angle: float
-) -> NDArray[np.bool_]:
-    """Return where an ellipse is, in coordinates from -1 to 1."""
-    axis = (np.arange(side) + 0.5) * 2 / side - 1
-    x, y = axis[None, :] - centre[0], axis[:, None] - centre[1]
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    inside: NDArray[np.bool_] = (along / radii[0]) ** 2 + (across / radii[1]) ** 2 <= 1
-    return inside
+def _ellipse(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
+    """Return where ellipses are, in coordinates from -1 to 1: (B, 2), (B, 2), (B,) -> (B, H, W)."""
+    axis = (torch.arange(side, device=angle.device) + 0.5) * 2 / side - 1
+    x, y = axis - centre[:, :1], axis - centre[:, 1:]
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    along = (cos * x)[:, None, :] + (sin * y)[:, :, None]
+    across = (cos * y)[:, :, None] - (sin * x)[:, None, :]
+    wide, high = radii[:, 0, None, None], radii[:, 1, None, None]
+    return (along / wide) ** 2 + (across / high) ** 2 <= 1
 
 
-def _frequencies(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _frequencies(side: int, rng: Generator) -> tuple[Tensor, Tensor]:
     """Return the cycles an image of each place of `rfft2`, by rows and by columns."""
-    rows, columns = np.fft.fftfreq(side), np.fft.rfftfreq(side)
-    return rows.astype(np.float64)[:, None] * side, columns.astype(np.float64)[None, :] * side
+    rows = torch.fft.fftfreq(side, device=rng.device) * side
+    columns = torch.fft.rfftfreq(side, device=rng.device) * side
+    return rows[:, None], columns[None]
 
 
-def _filtered(rng: Generator, response: NDArray[np.float64]) -> NDArray[np.float64]:
-    side = len(response)
-    noise = np.fft.rfft2(rng.standard_normal((side, side)))
-    image: NDArray[np.float64] = np.fft.irfft2(noise * response, s=(side, side))
-    return image
+def _filtered(rng: Generator, response: Tensor, side: int) -> Tensor:
+    """Filter white noise by the response (B, side, side // 2 + 1) at each frequency."""
+    noise = torch.randn(len(response), side, side, generator=rng, device=rng.device)
+    images: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * response, s=(side, side))
+    return images
 
 
-def _unit(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = float(image.min()), float(image.max())
-    return (image - low) / max(high - low, 1e-9)
+def _unit(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-9)
+
+
+def _zeros(rng: Generator, count: int, side: int) -> Tensor:
+    return torch.zeros(count, side, side, device=rng.device)
+
+
+def _grey(rng: Generator, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Draw a number for each image: (B, 1, 1)."""
+    return _uniform(rng, count, 1, 1, low=low, high=high)
+
+
+def _uniform(rng: Generator, *size: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * torch.rand(size, generator=rng, device=rng.device)
+
+
+def _integers(rng: Generator, count: int, least: int, most: int) -> Tensor:
+    return torch.randint(least, most + 1, (count,), generator=rng, device=rng.device)

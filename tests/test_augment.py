@@ -39,12 +39,8 @@ def generator(seed=0):
 @pytest.fixture(scope="module")
 def images():
     """Eight standardised images of each procedural family."""
-    drawn = [
-        family(np.random.default_rng([place, number]), SIDE)
-        for place, family in enumerate(FAMILIES.values())
-        for number in range(8)
-    ]
-    return restandardise(torch.tensor(np.stack(drawn), dtype=torch.float32))
+    drawn = [family(generator(place), 8, SIDE) for place, family in enumerate(FAMILIES.values())]
+    return restandardise(torch.cat(drawn))
 
 
 @pytest.fixture
@@ -268,7 +264,7 @@ def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images
     assert (scores > 0.9).float().mean() > 0.05
     assert (scores < 0.6).float().mean() > 0.05
     assert ((scores > 0.6) & (scores < 0.9)).float().mean() > 0.1
-    assert stranger.mean() < scores.mean() - 0.1
+    assert stranger.mean() < scores.mean() - 0.05
     assert stranger.max() < 0.95
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import drawn
 from PIL import Image
 from typer.main import get_command
 
@@ -49,8 +50,7 @@ def folders(tmp_path, monkeypatch):
     """Twelve training images, two synthetic ones of which one is a copy, and an encoder."""
     monkeypatch.chdir(tmp_path)
     for number in range(13):
-        pixels = dead_leaves(np.random.default_rng(number), 40)
-        image = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+        image = Image.fromarray(drawn(number, 40, dead_leaves))
         for folder in ("training", "synthetic"):
             Path(folder).mkdir(exist_ok=True)
         if number < 12:
@@ -197,8 +197,7 @@ def test_names_cannot_colour_the_terminal_or_pass_for_markup(run, indexed):
 
 def test_train_resumes_and_its_encoder_indexes(run, folders):
     for number in range(100, 160):
-        pixels = dead_leaves(np.random.default_rng(number), 40)
-        Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(f"training/{number}.png")
+        Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
     options = ("--images", "training", "--steps", "2", "--batch", "4", "--device", "cpu")
     code, out, err = run("train", *options, "--out", "t.safetensors", "--resume", "--json")
     assert code == 0

@@ -4,11 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+from pictures import drawn
 from PIL import Image, ImageChops
 
 from deepssim_scan import demo
 from deepssim_scan.errors import InputError
-from deepssim_scan.procedural import nested_ellipses
 from deepssim_scan.scan import EmbedConfig
 
 ONE = EmbedConfig(device="cpu", workers=1)
@@ -18,8 +18,7 @@ def pictures(first, count):
     """Procedural images by name: p/000 and so on."""
     images = {}
     for number in range(first, first + count):
-        pixels = nested_ellipses(np.random.default_rng(number), demo.SIDE)
-        images[f"p/{number:03d}"] = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+        images[f"p/{number:03d}"] = Image.fromarray(drawn(number, demo.SIDE))
     return images
 
 

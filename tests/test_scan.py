@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import drawn
 from PIL import Image
 
 from deepssim_scan import checkpoint, scan
@@ -24,7 +25,6 @@ from deepssim_scan.errors import InputError, InputMissing, ScanError, StoreMisma
 from deepssim_scan.files import shown
 from deepssim_scan.images import decode_images
 from deepssim_scan.listing import list_images
-from deepssim_scan.procedural import nested_ellipses
 from deepssim_scan.scan import QueryConfig
 from deepssim_scan.standardise import Standardisation
 
@@ -46,8 +46,7 @@ def table_of(path):
 
 
 def picture(number):
-    pixels = nested_ellipses(np.random.default_rng(number), 40)
-    return Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+    return Image.fromarray(drawn(number, 40))
 
 
 def save(image, path):

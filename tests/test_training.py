@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pictures import drawn
 from PIL import Image
 from torch import nn
 
@@ -44,10 +45,10 @@ def write(folder, count, *, per_folder, side=SIDE):
     """Write 8-bit images of all procedural families, `per_folder` of them in each folder."""
     families = list(FAMILIES.values())
     for number in range(count):
-        pixels = families[number % len(families)](np.random.default_rng(number), side)
+        pixels = drawn(number, side, families[number % len(families)])
         path = folder / f"{number // per_folder:03d}" / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(path)
+        Image.fromarray(pixels).save(path)
     return folder
 
 
@@ -404,7 +405,7 @@ def test_a_batch_has_the_ssim_of_what_its_views_were_made_of(images):
     assert views.shape == (32, SIDE, SIDE)
     error = (target - exact[source][:, source]).abs()
     assert error.max() < 0.08
-    assert error.mean() < 0.01
+    assert error.mean() < 0.02
     torch.testing.assert_close(target, target.T)
     same = target[source[:, None] == source]
     torch.testing.assert_close(same, torch.ones(32 + 16))

@@ -123,8 +123,8 @@ def _write_bad(folder: Path) -> None:
 
 
 def _pixels(number: int) -> np.ndarray:
-    pixels = nested_ellipses(np.random.default_rng(number), SIDE)
-    return np.round(pixels * 255).astype(np.uint8)
+    pixels = nested_ellipses(torch.Generator().manual_seed(number), 1, SIDE)[0]
+    return np.round(pixels.numpy() * 255).astype(np.uint8)
 
 
 def _png(number: int) -> bytes:

@@ -211,7 +211,6 @@ def even_pairs(one: Person, options: argparse.Namespace) -> Pairs:
     subjects, places = views.shape[:2]
     images = standardised(views.reshape(-1, *views.shape[2:]))
     many = np.arange(len(images))
-    first = np.concatenate([many] * 7)
     other = rng.integers(1, subjects, len(many))
     steps = rng.integers(1, 4, len(many))
     second = [
@@ -222,7 +221,7 @@ def even_pairs(one: Person, options: argparse.Namespace) -> Pairs:
     ]
     shuffled = images[rng.permutation(len(images))]  # what `perturb` blends in is the one before
     perturbed = [perturb(shuffled, generator) for _ in range(3)]
-    left = torch.cat([images[first[: 4 * len(many)]], *[shuffled] * 3])
+    left = torch.cat([images[np.tile(many, 4)], *[shuffled] * 3])
     right = torch.cat([images[np.concatenate(second)], *perturbed])
     target = ssim(left, right, image_range(left))
     bins = (target.clamp(0, 1) * BINS).long().clamp_max(BINS - 1).numpy()

@@ -25,27 +25,22 @@ GAMMA = (0.5, 1.5)
 
 def augment(images: Tensor, generator: Generator) -> Tensor:
     """Flip on either axis, rotate within 0.17 rad, change gamma by 0.5 to 1.5; p 0.33 each."""
-    for dim in (1, 2):
-        flip = _chance(images, FLIP_PROBABILITY, generator)
-        images = torch.where(flip[:, None, None], images.flip(dim), images)
+    images = _some_flipped(images, FLIP_PROBABILITY, generator)
     turned = _chance(images, ROTATION_PROBABILITY, generator)
     angle = _uniform(images, -MAX_ROTATION, MAX_ROTATION, generator) * turned
     images = resample(images, rotation(angle))
-    changed = _chance(images, GAMMA_PROBABILITY, generator)
-    exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
-    return restandardise(gamma(images, exponent))
+    return _some_darkened(images, GAMMA_PROBABILITY, generator)
 
 
 def disguise(images: Tensor, generator: Generator) -> Tensor:
     """Change each image as copies are changed: what `augment` does, and more of it.
 
-    Rotation within 0.19 rad (p 0.5), a shift within 5 % of either side (p 0.4), a smooth warp of
-    up to 1.2 % of a pixel in a hundred (p 0.4); what comes in from outside continues the border,
-    or is as dark as the darkest pixel. Then gamma (p 0.5), and one of `DEGRADATIONS` (p 0.5).
+    Flips (p 0.5 each), rotation within 0.19 rad (p 0.5), a shift within 5 % of either side
+    (p 0.4), a smooth warp of up to some 1.5 pixels of 128 (p 0.4); what comes in from outside
+    continues the border, or is as dark as the darkest pixel. Then gamma (p 0.5), and one of
+    `DEGRADATIONS` (p 0.5).
     """
-    for dim in (1, 2):
-        flip = _chance(images, 0.5, generator)
-        images = torch.where(flip[:, None, None], images.flip(dim), images)
+    images = _some_flipped(images, 0.5, generator)
     angle = _uniform(images, -0.19, 0.19, generator) * _chance(images, 0.5, generator)
     moved = _chance(images, 0.4, generator)[:, None] * 0.1
     shift = moved * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
@@ -53,10 +48,22 @@ def disguise(images: Tensor, generator: Generator) -> Tensor:
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
     images = resample(images, rotation(angle), displacement, dark=_chance(images, 0.5, generator))
-    changed = _chance(images, 0.5, generator)
-    exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
-    images = restandardise(gamma(images, exponent))
+    images = _some_darkened(images, 0.5, generator)
     return _one_of(DEGRADATIONS, images, generator, share=0.5)
+
+
+def _some_flipped(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    for dim in (1, 2):
+        flip = _chance(images, probability, generator)
+        images = torch.where(flip[:, None, None], images.flip(dim), images)
+    return images
+
+
+def _some_darkened(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Change the gamma of some, within the reference's range, and standardise all."""
+    changed = _chance(images, probability, generator)
+    exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
+    return restandardise(gamma(images, exponent))
 
 
 def perturb(images: Tensor, generator: Generator) -> Tensor:
@@ -180,7 +187,7 @@ def _blend(images: Tensor, generator: Generator) -> Tensor:
 
 def _graft(images: Tensor, generator: Generator) -> Tensor:
     """Put a part of another image in the place of the same part, within a soft outline."""
-    level = _uniform(images, -1.5, 1.5, generator)[:, None, None]
+    level = _uniform(images, -1.0, 2.0, generator)[:, None, None]
     outline = smooth_field(len(images), 1, 4, images.shape[1:], generator)[:, 0]
     share = torch.sigmoid(8 * (outline - level))
     return (1 - share) * images + share * images.roll(1, 0)

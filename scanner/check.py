@@ -23,7 +23,7 @@ from deepssim_scan.describe import kind_of
 from deepssim_scan.embed import WORKERS, Report, embed_into, silent
 from deepssim_scan.embeddings import Store, Vectors, first_not_unit, rows_sha256
 from deepssim_scan.encoder import pick_device
-from deepssim_scan.errors import Damaged, InputError, ScanError, StoreMismatch
+from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import check_sha256
 from deepssim_scan.images import Decoded
 from deepssim_scan.index import IndexManifest, TrainingIndex, build, flat
@@ -212,7 +212,10 @@ def _repair_store(folder: Path, encoder: Path, config: RepairConfig, report: Rep
         if not damaged:
             return
         loaded = _encoder_of(store, encoder)
-        listing = listing_of(store, config.images)
+        try:
+            listing = listing_of(store, config.images)
+        except InputMissing as error:
+            raise InputMissing(f"{error} Say where the images are now with --images.") from error
         for done, shard in enumerate(damaged):
             report("shards repaired", done, len(damaged))
             store.mend(shard, _embed_again(store, shard, listing, loaded, config))

@@ -40,6 +40,8 @@ _FLOOR = 1.0  # of the image's variance: below it, noise is not raised to the le
 _REFINED = 2  # flips that are refined
 _MIDDLE_STEPS, _FULL_STEPS = 6, 3
 _MAX_STEP = 0.1  # radians, and shares of half the side, of one Gauss-Newton step
+_FARTHEST, _STEEPEST = 0.5, 0.4  # half sides, and radians, from where no step leads away: enough
+# of the two images must overlap for their SSIM to mean something
 _GAMMAS = (9, 1.0), (5, 0.125)  # how many are tried, and how far in logarithm: first, around it
 _CHUNK = 16  # pairs worked on at once: what stays in a processor's cache
 
@@ -193,7 +195,8 @@ def _refine(
         step = step.clamp(-_MAX_STEP, _MAX_STEP)
         back = -(rotation(-step[:, 0]) @ step[:, 1:, None])
         shift = shift + (rotation(angle) @ back)[..., 0]
-        angle = angle - step[:, 0]
+        shift = shift.clamp(-_FARTHEST, _FARTHEST)
+        angle = (angle - step[:, 0]).clamp(-_STEEPEST, _STEEPEST)
     read = _read(synthetic, angle, shift).flatten(1)
     return angle, shift, functional.cosine_similarity(read, wanted)
 

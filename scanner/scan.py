@@ -178,6 +178,7 @@ def query(
             "thresholds": asdict(thresholds),
             "top_k": config.top_k,
             "verify": config.verify,
+            "training_images": str(config.training.absolute()) if config.training else None,
         }
         with publishing(report_folder, REPORT_FILES, job) as folder:
             if not (folder / SUMMARY).is_file():
@@ -219,10 +220,15 @@ class _Audit:
         write_json(self.folder / SUMMARY, summary)
 
     def _verifier(self, store: Store, listing: Listing, report: Report) -> Verifier | None:
-        """Return what registers pairs, or None where the training images are not to be found."""
+        """Return what registers pairs, or None where the training images are gone.
+
+        Raises InputMissing or InputError where the user said that they are.
+        """
         try:
             known = listing_of(self.training, self.config.training)
-        except InputMissing:
+        except (InputMissing, InputError):
+            if self.config.training is not None:
+                raise
             return None
         embed = self.config.embed
         device = pick_device(embed.device)

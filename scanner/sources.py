@@ -11,7 +11,6 @@ from pathlib import Path
 from deepssim_scan.catalog import Entry
 from deepssim_scan.decode import Pixels, Reading
 from deepssim_scan.embeddings import Store
-from deepssim_scan.errors import InputMissing
 from deepssim_scan.images import Decoded, decode_images
 from deepssim_scan.listing import Listing, Selection, list_images
 from deepssim_scan.standardise import Standardisation
@@ -23,10 +22,7 @@ def listing_of(store: Store, images: Path | None = None) -> Listing:
     source = store.manifest.source
     manifest = source["manifest"]
     selection = Selection(tuple(source["include"]), Path(manifest) if manifest else None)
-    try:
-        return list_images(images or Path(source["folder"]), selection)
-    except InputMissing as error:
-        raise InputMissing(f"{error} Say where the images are now with --images.") from error
+    return list_images(images or Path(source["folder"]), selection)
 
 
 def decode_entries(

@@ -256,7 +256,7 @@ def test_a_smooth_field_is_smooth_and_of_about_unit_variance(size):
 
 def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images):
     scores, stranger = [], []
-    for seed in range(4):
+    for seed in range(16):
         for found, change in ((scores, perturb), (stranger, other_subject)):
             changed = change(images, generator(seed))
             found.append(ssim(images, changed, image_range(images)))
@@ -264,7 +264,7 @@ def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images
     assert (scores > 0.9).float().mean() > 0.05
     assert (scores < 0.6).float().mean() > 0.05
     assert ((scores > 0.6) & (scores < 0.9)).float().mean() > 0.1
-    assert stranger.mean() < scores.mean() - 0.05
+    assert stranger.mean() < scores.mean() - 0.1
     assert stranger.max() < 0.95
 
 

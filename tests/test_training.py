@@ -403,9 +403,7 @@ def test_a_batch_has_the_ssim_of_what_its_views_were_made_of(images):
     exact = (exact + exact.T) / 2
     source = torch.tensor([*range(24), *range(8)])  # the images drawn come twice
     assert views.shape == (32, SIDE, SIDE)
-    error = (target - exact[source][:, source]).abs()
-    assert error.max() < 0.08
-    assert error.mean() < 0.02
+    assert (target - exact[source][:, source]).abs().max() < 0.03
     torch.testing.assert_close(target, target.T)
     same = target[source[:, None] == source]
     torch.testing.assert_close(same, torch.ones(32 + 16))

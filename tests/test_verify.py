@@ -17,6 +17,7 @@ from deepssim_scan import checkpoint, scan
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig
 from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.errors import InputMissing
 from deepssim_scan.scan import QueryConfig
 from deepssim_scan.standardise import Standardisation
 from deepssim_scan.subjects import mni152, slices
@@ -148,6 +149,8 @@ def test_a_training_folder_that_moved_can_be_named(built):
     result, _ = queried(built)
     assert result.summary["verification"] == {"registered": 0, "verified": 0, "not registered": 30}
     (built / "report").rename(built / "old")
+    with pytest.raises(InputMissing):
+        queried(built, training=built / "nowhere")
     result, pairs = queried(built, training=built / "moved")
     assert result.summary["verification"]["registered"] == 30
     assert pairs["flipped.png", "3.png"]["ssim"] > 0.99

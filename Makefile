@@ -6,7 +6,10 @@ READY := $(VENV)/.ready
 SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks
 
-.PHONY: demo test faults lint format wheel bench clean
+.PHONY: demo encoder test faults lint format wheel bench clean
+
+encoder: $(READY)
+	$(BIN)/python benchmarks/bundled_encoder.py
 
 demo: $(READY)
 	$(BIN)/deepssim-scan demo

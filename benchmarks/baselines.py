@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from contrastive import load as load_contrastive
 from held_out import Grey
 from numpy.typing import NDArray
 from PIL import Image
@@ -116,6 +117,18 @@ def efficientnet_lite0() -> Method:
         return _unit(found.mean((2, 3)))
 
     return Method("EfficientNet-Lite0", represent)
+
+
+def contrastive(path: Path) -> Method:
+    """Correlation of the features of the contrastive encoder after Dar et al."""
+    network = load_contrastive(path)
+
+    def represent(images: Grey) -> Tensor:
+        with torch.inference_mode():
+            parts = standardised(images)[:, None].split(BATCH)
+            return torch.cat([network(part) for part in parts])
+
+    return Method("contrastive", represent)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from baselines import (
     BATCH,
     Method,
     Scores,
+    contrastive,
     efficientnet_lite0,
     of_encoder,
     perceptual_hash,
@@ -88,6 +89,7 @@ def main() -> None:
     methods = [of_encoder("encoder", options.encoder)]
     methods += [METHODS[name]() for name in options.only if name in METHODS]
     methods += [of_encoder(name, Path(path)) for name, _, path in options.also]
+    methods += [contrastive(options.contrastive)] if options.contrastive else []
     people = {}
     for name in options.people:
         one = person(name)
@@ -317,6 +319,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME=FILE",
         help="checkpoints of further encoders",
     )
+    made.add_argument("--contrastive", type=Path, help="weights that contrastive.py wrote")
     made.add_argument("--no-speed", action="store_true", help="leave (c) out")
     made.add_argument("--result", default="accuracy", help="name of the result (accuracy)")
     return made.parse_args()

@@ -7,7 +7,7 @@ Exit codes: 0 done; 1 the run failed; 2 usage; 3 images were flagged, only with
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +23,9 @@ from deepssim_scan.cli.progress import reporting
 from deepssim_scan.decode import MAX_PIXELS, Reading
 from deepssim_scan.describe import describe
 from deepssim_scan.embed import WORKERS, EmbedConfig
-from deepssim_scan.encoder import ARCHITECTURES, pick_device
+from deepssim_scan.encoder import ARCHITECTURES, Architecture, pick_device
 from deepssim_scan.errors import InputError, ScanError
-from deepssim_scan.listing import Selection, list_images
+from deepssim_scan.listing import Selection
 from deepssim_scan.scan import QueryConfig
 from deepssim_scan.workers import Limits
 
@@ -236,14 +236,36 @@ def train(
     axis: Axis = None,
     slices: Slices = None,
     window: Window = None,
+    init: Annotated[
+        str,
+        typer.Option(help="Encoder to start from: bundled, a file, or none (random weights)."),
+    ] = "bundled",
     architecture: Annotated[
-        str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")
-    ] = "small",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 4000,
+        str | None,
+        typer.Option(
+            help=f"With --init none: one of {', '.join(ARCHITECTURES)}.", show_default="small"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of training.",
+            show_default=f"{training.ADAPTING.steps}; {training.SCRATCH.steps} with --init none",
+        ),
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=4, help="Images drawn a step; each gives four views.")
     ] = 16,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Peak learning rate.",
+            show_default=f"{training.ADAPTING.learning_rate:g}; "
+            f"{training.SCRATCH.learning_rate:g} with --init none",
+        ),
+    ] = None,
     max_images: Annotated[
         int, typer.Option(min=64, help="Files kept in memory, drawn at random.")
     ] = 50_000,
@@ -258,28 +280,59 @@ def train(
     max_memory: MaxMemory = LIMITS.max_memory / GIB,
     json: Json = False,
 ) -> None:
-    """Train an encoder on a folder of images, without labels."""
+    """Adapt an encoder to a folder of images, without labels, or train one from nothing."""
     with _usage():
-        if architecture not in ARCHITECTURES:
-            raise InputError(f"architecture must be one of {', '.join(ARCHITECTURES)}")
-        config = training.TrainingConfig(
-            steps, batch, learning_rate, max_images=max_images, seed=seed
+        initial = _initial(init, architecture)
+        config = training.SCRATCH if init == "none" else training.ADAPTING
+        config = replace(
+            config,
+            steps=steps or config.steps,
+            learning_rate=config.learning_rate if learning_rate is None else learning_rate,
+            batch=batch,
+            max_images=max_images,
+            seed=seed,
         )
         selection = Selection(tuple(include or ()), manifest)
         reading = Reading(axis, slices, window, max_pixels)
         limits, on = Limits(max_seconds, int(max_memory * GIB)), pick_device(device)
-    shape = ARCHITECTURES[architecture]
     with reporting(console.messages) as progress:
-        listing = list_images(images, selection)
-        loaded = training.load_images(
-            listing, shape, config, reading, workers=workers, limits=limits, report=progress
+        trained = training.train_on_folder(
+            images,
+            out,
+            config,
+            initial,
+            selection,
+            reading,
+            workers=workers,
+            limits=limits,
+            device=on,
+            resume=resume,
+            report=progress,
+            report_step=progress.training,
         )
-        training.train(
-            loaded, out, config, shape, device=on, resume=resume, report=progress.training
-        )
-    facts = describe(out) | {"rejected": loaded.rejected}
-    console.show_json(facts) if json else console.show_facts(str(out), facts)
-    _leave(complete=loaded.rejected == 0)
+    facts = describe(out) | {"rejected": trained.rejected}
+    if json:
+        assessments = {"before": trained.before, "after": trained.after}
+        found = {name: each and asdict(each) for name, each in assessments.items()}
+        console.show_json(facts | {"held_out": found | {"images": trained.held_out}})
+    else:
+        console.show_facts(str(out), facts)
+        console.show_trained(trained)
+    _leave(complete=trained.rejected == 0)
+
+
+def _initial(init: str, architecture: str | None) -> checkpoint.Checkpoint | Architecture:
+    """Return what `train` starts from."""
+    if init != "none":
+        if architecture is not None:
+            raise InputError(
+                f"--architecture {architecture} goes with --init none: the encoder that training "
+                "starts from has its own."
+            )
+        return checkpoint.load(BUNDLED if init == "bundled" else Path(init))
+    if (name := architecture or "small") not in ARCHITECTURES:
+        raise InputError(f"architecture must be one of {', '.join(ARCHITECTURES)}, found {name!r}")
+    return ARCHITECTURES[name]
 
 
 @app.command(

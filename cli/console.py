@@ -13,6 +13,7 @@ from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.demo import DemoResult, Tally
 from deepssim_scan.report import Match
 from deepssim_scan.scan import IndexResult, QueryResult
+from deepssim_scan.training import Trained
 
 STYLES = {"duplicate": "bold red", "similar": "yellow", "different": "green"}
 
@@ -102,6 +103,26 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
     for name, value in _flat(facts):
         table.add_row(Text(name), Text(str(value)))
     output.print(table)
+
+
+def show_trained(trained: Trained) -> None:
+    """Print what the encoder reaches on the images held out, before training and after."""
+    before, after = trained.before, trained.after
+    table = Table(title=f"On the {trained.held_out:,} images held out")
+    table.add_column("")
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    rows = {
+        "error of the score against SSIM": ("error", ".4f"),
+        "copies whose source comes first": ("right", ".1%"),
+        "copies above 99 % of other subjects": ("apart", ".1%"),
+    }
+    for label, (name, form) in rows.items():
+        cells = (format(getattr(each, name), form) if each else "-" for each in (before, after))
+        table.add_row(label, *cells)
+    output.print(table)
+    if before and (after.error > before.error or after.apart < before.apart):
+        _warn("Not better in every row: more images, or more --steps, may help.")
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ anew for each image, and returns images standardised again.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -23,40 +24,56 @@ MAX_ROTATION = 0.17  # radians
 GAMMA = (0.5, 1.5)
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How images were mirrored, numbered as in `flips` (B,), and the poses that undo the rest."""
+
+    mirrored: Tensor
+    pose: Tensor
+
+
 def augment(images: Tensor, generator: Generator) -> Tensor:
     """Flip on either axis, rotate within 0.17 rad, change gamma by 0.5 to 1.5; p 0.33 each."""
-    images = _some_flipped(images, FLIP_PROBABILITY, generator)
+    images, _ = _some_flipped(images, FLIP_PROBABILITY, generator)
     turned = _chance(images, ROTATION_PROBABILITY, generator)
     angle = _uniform(images, -MAX_ROTATION, MAX_ROTATION, generator) * turned
     images = resample(images, rotation(angle))
     return _some_darkened(images, GAMMA_PROBABILITY, generator)
 
 
-def disguise(images: Tensor, generator: Generator) -> Tensor:
-    """Change each image as copies are changed: what `augment` does, and more of it.
+def disguise(images: Tensor, generator: Generator) -> tuple[Tensor, Placement]:
+    """Change each image as copies are changed, what `augment` does and more of it; say how.
 
     Flips (p 0.5 each), rotation within 0.19 rad (p 0.5), a shift within 5 % of either side
     (p 0.4), a smooth warp of up to some 1.5 pixels of 128 (p 0.4); what comes in from outside
     continues the border, or is as dark as the darkest pixel. Then gamma (p 0.5), and one of
     `DEGRADATIONS` (p 0.5).
     """
-    images = _some_flipped(images, 0.5, generator)
+    images, mirrored = _some_flipped(images, 0.5, generator)
     angle = _uniform(images, -0.19, 0.19, generator) * _chance(images, 0.5, generator)
+    turn = rotation(angle)
     moved = _chance(images, 0.4, generator)[:, None] * 0.1
     shift = moved * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
     strength = _uniform(images, 0, 0.024, generator) * _chance(images, 0.4, generator)
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
-    images = resample(images, rotation(angle), displacement, dark=_chance(images, 0.5, generator))
+    images = resample(images, turn, displacement, dark=_chance(images, 0.5, generator))
     images = _some_darkened(images, 0.5, generator)
-    return _one_of(DEGRADATIONS, images, generator, share=0.5)
+    back = -(turn.transpose(1, 2) @ shift[:, :, None])[:, :, 0]
+    placement = Placement(mirrored, torch.cat([-angle[:, None], back], 1))
+    return _one_of(DEGRADATIONS, images, generator, share=0.5), placement
 
 
-def _some_flipped(images: Tensor, probability: float, generator: Generator) -> Tensor:
-    for dim in (1, 2):
+def _some_flipped(
+    images: Tensor, probability: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Mirror some images, on either axis, and number what was done as `flips` does."""
+    mirrored = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    for bit, dim in ((2, 1), (1, 2)):
         flip = _chance(images, probability, generator)
         images = torch.where(flip[:, None, None], images.flip(dim), images)
-    return images
+        mirrored += bit * flip
+    return images, mirrored
 
 
 def _some_darkened(images: Tensor, probability: float, generator: Generator) -> Tensor:

@@ -195,13 +195,13 @@ def _with_sha256(file: bytes, old: str, new: str) -> bytes:
 
 def _encoder(architecture: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
     """Build an encoder and give it its weights; nothing is allocated until the shapes agree."""
-    parts: dict[str, Any] = {key: tuple(architecture[key]) for key in ("depths", "widths")}
+    lists = {"pose": (), **architecture}
+    parts: dict[str, Any] = {key: tuple(lists[key]) for key in ("depths", "widths", "pose")}
     parts["standardisation"] = Standardisation(**architecture["standardisation"])
     shape = Architecture(**(architecture | parts))
-    if sum(shape.depths) > 1_000 or sum(shape.widths) > 100_000:
-        raise ValueError(
-            f"an encoder of {sum(shape.depths)} blocks and {sum(shape.widths)} channels"
-        )
+    blocks, channels = sum(shape.depths), sum(shape.widths)
+    if max(blocks, len(shape.pose)) > 1_000 or max(channels, sum(shape.pose)) > 100_000:
+        raise ValueError(f"an encoder of {blocks} blocks and {channels} channels")
     with torch.device("meta"):
         encoder = Encoder(shape)
     wanted, found = _shapes(encoder.state_dict()), _shapes(weights)

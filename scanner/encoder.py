@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepssim_scan import flips
+from deepssim_scan import canonical, flips
 from deepssim_scan.errors import InputError
 from deepssim_scan.standardise import Standardisation
 
 _INPUT_CHANNELS = {"local": 2, "repeat": 3}
-_LOCAL_WINDOW = 17  # pixels across which the second input channel evens out brightness
-_LOCAL_FLOOR = 0.01  # of the image's variance: below it a flat background stays flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,7 @@ class Architecture:
     head: Literal["layout", "pool"] = "layout"
     trunk: Literal["convnext", "flips"] = "convnext"
     expansion: int = 4
+    pose: tuple[int, ...] = (32, 64, 64)
     dimension: int = 256
     standardisation: Standardisation = field(default_factory=Standardisation)
 
@@ -63,10 +62,13 @@ class Architecture:
             raise ValueError(f"the flips trunk has a layout head, found {self.head!r}")
         if any(width % (4 * flips.ORIENTATIONS) for width in self.widths):
             raise ValueError(f"widths of the flips trunk are multiples of 16, found {self.widths}")
-        if (self.standardisation.size or 0) % (2 << len(self.depths)):
+        if not self.pose or any(w < 1 or w % (4 * flips.ORIENTATIONS) for w in self.pose):
+            raise ValueError(f"widths of the pose's trunk are multiples of 16, found {self.pose}")
+        step = max(2 << len(self.depths), 4 << len(self.pose))  # a pose is read at half the size
+        if (self.standardisation.size or 0) % step:
             raise InputError(
-                f"{len(self.depths)} stages of the flips trunk need a size that is a multiple of "
-                f"{2 << len(self.depths)}, found {self.standardisation.size}"
+                f"{len(self.depths)} stages of the flips trunk and {len(self.pose)} of the pose's "
+                f"need a size that is a multiple of {step}, found {self.standardisation.size}"
             )
 
     @property
@@ -120,15 +122,18 @@ class Encoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
+        self.canonical: canonical.Canonical | None = None
         if architecture.trunk == "flips":
+            size = architecture.standardisation.size or 0
+            self.canonical = canonical.Canonical(architecture.pose, size)
             self.feature_extractor: nn.Module = flips.Trunk(
-                _INPUT_CHANNELS[architecture.channels],
+                canonical.CHANNELS,
                 architecture.widths,
                 architecture.depths,
                 architecture.expansion,
             )
             width, dimension = architecture.widths[-1], architecture.dimension
-            self.fc: nn.Module = flips.LayoutHead(width, width // 4, architecture.grid, dimension)
+            self.fc: nn.Module = flips.LayoutHead(width, architecture.grid, dimension)
         else:
             self.feature_extractor = _convnext(architecture)
             self.fc = _HEADS[architecture.head](architecture)
@@ -136,11 +141,18 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images standardised as the architecture says: (B, 1, H, W) -> (B, D) unit norm."""
-        if self.architecture.channels == "local":
-            images = torch.cat([images, evened(images)], dim=1)
+        return self.placed(images)[0]
+
+    def placed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed images, and say which poses (B, 3) were undone, where the architecture has any."""
+        pose = None
+        if self.canonical is not None:
+            channels, pose = self.canonical(images)
+        elif self.architecture.channels == "local":
+            channels = torch.cat([images, canonical.evened(images)], dim=1)
         else:
-            images = images.expand(-1, _INPUT_CHANNELS["repeat"], -1, -1)
-        return functional.normalize(self.fc(self.feature_extractor(images)))
+            channels = images.expand(-1, _INPUT_CHANNELS["repeat"], -1, -1)
+        return functional.normalize(self.fc(self.feature_extractor(channels))), pose
 
 
 def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
@@ -153,6 +165,11 @@ def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
     encoder.eval()
     with torch.inference_mode():
         return torch.cat([encoder(part[:, None]) for part in images.split(batch)])
+
+
+def device_of(encoder: Encoder) -> str:
+    """Return "cpu" or "cuda", where an encoder's weights are."""
+    return next(encoder.parameters()).device.type
 
 
 def pick_device(name: str) -> str:
@@ -211,34 +228,6 @@ def _layout_head(architecture: Architecture) -> nn.Sequential:
 
 
 _HEADS = {"layout": _layout_head, "pool": _pool_head}
-
-
-def evened(images: Tensor, window: int = _LOCAL_WINDOW, floor: float = _LOCAL_FLOOR) -> Tensor:
-    """Subtract each pixel's local mean and divide by its local spread: (B, 1, H, W) -> same.
-
-    Local is within a square `window` pixels wide; `floor` is added to the variance.
-
-    What is left of contrast after it is the same for dark and bright tissue and for any gamma.
-    """
-    mean = _local_mean(images, window)
-    variance = _local_mean((images - mean).square(), window)
-    return (images - mean) / (variance + floor).sqrt()
-
-
-def _local_mean(images: Tensor, window: int) -> Tensor:
-    """Average over the part of a square window that lies inside: (B, 1, H, W) -> same.
-
-    Two matrix products, several times faster on a CPU than `avg_pool2d` with so wide a window.
-    """
-    rows, columns = (_averaging(length, window, images) for length in images.shape[-2:])
-    return rows @ images @ columns.T
-
-
-def _averaging(length: int, window: int, like: Tensor) -> Tensor:
-    """The matrix (length, length) whose rows average a window clipped at the ends."""
-    places = torch.arange(length, device=like.device)
-    near = (places[:, None] - places).abs() <= window // 2
-    return near.to(like.dtype) / near.sum(1, keepdim=True)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -21,7 +21,10 @@ from torch.nn import functional
 
 ORIENTATIONS = 4
 _AFTER = torch.tensor([[g ^ h for h in range(ORIENTATIONS)] for g in range(ORIENTATIONS)])
+# What becomes of an angle, a shift to the right and one down when an image is mirrored.
+POSE_SIGNS = torch.tensor([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
 _STEM = 8  # pixels across which a feature of the stem looks, 4 apart
+_NARROW = 32  # features kept of each place of the grid that a head reads
 _REACH = 7  # side of the depthwise kernels, as in ConvNeXt
 _EPS = 1e-6
 
@@ -43,9 +46,9 @@ class Trunk(nn.Sequential):
 class LayoutHead(nn.Module):
     """Project the grid of features as it is, as seen from each orientation, and average."""
 
-    def __init__(self, width: int, narrow: int, grid: int, dimension: int) -> None:
+    def __init__(self, width: int, grid: int, dimension: int) -> None:
         super().__init__()
-        hidden = dimension * 3 // 2
+        narrow, hidden = min(width, _NARROW), 3 * dimension
         self.narrow = _Pointwise(width, narrow)
         self.hidden = nn.Linear(narrow * grid**2, hidden)
         self.out = nn.Linear(hidden, dimension)
@@ -54,10 +57,33 @@ class LayoutHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, dimension) for features (B, H, W, width)."""
-        narrow = self.narrow(features).unflatten(3, (ORIENTATIONS, -1))
-        seen = [_mirror(narrow[:, :, :, _AFTER[g]], g, 1, 2) for g in range(ORIENTATIONS)]
-        hidden = functional.relu(self.hidden(torch.stack(seen, 1).flatten(2)))
+        hidden = functional.relu_(self.hidden(_seen(self.narrow(features))))
         return self.out(hidden.mean(1))  # type: ignore[no-any-return]
+
+
+class PoseHead(nn.Module):
+    """Read a turn and a shift off the grid of features, which are mirrored where the image is."""
+
+    def __init__(self, width: int, grid: int, hidden: int) -> None:
+        super().__init__()
+        narrow = min(width, _NARROW)
+        self.narrow = _Pointwise(width, narrow)
+        self.hidden = nn.Linear(narrow * grid**2, hidden)
+        self.out = nn.Linear(hidden, 3, bias=False)  # what is mirrored with the image has none
+        nn.init.trunc_normal_(self.hidden.weight, std=self.hidden.in_features**-0.5)
+        nn.init.trunc_normal_(self.out.weight, std=0.3 * hidden**-0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, 3) for features (B, H, W, width): angle, shift right, shift down."""
+        seen = self.out(functional.relu_(self.hidden(_seen(self.narrow(features)))))
+        return (seen * POSE_SIGNS.to(seen)).mean(1)  # type: ignore[no-any-return]
+
+
+def _seen(features: Tensor) -> Tensor:
+    """Lay out features as each orientation sees them: (B, H, W, width) -> (B, 4, H * W * width)."""
+    parts = features.unflatten(3, (ORIENTATIONS, -1))
+    seen = [_mirror(parts[:, :, :, _AFTER[g]], g, 1, 2) for g in range(ORIENTATIONS)]
+    return torch.stack(seen, 1).flatten(2)
 
 
 class _Stem(nn.Module):
@@ -96,7 +122,7 @@ class _Block(nn.Module):
             padding=_REACH // 2,
             groups=x.shape[3],
         )
-        wide = functional.relu(self.wide(self.norm(seen.permute(0, 2, 3, 1))))
+        wide = functional.relu_(self.wide(self.norm(seen.permute(0, 2, 3, 1))))
         return torch.addcmul(x, self.narrow(wide), self.scale.repeat(ORIENTATIONS))
 
 
@@ -116,16 +142,16 @@ class _Halve(nn.Module):
 
 
 class _Pointwise(nn.Module):
-    """A linear layer over the channels of (..., width)."""
+    """A linear layer over the channels of (..., width), with no bias: a norm before it has one."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.weight, self.bias = _weight(out // ORIENTATIONS, width), _bias(out)
+        self.weight = _weight(out // ORIENTATIONS, width)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.unflatten(1, (ORIENTATIONS, -1))
         every = torch.cat([weight[:, order] for order in _AFTER])
-        return functional.linear(x, every.flatten(1), self.bias.repeat(ORIENTATIONS))
+        return functional.linear(x, every.flatten(1))
 
 
 class _Norm(nn.Module):

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from deepssim_scan.augment import gamma as raised
 from deepssim_scan.augment import restandardise, rotation
-from deepssim_scan.encoder import evened
+from deepssim_scan.canonical import evened
 from deepssim_scan.ssim import image_range, ssim
 
 FLIPS = ("none", "horizontal", "vertical", "both")

@@ -17,13 +17,11 @@ import hashlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import TextIOWrapper
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -31,23 +29,21 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan import checkpoint
-from deepssim_scan.augment import augment, disguise, other_subject, perturb
-from deepssim_scan.checkpoint import Checkpoint, Thresholds
+from deepssim_scan.assess import Assessment, assess, fit_thresholds, score_error
+from deepssim_scan.augment import Placement, disguise
+from deepssim_scan.canonical import settled
+from deepssim_scan.checkpoint import Checkpoint
 from deepssim_scan.decode import Reading
-from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
+from deepssim_scan.embed import Report, silent
+from deepssim_scan.encoder import SMALL, Architecture, Encoder, device_of
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.files import replacing
-from deepssim_scan.images import decode_images
-from deepssim_scan.listing import Listing
-from deepssim_scan.ssim import image_range, ssim_matrix
+from deepssim_scan.flips import POSE_SIGNS
+from deepssim_scan.listing import Selection, list_images
+from deepssim_scan.pools import Images, load_images, pairs, range_weights
 from deepssim_scan.workers import Limits
 
-_SSIM_STRIDE = 2  # windows skipped in a target: within 0.02 of the exact one, a quarter of the cost
-_SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
-_FEWEST = 32  # images to train on, and to validate on
-_MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
-_NAME_DISTANCE = 8  # places by name within which a neighbour is drawn
-_GALLERY, _QUERIES = 4096, 512  # images of the audit that thresholds are fitted on
+_ABSOLUTE = 0.05  # weight of where an image is put, beside that both views are put there
 _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
 
 
@@ -63,6 +59,8 @@ class TrainingConfig:
     gradient_norm: float = 1.0
     contrastive_weight: float = 0.1
     temperature: float = 0.05
+    pose_weight: float = 20.0
+    pose_steps: int = 0
     held_out: float = 0.05
     max_images: int = 50_000
     evaluate_every: int = 100
@@ -74,8 +72,17 @@ class TrainingConfig:
                 raise InputError(f"{name} must be >= 1, found {getattr(self, name)}")
         if self.batch % 4 or not 4 <= self.batch <= 64:
             raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
+        if not 0 <= self.pose_steps < self.steps:
+            raise InputError(f"pose_steps must be 0 to under {self.steps}, found {self.pose_steps}")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
+
+
+SCRATCH = TrainingConfig()
+"""How to train from random weights."""
+
+ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_every=50)
+"""How to train from an encoder that is good already: minutes on a processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +98,59 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """Images to draw from: pixels (N, H, W) float16 in the folder's order, standardised.
+class Trained:
+    """What training on a folder gave.
 
-    `by_name` (N,) lists their places sorted by file name first: there, files of one name in
-    several folders are neighbours.
+    `before` is what the checkpoint that training started from reaches on the images held out, None
+    where it started from random weights, and `after` what the new one does.
     """
 
-    pixels: Tensor
-    by_name: Tensor
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        """Draw `count` images, half of them neighbours of the others: (count, H, W) float32."""
-        quarter, last = count // 4, len(self.pixels) - 1
-        first, third = _distinct(last, quarter, generator), _distinct(last, quarter, generator)
-        apart = torch.randint(
-            1, _NAME_DISTANCE + 1, (quarter,), generator=generator, device=generator.device
-        ).cpu()
-        named = self.by_name[torch.cat([third, (third + apart).clamp_max(last)])]
-        chosen = torch.cat([first, first + 1, named])
-        return self.pixels[chosen].to(generator.device).float()
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The images of a folder: to train on, to validate on, and how many could not be read."""
-
-    training: Pool
-    validation: Pool
+    checkpoint: Checkpoint
+    before: Assessment | None
+    after: Assessment
+    held_out: int
     rejected: int
+
+
+def train_on_folder(
+    folder: Path,
+    out: Path,
+    config: TrainingConfig,
+    initial: Checkpoint | Architecture,
+    selection: Selection = Selection(),
+    reading: Reading = Reading(),
+    *,
+    workers: int,
+    limits: Limits = Limits(),
+    device: str = "cpu",
+    resume: bool = False,
+    report: Report = silent,
+    report_step: Callable[[Step], None] = lambda step: None,
+) -> Trained:
+    """Read a folder, train on a part of it as `train` does, and assess on the rest."""
+    start = initial if isinstance(initial, Checkpoint) else None
+    images = load_images(
+        list_images(folder, selection),
+        initial.architecture if isinstance(initial, Checkpoint) else initial,
+        reading,
+        held_out=config.held_out,
+        max_images=config.max_images,
+        seed=config.seed,
+        workers=workers,
+        limits=limits,
+        report=report,
+    )
+    before = assess(start.encoder, images.validation, config.seed) if start else None
+    made = train(images, out, config, initial, device=device, resume=resume, report=report_step)
+    after = assess(made.encoder, images.validation, config.seed)
+    return Trained(made, before, after, len(images.validation.pixels), images.rejected)
 
 
 def train(
     images: Images,
     out: Path,
     config: TrainingConfig,
-    architecture: Architecture = SMALL,
+    initial: Checkpoint | Architecture = SMALL,
     *,
     device: str = "cpu",
     resume: bool = False,
@@ -134,18 +158,20 @@ def train(
 ) -> Checkpoint:
     """Train an encoder on `images` and write its checkpoint to `out`.
 
-    Beside `out` lie `out`.csv, the history, and until the end `out`.state, from which `resume`
-    goes on and ends in the same weights as an undisturbed run (on a CPU; CUDA's sums differ in
-    their last bits). A state of other images or another config raises CheckpointError.
+    It starts from the weights of the checkpoint `initial`, which stays as it is, or from random
+    ones of an architecture. Beside `out` lie `out`.csv, the history, and until the end
+    `out`.state, from which `resume` goes on and ends in the same weights as an undisturbed run (on
+    a CPU; CUDA's sums differ in their last bits). A state of other images, another start or another
+    config raises CheckpointError.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
     torch.manual_seed(config.seed)
-    encoder = Encoder(architecture).to(device)
+    encoder, started_from = _started(initial, device)
     optimizer = torch.optim.AdamW(
         encoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    run = _Run(encoder, optimizer, images, config, out)
+    run = _Run(encoder, optimizer, images, config, out, started_from)
     first = run.restore() if resume else 0
     if not first:
         run.begin_history()
@@ -161,112 +187,19 @@ def train(
         report(state)
     thresholds = fit_thresholds(encoder, images, config.seed)
     error = score_error(encoder, images.validation, config.seed)
-    checkpoint.save(out, encoder.eval(), thresholds, _provenance(images, config, error))
+    facts = _provenance(images, config, error, started_from)
+    checkpoint.save(out, encoder.eval(), thresholds, facts)
     run.state_file.unlink(missing_ok=True)
     return checkpoint.load(out)
 
 
-def load_images(
-    listing: Listing,
-    architecture: Architecture,
-    config: TrainingConfig,
-    reading: Reading = Reading(),
-    *,
-    workers: int,
-    limits: Limits = Limits(),
-    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> Images:
-    """Read a folder into memory, at most `max_images` files of it, and hold a part of it out.
-
-    From 20 folders on, folders are held out whole, since a folder is usually a subject; a small
-    number of folders says nothing, and single images are held out.
-
-    Raises InputError when fewer than 64 images are left, or their sizes differ where the
-    architecture does not bring them to one size.
-    """
-    chosen = _sample(listing, config)
-    pixels, paths, rejected = [], [], 0
-    decoded = decode_images(
-        chosen, architecture.standardisation, reading, workers=workers, limits=limits
-    )
-    for done, images in enumerate(decoded, 1):
-        for image in images:
-            if image.pixels is None:
-                rejected += 1
-            else:
-                pixels.append(torch.from_numpy(image.pixels).half())
-                paths.append(f"{image.path}/{image.member}/{image.frame}".rstrip("/"))
-        report("files read", done, len(chosen.files))
-    if len(pixels) < 2 * _FEWEST:
-        raise InputError(
-            f"{listing.folder}: {len(pixels)} readable images; training needs {2 * _FEWEST}."
-        )
-    if len({image.shape for image in pixels}) > 1:
-        raise InputError(
-            f"{listing.folder}: images of several sizes, which this architecture "
-            "takes one at a time. Give images of one size, or another --architecture."
-        )
-    held_out = _held_out(paths, config)
-    if (left := int((~held_out).sum())) < _FEWEST:
-        raise InputError(
-            f"{listing.folder}: {len(pixels) - left} of {len(pixels)} images are held out, which "
-            f"leaves {left} to train on, and {_FEWEST} are needed. Give more images, or spread "
-            "them over more folders."
-        )
-    return Images(_pool(pixels, paths, ~held_out), _pool(pixels, paths, held_out), rejected)
-
-
-def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> float:
-    """Return the mean absolute error of score against SSIM on images not trained on.
-
-    Pairs are made as in training, with draws that are the same at every call; every tenth of
-    the SSIM range that occurs counts alike.
-    """
-    device = _device(encoder)
-    generator = Generator(device).manual_seed(seed)
-    scores, targets = [], []
-    encoder.eval()
-    with torch.inference_mode():
-        for _ in range(batches):
-            views, target = _batch(pool.draw(16, generator), generator, augment)
-            embeddings = encoder(views[:, None])
-            scores.append((embeddings @ embeddings.T).flatten())
-            targets.append(target.flatten())
-    score, target = torch.cat(scores), torch.cat(targets)
-    weights = _range_weights(target)
-    return float(((score - target).abs() * weights).sum() / weights.sum())
-
-
-def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
-    """Choose the default thresholds by playing an audit through.
-
-    Training images are 4,096 of those trained on. Copies are 512 of them,
-    disguised. Strangers are of two kinds: 512 images held out, and pseudo-subjects
-    made of 512 training images. What counts is a stranger's best match, as in an audit.
-
-    `duplicate` is half-way between the score that 0.5 % of the strangers pass (of the kind that
-    scores higher) and the one that 5 % of the copies do not reach, and no lower than the first.
-    `similar` is the score that all but 0.5 % of the copies reach, and at most `duplicate`.
-    """
-    generator = Generator(_device(encoder)).manual_seed(seed)
-    gallery = _some(images.training, _GALLERY, generator)
-    copied = gallery[:_QUERIES]
-    copies = embed(encoder, disguise(copied, generator))
-    strangers = _some(images.validation, _QUERIES, generator), other_subject(copied, generator)
-    known = embed(encoder, gallery)
-    of_copies = (copies * known[: len(copies)]).sum(1)
-    of_strangers = [(embed(encoder, kind) @ known.T).amax(1) for kind in strangers]
-    highest_stranger = max(float(scores.quantile(0.995)) for scores in of_strangers)
-    middle = (highest_stranger + float(of_copies.quantile(0.05))) / 2
-    duplicate = min(round(max(highest_stranger, middle), 3), 0.999)
-    similar = min(round(float(of_copies.quantile(0.005)), 3), duplicate)
-    return Thresholds(max(similar, -1.0), duplicate)
-
-
-def _some(pool: Pool, count: int, generator: Generator) -> Tensor:
-    """Draw at most `count` different images of a pool: (n, H, W) float32."""
-    chosen = _distinct(len(pool.pixels), count, generator)
-    return pool.pixels[chosen].to(generator.device).float()
+def _started(initial: Checkpoint | Architecture, device: str) -> tuple[Encoder, str | None]:
+    """Return an encoder to train, and the fingerprint of the checkpoint that it starts from."""
+    if isinstance(initial, Architecture):
+        return Encoder(initial).to(device), None
+    encoder = Encoder(initial.architecture)
+    encoder.load_state_dict(initial.encoder.state_dict())
+    return encoder.to(device), initial.fingerprint
 
 
 class _Run:
@@ -279,28 +212,26 @@ class _Run:
         images: Images,
         config: TrainingConfig,
         out: Path,
+        started_from: str | None,
     ) -> None:
         self.encoder, self.optimizer, self.images, self.config = encoder, optimizer, images, config
         self.state_file = out.with_name(f"{out.name}.state")
         self.history = out.with_name(f"{out.name}.csv")
-        self._identity = _identity(images, config, encoder.architecture)
+        self._identity = _identity(images, config, encoder.architecture, started_from)
         out.parent.mkdir(parents=True, exist_ok=True)
 
     def step(self, number: int) -> tuple[float, float]:
         """Take one step; its draws depend on its number alone, so a resumed run repeats them."""
-        config, device = self.config, _device(self.encoder)
+        config, device = self.config, device_of(self.encoder)
         seed = config.seed * _SEED_STRIDE + number
         torch.manual_seed(seed)  # for dropout
         generator = Generator(device).manual_seed(seed)
         rate = config.learning_rate * _schedule(number, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        drawn = self.images.training.draw(config.batch, generator)
-        views, target = _batch(drawn, generator, disguise)
         self.encoder.train()
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            embeddings = self.encoder(views[:, None]).float()
-        loss = _loss(embeddings, target, config)
+        part = self._pose_loss if number < config.pose_steps else self._score_loss
+        loss = part(generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), config.gradient_norm)
@@ -310,6 +241,28 @@ class _Run:
                 f"training diverged at step {number}: the loss is {value}. Lower the rate."
             )
         return value, rate
+
+    def _pose_loss(self, generator: Generator) -> Tensor:
+        """Teach poses alone, which takes a quarter of the time, with two views of each image."""
+        drawn = self.images.training.some(2 * self.config.batch, generator)
+        views, placement = disguise(torch.cat([drawn, drawn]), generator)
+        if (canonical := self.encoder.canonical) is None:
+            raise InputError("pose_steps must be 0: this architecture reads no poses.")
+        pose = canonical.pose(settled(views[:, None]))
+        return self.config.pose_weight * _pose_error(pose, placement, len(drawn))
+
+    def _score_loss(self, generator: Generator) -> Tensor:
+        """Teach scores, and poses beside them."""
+        config, device = self.config, generator.device.type
+        drawn = self.images.training.draw(config.batch, generator)
+        sources, target = pairs(drawn, generator)
+        views, placement = disguise(sources, generator)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            embeddings, pose = self.encoder.placed(views[:, None])
+        loss = _loss(embeddings.float(), target, config)
+        if pose is None:
+            return loss
+        return loss + config.pose_weight * _pose_error(pose.float(), placement, len(drawn))
 
     def begin_history(self, rows: Iterable[Iterable[object]] = ()) -> None:
         """Write the history file anew, with the rows of an earlier run that still hold."""
@@ -365,41 +318,29 @@ class _Run:
             ) from error
 
 
-def _identity(images: Images, config: TrainingConfig, architecture: Architecture) -> str:
-    """What must be the same for a run to go on: options, architecture, and the images."""
+def _identity(
+    images: Images, config: TrainingConfig, architecture: Architecture, started_from: str | None
+) -> str:
+    """What must be the same for a run to go on: options, architecture, start, and the images."""
     digest = hashlib.sha256()
     for pool in (images.training, images.validation):
         digest.update(pool.pixels.numpy().data)
         digest.update(pool.by_name.numpy().data)
-    return json.dumps([asdict(config), asdict(architecture), digest.hexdigest()])
-
-
-def _batch(
-    images: Tensor, generator: Generator, change: Callable[[Tensor, Generator], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Make a batch of all kinds of pairs from n images drawn.
-
-        images (n, H, W) -> views (4n, H, W), the SSIM of what they show (4n, 4n)
-
-    Views are changed images: those drawn, perturbed ones, other subjects, those drawn again.
-    """
-    clean = torch.cat([images, perturb(images, generator), other_subject(images, generator)])
-    matrix = ssim_matrix(clean, clean, image_range(clean), stride=_SSIM_STRIDE)
-    matrix = (matrix + matrix.T) / 2
-    source = torch.arange(4 * len(images), device=images.device) % len(clean)
-    return change(clean[source], generator), matrix[source][:, source]
+    return json.dumps([asdict(config), asdict(architecture), started_from, digest.hexdigest()])
 
 
 def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     """Squared error of the cosines against SSIM, and the contrast of copies with strangers.
 
-    An image and its second view are copies; all others are strangers to it but its perturbed
-    version, which is neither.
+    Half of the error is that of images with what was made of them: so close, SSIM is hardest to
+    tell, and matters most. In the contrast, an image and its second view are copies; all others are
+    strangers to it but its perturbed version, which is neither.
     """
     scores = embeddings @ embeddings.T
-    weights = _range_weights(target).fill_diagonal_(0)
-    regression = ((scores - target).square() * weights).sum() / weights.sum()
     drawn = len(embeddings) // 4
+    source = torch.arange(len(embeddings), device=scores.device) % drawn
+    weights = range_weights(target, source[:, None] == source).fill_diagonal_(0)
+    regression = ((scores - target).square() * weights).sum() / weights.sum()
     logits = scores[-drawn:, : 3 * drawn] / config.temperature
     own = torch.arange(drawn, device=scores.device)
     neither = torch.zeros_like(logits, dtype=torch.bool)
@@ -408,67 +349,35 @@ def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     return regression + config.contrastive_weight * contrast
 
 
-def _range_weights(target: Tensor) -> Tensor:
-    """Weigh pairs so that each tenth of the SSIM range that occurs counts alike."""
-    bins = (target.clamp(0, 1) * _SSIM_BINS).long().clamp_max(_SSIM_BINS - 1)
-    counts = torch.bincount(bins.flatten(), minlength=_SSIM_BINS)
-    return 1 / counts[bins].float()
+def _pose_error(pose: Tensor, placement: Placement, drawn: int) -> Tensor:
+    """Return how far poses (B, 3) are from those that undo what was done.
 
-
-def _distinct(stop: int, count: int, generator: Generator) -> Tensor:
-    """Draw `count` distinct places below `stop`, on the CPU."""
-    return torch.randperm(stop, generator=generator, device=generator.device)[:count].cpu()
+    What counts is that the two views of an image, among the first `drawn` and the last, are put to
+    the same place, wherever that is; that it is where the image was given counts a little.
+    """
+    off = (pose - placement.pose) * POSE_SIGNS.to(pose)[placement.mirrored]
+    apart = off[:drawn] - off[-drawn:]
+    return apart.square().mean() / 2 + _ABSOLUTE * off.square().mean()
 
 
 def _schedule(step: int, config: TrainingConfig) -> float:
-    """Rise over the warm-up, then fall along a cosine to nothing."""
+    """Rise over the warm-up, then fall along a cosine to nothing; for poses, then for scores."""
+    steps = config.pose_steps
+    if step >= steps:
+        step, steps = step - steps, config.steps - steps
     if step < config.warmup:
         return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    progress = (step - config.warmup) / max(1, steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _sample(listing: Listing, config: TrainingConfig) -> Listing:
-    """Keep at most `max_images` files, drawn at random, in their order."""
-    if len(listing.files) <= config.max_images:
-        return listing
-    rng = np.random.default_rng(config.seed)
-    kept = np.sort(rng.choice(len(listing.files), config.max_images, replace=False))
-    return replace(listing, files=tuple(listing.files[index] for index in kept))
-
-
-def _pool(pixels: list[Tensor], paths: list[str], chosen: Tensor) -> Pool:
-    places = torch.nonzero(chosen)[:, 0].tolist()
-    names = [(PurePosixPath(paths[place]).name, paths[place]) for place in places]
-    by_name = sorted(range(len(names)), key=names.__getitem__)
-    return Pool(torch.stack([pixels[place] for place in places]), torch.tensor(by_name))
-
-
-def _held_out(paths: list[str], config: TrainingConfig) -> Tensor:
-    """Return which images are for validation: (N,) bool, at least 32."""
-    folders = [str(PurePosixPath(path).parent) for path in paths]
-    groups = folders if len(set(folders)) >= _MANY_FOLDERS else paths
-    rng = np.random.default_rng(config.seed)
-    held: set[str] = set()
-    wanted = max(_FEWEST, round(config.held_out * len(paths)))
-    members = list(Counter(groups).items())
-    for place in rng.permutation(len(members)):
-        if wanted <= 0:
-            break
-        group, size = members[place]
-        held.add(group)
-        wanted -= size
-    return torch.tensor([group in held for group in groups])
-
-
-def _provenance(images: Images, config: TrainingConfig, error: float) -> dict[str, object]:
+def _provenance(
+    images: Images, config: TrainingConfig, error: float, started_from: str | None
+) -> dict[str, object]:
     return {
         "config": asdict(config),
+        "started_from": started_from,
         "training_images": len(images.training.pixels),
         "validation_images": len(images.validation.pixels),
         "validation_error": error,
     }
-
-
-def _device(encoder: Encoder) -> str:
-    return next(encoder.parameters()).device.type

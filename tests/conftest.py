@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from pictures import write
 
 from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.listing import list_images
+from deepssim_scan.pools import load_images
 from deepssim_scan.standardise import Standardisation
 
 torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
@@ -37,3 +40,15 @@ def make_encoder():
         return encoder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """120 images in four folders."""
+    return write(tmp_path_factory.mktemp("images"), 120, per_folder=30)
+
+
+@pytest.fixture(scope="session")
+def images(corpus, tiny):
+    """Its images, 36 of them held out."""
+    return load_images(list_images(corpus), tiny, held_out=0.3, workers=0)

@@ -184,7 +184,11 @@ def test_exit_code_2_for_usage(run):
         ("--include", "*.png", "--manifest", "m.csv"),
     ):
         assert run("build-index", "--training", ".", *options)[0] == 2, options
-    assert run("train", "--images", ".", "--out", "o", "--architecture", "vit")[0] == 2
+    train = ("train", "--images", ".", "--out", "o")
+    assert run(*train, "--init", "none", "--architecture", "vit")[0] == 2
+    code, _, err = run(*train, "--architecture", "small")
+    assert code == 2
+    assert "goes with --init none" in err
     assert run("check", ".", "--images", ".")[0] == 2
 
 
@@ -208,6 +212,21 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
     assert run("build-index", "--training", "training", "--encoder", "t.safetensors")[0] == 0
     code, out, _ = run("info", "deepssim-index", "--json")
     assert json.loads(out)["encoder"] == facts["fingerprint"]
+
+
+@pytest.mark.parametrize("init", ["bundled", "none"])
+def test_train_prints_what_it_gained_on_images_held_out(run, folders, init):
+    for number in range(100, 160):
+        Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
+    options = ("--images", "training", "--steps", "1", "--batch", "4", "--device", "cpu")
+    code, out, _ = run("train", *options, "--out", "t.safetensors", "--init", init)
+    assert code == 0
+    assert "On the 32 images held out" in out
+    (error,) = (line for line in out.splitlines() if "error of the score" in line)
+    cells = [cell.strip() for cell in error.strip("│ ").split("│")]
+    before, after = cells[1:]
+    assert (before == "-") == (init == "none")
+    assert 0 < float(after) < 1
 
 
 def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):

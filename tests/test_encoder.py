@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from deepssim_scan.canonical import evened
 from deepssim_scan.encoder import (
     REFERENCE,
     SMALL,
     Architecture,
     Encoder,
     embed,
-    evened,
     pick_device,
 )
 from deepssim_scan.errors import InputError
@@ -93,7 +93,7 @@ def reference_features(images, weights, depths):
     return x
 
 
-def referenceevened(images):
+def reference_evened(images):
     def mean(x):
         return functional.avg_pool2d(x, 17, stride=1, padding=8, count_include_pad=False)
 
@@ -154,7 +154,7 @@ def test_the_layout_encoder_equals_arithmetic_written_out(make_encoder):
     encoder = make_encoder(LAYOUT)
     trunk, head = _split(encoder)
     images = torch.randn(3, 1, 40, 40)
-    both = torch.cat([images, referenceevened(images)], 1)
+    both = torch.cat([images, reference_evened(images)], 1)
     features = reference_features(both, trunk, LAYOUT.depths)
     assert features.shape == (3, 12, 5, 5)
     narrow = _convolved(_normed(features, head, "0", 1), head, "1")
@@ -168,7 +168,7 @@ def test_the_layout_encoder_equals_arithmetic_written_out(make_encoder):
 def test_the_local_channel_equals_average_pooling(shape):
     images = 2 * torch.randn(shape) + 1
     images[..., :5, :] = 0.25  # a flat part, whose local spread is nought
-    torch.testing.assert_close(evened(images), referenceevened(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(evened(images), reference_evened(images), rtol=1e-4, atol=1e-4)
 
 
 def test_the_local_channel_is_the_same_for_bright_and_dark():

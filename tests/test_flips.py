@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from deepssim_scan import flips
+from deepssim_scan.augment import restandardise
 from deepssim_scan.encoder import Architecture, Encoder
 from deepssim_scan.errors import InputError
 from deepssim_scan.standardise import Standardisation
@@ -16,6 +17,7 @@ SHAPE = Architecture(
     widths=(16, 32),
     trunk="flips",
     expansion=2,
+    pose=(16, 16),
     dimension=8,
     standardisation=Standardisation(size=32),
 )
@@ -34,7 +36,7 @@ def encoder():
 
 @torch.no_grad()
 def test_an_image_and_its_flips_have_one_embedding(encoder):
-    images = torch.randn(3, 1, 32, 32, dtype=torch.float64)
+    images = restandardise(torch.randn(3, 32, 32, dtype=torch.float64))[:, None]
     found = encoder(images)
     for axes in FLIPS[1:]:
         torch.testing.assert_close(encoder(images.flip(axes)), found, rtol=0, atol=1e-12)
@@ -70,7 +72,8 @@ def test_the_first_layer_is_four_ordinary_convolutions_of_one_kernel():
 
 
 def test_every_weight_is_used_and_learns(encoder):
-    encoder.float()(torch.randn(4, 1, 32, 32))[:, 0].sum().backward()
+    embeddings, pose = encoder.float().placed(torch.randn(4, 1, 32, 32))
+    (embeddings[:, 0].sum() + pose.sum()).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in encoder.parameters())
 
 
@@ -78,7 +81,9 @@ def test_shapes_that_cannot_be_flip_blind_are_refused():
     for change in ({"widths": (16, 24)}, {"head": "pool"}, {"expansion": 0}):
         with pytest.raises(ValueError, match=next(iter(change)).removesuffix("s")):
             Architecture(**({"trunk": "flips", "depths": (1, 1), "widths": (16, 32)} | change))
-    with pytest.raises(InputError, match="multiple of 8"):
+    with pytest.raises(ValueError, match="pose"):
+        Architecture(trunk="flips", widths=(16, 32, 64), pose=(24,))
+    with pytest.raises(InputError, match="multiple of 32"):
         Architecture(
             depths=(1, 1), widths=(16, 32), trunk="flips", standardisation=Standardisation(size=36)
         )

@@ -27,6 +27,7 @@ BLIND = Architecture(
     depths=(1, 1),
     widths=(16, 16),
     trunk="flips",
+    pose=(16,),
     dimension=16,
     standardisation=Standardisation(size=32),
 )

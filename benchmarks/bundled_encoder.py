@@ -10,10 +10,13 @@ the extra `demo` (nilearn carries the MNI152 template).
 
 import argparse
 import hashlib
+import multiprocessing
 import shutil
 import tomllib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ from deepssim_scan.training import TrainingConfig, train_on_folder
 
 RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
+FOLDER = 100  # procedural images in one
 # Each axis with the fractions of it between which the template fills a slice.
 AXES = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
 
@@ -39,13 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw and decode")
     parser.add_argument("--release", action="store_true", help="put it into the package")
     options = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text())
     corpus, out = options.folder / "corpus", options.folder / "encoder.safetensors"
     if not corpus.exists():
-        draw(corpus, SimpleNamespace(**recipe["corpus"]))
+        draw(corpus, recipe["corpus"], options.workers)
     with reporting(messages) as progress:
         trained = train_on_folder(
             corpus,
@@ -64,49 +68,47 @@ def main() -> None:
         shutil.copyfile(out.with_name(f"{out.name}.csv"), HISTORY)
 
 
-def draw(corpus: Path, options: SimpleNamespace) -> None:
+def draw(corpus: Path, recipe: dict[str, Any], workers: int) -> None:
     """Draw all images into a folder that appears when it is whole."""
     part = corpus.with_name(f".{corpus.name}.partial")
     shutil.rmtree(part, ignore_errors=True)
-    for family in FAMILIES:
-        write_family(family, part, options)
-    volume = mni152()
-    for subject in track(range(options.subjects), "MNI152 pseudo-subjects"):
-        write_subject(volume, subject, part, options)
-        write_radiographs(volume, subject, part, options)
+    parts = [
+        partial(write_family, part, recipe, family, start)
+        for family, count in recipe["families"].items()
+        for start in range(0, count, FOLDER)
+    ]
+    parts += [partial(write_subject, part, recipe, each) for each in range(recipe["subjects"])]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        running = [pool.submit(each) for each in parts]
+        for done in track(as_completed(running), "images", len(running), console=messages):
+            done.result()
     part.rename(corpus)
 
 
-def write_family(family: str, out: Path, options: SimpleNamespace) -> None:
-    """Write the images of one procedural family, a hundred a folder."""
+def write_family(out: Path, recipe: dict[str, Any], family: str, start: int) -> None:
+    """Write a folder of images of one procedural family."""
     seed = int.from_bytes(hashlib.sha256(family.encode()).digest()[:4])
-    for number in track(range(options.per_family), family):
-        rng = torch.Generator().manual_seed((options.seed << 48) + (seed << 16) + number)
-        image = FAMILIES[family](rng, 1, options.side)[0].numpy()
-        save(image, out / family / f"{number // 100:03d}" / f"{number:05d}.png")
+    for number in range(start, min(start + FOLDER, recipe["families"][family])):
+        rng = torch.Generator().manual_seed((recipe["seed"] << 48) + (seed << 16) + number)
+        image = FAMILIES[family](rng, 1, recipe["side"])[0].numpy()
+        save(image, out / family / f"{number // FOLDER:03d}" / f"{number:05d}.png")
 
 
-def write_subject(volume: torch.Tensor, subject: int, out: Path, options: SimpleNamespace) -> None:
-    """Write the slices of one pseudo-subject on the three axes, in anatomical order."""
+def write_subject(out: Path, recipe: dict[str, Any], subject: int) -> None:
+    """Write one pseudo-subject: slices on the three axes in anatomical order, and projections."""
+    volume, seed = mni152(), recipe["seed"] * 1_000_000 + subject
     for axis, (name, span) in enumerate(AXES.items()):
-        positions = np.linspace(*span, options.slices).tolist()
-        person = torch.Generator().manual_seed(options.seed * 1_000_000 + subject)
-        images = slices(volume, axis, positions, options.side, person)
+        positions = np.linspace(*span, recipe["slices"]).tolist()
+        person = torch.Generator().manual_seed(seed)
+        images = slices(volume, axis, positions, recipe["side"], person)
         for position, image in zip(positions, images.numpy(), strict=True):
-            file = out / "mni152" / f"{subject:04d}" / f"{name}-{position:.3f}.png"
-            save(image, file)
-
-
-def write_radiographs(
-    volume: torch.Tensor, subject: int, out: Path, options: SimpleNamespace
-) -> None:
-    """Write the projections of one pseudo-subject, all around it."""
-    angles = np.arange(options.views) * (360 / options.views)
-    person = torch.Generator().manual_seed(options.seed * 1_000_000 + subject)
-    images = projections(volume, angles.tolist(), options.side, person, shell=subject % 2 == 0)
+            save(image, out / "mni152" / f"{subject:04d}" / f"{name}-{position:.3f}.png")
+    angles = (np.arange(recipe["views"]) * (360 / recipe["views"])).tolist()
+    person = torch.Generator().manual_seed(seed)
+    images = projections(volume, angles, recipe["side"], person, shell=subject % 2 == 0)
     for angle, image in zip(angles, images.numpy(), strict=True):
-        file = out / "projected" / f"{subject:04d}" / f"view-{angle:05.1f}.png"
-        save(image, file)
+        save(image, out / "projected" / f"{subject:04d}" / f"view-{angle:05.1f}.png")
 
 
 def save(image: np.ndarray, path: Path) -> None:

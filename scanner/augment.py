@@ -45,7 +45,7 @@ def disguise(images: Tensor, generator: Generator) -> tuple[Tensor, Placement]:
     """Change each image as copies are changed, what `augment` does and more of it; say how.
 
     Flips (p 0.5 each), rotation within 0.19 rad (p 0.5), a shift within 5 % of either side
-    (p 0.4), a smooth warp of up to some 1.5 pixels of 128 (p 0.4); what comes in from outside
+    (p 0.4), a smooth warp of up to some 1 pixel of 128 (p 0.4); what comes in from outside
     continues the border, or is as dark as the darkest pixel. Then gamma (p 0.5), and one of
     `DEGRADATIONS` (p 0.5).
     """
@@ -54,7 +54,7 @@ def disguise(images: Tensor, generator: Generator) -> tuple[Tensor, Placement]:
     turn = rotation(angle)
     moved = _chance(images, 0.4, generator)[:, None] * 0.1
     shift = moved * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
-    strength = _uniform(images, 0, 0.024, generator) * _chance(images, 0.4, generator)
+    strength = _uniform(images, 0, 0.016, generator) * _chance(images, 0.4, generator)
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
     images = resample(images, turn, displacement, dark=_chance(images, 0.5, generator))

@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         if self.canonical is not None:
             channels, pose = self.canonical(images)
         elif self.architecture.channels == "local":
-            channels = torch.cat([images, canonical.evened(images)], dim=1)
+            channels = torch.cat([images, canonical.evened(images, 17, 0.01)], dim=1)
         else:
             channels = images.expand(-1, _INPUT_CHANNELS["repeat"], -1, -1)
         return functional.normalize(self.fc(self.feature_extractor(channels))), pose

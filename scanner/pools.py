@@ -128,11 +128,9 @@ def pairs(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return clean[source], matrix[source][:, source]
 
 
-def range_weights(target: Tensor, kind: Tensor | None = None) -> Tensor:
-    """Weigh pairs so that each tenth of the SSIM range that occurs counts alike, of each kind."""
+def range_weights(target: Tensor) -> Tensor:
+    """Weigh pairs so that each tenth of the SSIM range that occurs counts alike."""
     bins = (target.clamp(0, 1) * _SSIM_BINS).long().clamp_max(_SSIM_BINS - 1)
-    if kind is not None:
-        bins = bins + _SSIM_BINS * kind
     return 1 / torch.bincount(bins.flatten())[bins].float()
 
 

@@ -332,14 +332,12 @@ def _identity(
 def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     """Squared error of the cosines against SSIM, and the contrast of copies with strangers.
 
-    Half of the error is that of images with what was made of them: so close, SSIM is hardest to
-    tell, and matters most. In the contrast, an image and its second view are copies; all others are
-    strangers to it but its perturbed version, which is neither.
+    An image and its second view are copies; all others are strangers to it but its perturbed
+    version, which is neither.
     """
     scores = embeddings @ embeddings.T
     drawn = len(embeddings) // 4
-    source = torch.arange(len(embeddings), device=scores.device) % drawn
-    weights = range_weights(target, source[:, None] == source).fill_diagonal_(0)
+    weights = range_weights(target).fill_diagonal_(0)
     regression = ((scores - target).square() * weights).sum() / weights.sum()
     logits = scores[-drawn:, : 3 * drawn] / config.temperature
     own = torch.arange(drawn, device=scores.device)

@@ -21,7 +21,7 @@ from deepssim_scan.augment import restandardise, rotation
 CHANNELS = 2  # that `Canonical` makes of one
 _WINDOW, _FLOOR = 17, 0.05  # of the channel in which brightness is evened out
 _MIDDLING, _RANK_POWER = 0.6, 8
-_EXPONENTS, _TRIED = (0.9, 5.0), 24  # least and greatest, and how many are tried
+_EXPONENTS, _TRIED = (0.9, 10.0), 32  # least and greatest, and how many are tried
 _AVERAGED = 4  # pixels a side of the squares from which the exponent is found
 _DARKEST = 1e-4  # of the range
 _HALF = 2  # poses are read at half the resolution

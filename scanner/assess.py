@@ -20,6 +20,7 @@ _GALLERY, _QUERIES = 4096, 512  # images of an audit
 _VERIFIED = 3  # matches of a stranger that are registered
 _FALSE, _FALSE_UNVERIFIED = 0.001, 0.05  # strangers that may pass both thresholds, and the first
 _MISSED = 0.005  # copies that may fall below `similar`
+_LEAST_SSIM = Thresholds().ssim  # of a duplicate, also where the score alone keeps strangers out
 _TRIED = 50  # thresholds of the score tried
 
 
@@ -81,9 +82,9 @@ def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     counts of a stranger is the strongest of its three best matches, registered as in an audit.
 
     `duplicate` and `ssim` are those that together find the most copies and let 0.1 % of the
-    strangers pass; 5 % at most may pass `duplicate` alone, which is all there is where a pair
-    cannot be verified. `similar` is the score that all but 0.5 % of the copies reach, and at most
-    `duplicate`.
+    strangers pass, `ssim` being 0.5 at least. At most 5 % may pass `duplicate` alone, which is all
+    there is where a pair cannot be verified. `similar` is the score that all but 0.5 % of the
+    copies reach, and at most `duplicate`.
     """
     generator = Generator(device_of(encoder)).manual_seed(seed)
     gallery = images.training.some(_GALLERY, generator)
@@ -117,6 +118,7 @@ def _both(
         score = min(_ceiled(bound), 0.999)
         passing = torch.where(of_strangers > score, likeness, -1.0).amax(1)
         ssim = min(_ceiled(passing.quantile(1 - _FALSE, interpolation="higher")), 0.999)
+        ssim = max(ssim, _LEAST_SSIM)
         found = float(((of_copies > score) & (alike > ssim)).float().mean())
         best = max(best, (found, score, ssim))
     return best[1], best[2]

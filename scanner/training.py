@@ -34,7 +34,6 @@ from deepssim_scan.augment import Placement, disguise
 from deepssim_scan.canonical import settled
 from deepssim_scan.checkpoint import Checkpoint
 from deepssim_scan.decode import Reading
-from deepssim_scan.embed import Report, silent
 from deepssim_scan.encoder import SMALL, Architecture, Encoder, device_of
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.files import replacing
@@ -124,7 +123,7 @@ def train_on_folder(
     limits: Limits = Limits(),
     device: str = "cpu",
     resume: bool = False,
-    report: Report = silent,
+    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
     report_step: Callable[[Step], None] = lambda step: None,
 ) -> Trained:
     """Read a folder, train on a part of it as `train` does, and assess on the rest."""

@@ -39,6 +39,7 @@ def test_fitted_thresholds_are_in_order(seed, images, tiny, make_encoder):
 def test_an_encoder_that_sees_nothing_is_given_a_threshold_next_to_one(images):
     found = fit_thresholds(_Blind(), images, 0)
     assert (found.similar, found.duplicate) == (0.999, 0.999)
+    assert found.ssim >= 0.5
 
 
 def test_all_but_a_few_strangers_stay_under_the_threshold(images):

@@ -37,6 +37,8 @@ BETWEEN_MM, BETWEEN_DEGREES = 3.0, 1.8  # how far off the hardest strangers are
 # Each axis with the fractions of it between which a head fills a slice.
 AXES = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
 
+FIRST_SEED = 2_000_000_000  # of deformations; the bundled encoder's are numbered from 0
+
 Grey = NDArray[np.uint8]
 
 
@@ -62,7 +64,9 @@ class Person:
         """Take a subject's images: (views, SIDE, SIDE); None is the person as they are."""
         taken = []
         for axis in sorted({view.axis for view in self.views}):
-            person = None if subject is None else torch.Generator().manual_seed(subject)
+            person = None
+            if subject is not None:
+                person = torch.Generator().manual_seed(FIRST_SEED + subject)
             places = [view.place for view in self.views if view.axis == axis]
             moved = [place + beside * self.apart[axis] for place in places]
             taken.append(self.take(self.volume, axis, moved, SIDE, person))

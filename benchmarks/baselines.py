@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from contrastive import load as load_contrastive
+from harness import standardised
 from held_out import Grey
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,10 +21,8 @@ from torch.nn import functional
 from deepssim_scan import checkpoint
 from deepssim_scan.encoder import embed
 from deepssim_scan.ssim import image_range, ssim, ssim_matrix
-from deepssim_scan.standardise import Standardisation, standardise
 
 BATCH = 32
-_RULE = Standardisation()
 _SSIM_STRIDE = 4  # windows skipped when every image is compared with every other
 _LITE_SIDE = 224  # pixels that EfficientNet-Lite0 was trained at
 _IMAGENET = (0.449, 0.226)  # mean and spread of ImageNet's grey levels
@@ -47,22 +46,12 @@ class Method:
         )
 
 
-def standardised(images: Grey) -> Tensor:
-    """Standardise images as the bundled encoder's are: (N, H, W) float32."""
-    made = [standardise(image.astype(np.float32), _RULE) for image in images]
-    return torch.from_numpy(np.stack(made))
-
-
 def of_encoder(name: str, path: Path) -> Method:
     """Score as a checkpoint's encoder does."""
     loaded = checkpoint.load(path)
     rule = loaded.architecture.standardisation
 
-    def represent(images: Grey) -> Tensor:
-        made = [standardise(image.astype(np.float32), rule) for image in images]
-        return embed(loaded.encoder, torch.from_numpy(np.stack(made)), BATCH)
-
-    return Method(name, represent)
+    return Method(name, lambda images: embed(loaded.encoder, standardised(images, rule), BATCH))
 
 
 def raw_ssim() -> Method:

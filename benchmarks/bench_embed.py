@@ -4,30 +4,22 @@ For each network the bare forward pass, on standardised images in memory, and en
 a folder of PNG files to a finished store, by the function that `build-index` and `query` use,
 which reads, hashes, decodes, standardises, embeds and writes. It also starts the processes that
 decode, so the time that one file takes is shown as well: the fewer the files, the more it weighs.
+The bundled encoder's is also timed in grad mode, with nothing to learn, where its layers write
+their weights out for every batch; to embed, they do so once.
 
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
-Last, the whole of `build_index` beside that of an earlier commit, in turns, each time in a
-fresh process: what the ledger, the checksums and the isolation of the decoders cost.
-
-    python benchmarks/bench_embed.py --files 2000 --base-files 96 --before cb0c961
+    python benchmarks/bench_embed.py --files 2000 --base-files 96
 """
 
 import argparse
-import io
-import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from harness import (
-    ROOT,
     Spread,
     add_encoder,
     parser,
@@ -39,6 +31,7 @@ from harness import (
     write,
     write_images,
 )
+from torch import Tensor
 
 from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Checkpoint, Thresholds
@@ -48,20 +41,7 @@ from deepssim_scan.listing import list_images
 
 BUNDLED, BASE = "bundled", "ConvNeXt-Base"
 FORWARD, END, START = "forward pass", "end to end", "one file, end to end"
-NOW, BEFORE = "build_index, now", "build_index, before"
-PACKAGES = ("scanner", "index", "cli")
-BUILD = """
-import sys, time
-from pathlib import Path
-from deepssim_scan.scan import EmbedConfig, build_index
-
-if __name__ == "__main__":
-    images, index, encoder, batch = sys.argv[1:]
-    config = EmbedConfig(device="cpu", batch=int(batch))
-    started = time.perf_counter()
-    build_index(Path(images), Path(index), Path(encoder), config)
-    print(time.perf_counter() - started)
-"""
+WRITING = "forward pass, weights written out for every batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +66,10 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files, options.base_files),
         ):
             measured |= measure(side, options, work)
-        if options.before:
-            measured |= beside_before(options, work)
-    median = {name: spread.median for name, spread in measured.items()}
-    ratios = {
-        f"{side}: {END} / {FORWARD}": median[f"{side}, {END}"] / median[f"{side}, {FORWARD}"]
-        for side in (BUNDLED, BASE)
-    } | {
-        f"{what}: {BUNDLED} / {BASE}": median[f"{BUNDLED}, {what}"] / median[f"{BASE}, {what}"]
-        for what in (FORWARD, END)
-    }
-    if options.before:
-        ratios["build_index: now / before"] = median[NOW] / median[BEFORE]
+    compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
+    compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
+    compared += [(f"{BUNDLED}, {FORWARD}", f"{BUNDLED}, {WRITING}")]
+    ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
     show(f"Images of {options.side}x{options.side} in batches of {options.batch}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
 
@@ -111,6 +83,8 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
     for folder, files in ((one, 1), (every, side.files)):
         write_images(folder, files, options.side, options.seed)
     forward = {FORWARD: lambda: embed(encoder, pixels, options.batch)}
+    if side.name == BUNDLED:
+        forward[WRITING] = lambda: embed_writing(encoder, pixels, options.batch)
     start = {START: lambda: embed_folder(one, side.checkpoint, config, work)}
     end = {END: lambda: embed_folder(every, side.checkpoint, config, work)}
     taken = seconds(start | end, options.repeats, warm_up=start)
@@ -120,47 +94,17 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
     return {f"{side.name}, {what}": spread for what, spread in found.items()}
 
 
+def embed_writing(encoder: Encoder, pixels: Tensor, batch: int) -> None:
+    """Embed in grad mode, where weights are written out for every batch."""
+    encoder.requires_grad_(False).eval()
+    for part in pixels.split(batch):
+        encoder(part[:, None])
+
+
 def embed_folder(folder: Path, loaded: Checkpoint, config: EmbedConfig, work: Path) -> None:
     """Embed a folder into a new store, as both commands do."""
     with tempfile.TemporaryDirectory(dir=work) as place:
         embed_listing(list_images(folder), Path(place) / "store", loaded, config)
-
-
-def beside_before(options: argparse.Namespace, work: Path) -> dict[str, Spread]:
-    """Return the rate of `build_index`, of this tree and of an earlier commit's."""
-    trees = {NOW: work / "now", BEFORE: work / "before"}
-    for name, revision in ((NOW, None), (BEFORE, options.before)):
-        package_of(revision, trees[name])
-    script = work / "build.py"
-    script.write_text(BUILD)
-    taken: dict[str, list[float]] = {name: [] for name in trees}
-    for turn in range(options.repeats + 1):
-        for name, tree in trees.items():
-            images, index = work / f"{BUNDLED}, every", work / f"{name}-{turn}"
-            command = [sys.executable, script, images, index, options.encoder, options.batch]
-            done = subprocess.run(
-                list(map(str, command)),
-                env=os.environ | {"PYTHONPATH": str(tree)},
-                stdout=subprocess.PIPE,
-                check=True,
-            )
-            if turn:  # the first one warms up
-                taken[name].append(float(done.stdout))
-    return rates(taken, options.files, "images")
-
-
-def package_of(revision: str | None, folder: Path) -> None:
-    """Lay out the package as it is, or was in a revision, so that PYTHONPATH finds it first."""
-    tree = ROOT
-    if revision is not None:
-        tree = folder / "tree"
-        command = ["git", "-C", str(ROOT), "archive", revision, *PACKAGES]
-        archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(tree, filter="data")
-    shutil.copytree(tree / "scanner", folder / "deepssim_scan")
-    for name in ("index", "cli"):
-        shutil.copytree(tree / name, folder / "deepssim_scan" / name)
 
 
 def _reference(folder: Path) -> Checkpoint:
@@ -182,7 +126,6 @@ def _options() -> argparse.Namespace:
     }
     made = parser(__doc__, sizes)
     add_encoder(made)
-    made.add_argument("--before", help="a commit of this repository to compare build_index with")
     return made.parse_args()
 
 

@@ -10,6 +10,7 @@ the extra `demo` (nilearn carries the MNI152 template).
 
 import argparse
 import hashlib
+import json
 import multiprocessing
 import shutil
 import tomllib
@@ -28,14 +29,13 @@ from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.encoder import SMALL, pick_device
 from deepssim_scan.procedural import FAMILIES
-from deepssim_scan.subjects import mni152, projections, slices
+from deepssim_scan.subjects import FILLED, mni152, projections, slices
 from deepssim_scan.training import TrainingConfig, train_on_folder
 
 RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
 FOLDER = 100  # procedural images in one
-# Each axis with the fractions of it between which the template fills a slice.
-AXES = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
+GLARE = (1, 1, 1.25, 1, 1, 1.6)  # of subjects in turn: beyond 1, the brightest parts are clipped
 
 
 def main() -> None:
@@ -48,8 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text())
     corpus, out = options.folder / "corpus", options.folder / "encoder.safetensors"
-    if not corpus.exists():
-        draw(corpus, recipe["corpus"], options.workers)
+    draw(corpus, recipe["corpus"], options.workers)
     with reporting(messages) as progress:
         trained = train_on_folder(
             corpus,
@@ -69,7 +68,12 @@ def main() -> None:
 
 
 def draw(corpus: Path, recipe: dict[str, Any], workers: int) -> None:
-    """Draw all images into a folder that appears when it is whole."""
+    """Draw all images into a folder that appears when it is whole, unless it is there."""
+    drawn, wanted = corpus.with_name("corpus.json"), json.dumps(recipe)
+    if corpus.exists():
+        if not drawn.exists() or drawn.read_text() != wanted:
+            raise SystemExit(f"{corpus}: of another recipe. Remove it to draw it anew.")
+        return
     part = corpus.with_name(f".{corpus.name}.partial")
     shutil.rmtree(part, ignore_errors=True)
     parts = [
@@ -83,14 +87,15 @@ def draw(corpus: Path, recipe: dict[str, Any], workers: int) -> None:
         running = [pool.submit(each) for each in parts]
         for done in track(as_completed(running), "images", len(running), console=messages):
             done.result()
+    drawn.write_text(wanted)
     part.rename(corpus)
 
 
 def write_family(out: Path, recipe: dict[str, Any], family: str, start: int) -> None:
     """Write a folder of images of one procedural family."""
-    seed = int.from_bytes(hashlib.sha256(family.encode()).digest()[:4])
     for number in range(start, min(start + FOLDER, recipe["families"][family])):
-        rng = torch.Generator().manual_seed((recipe["seed"] << 48) + (seed << 16) + number)
+        name = f"{recipe['seed']} {family} {number}".encode()
+        rng = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4]))
         image = FAMILIES[family](rng, 1, recipe["side"])[0].numpy()
         save(image, out / family / f"{number // FOLDER:03d}" / f"{number:05d}.png")
 
@@ -98,23 +103,24 @@ def write_family(out: Path, recipe: dict[str, Any], family: str, start: int) -> 
 def write_subject(out: Path, recipe: dict[str, Any], subject: int) -> None:
     """Write one pseudo-subject: slices on the three axes in anatomical order, and projections."""
     volume, seed = mni152(), recipe["seed"] * 1_000_000 + subject
-    for axis, (name, span) in enumerate(AXES.items()):
+    folder, glare = out / "mni152" / f"{subject:04d}", GLARE[subject % len(GLARE)]
+    for axis, (name, span) in enumerate(FILLED.items()):
         positions = np.linspace(*span, recipe["slices"]).tolist()
         person = torch.Generator().manual_seed(seed)
         images = slices(volume, axis, positions, recipe["side"], person)
         for position, image in zip(positions, images.numpy(), strict=True):
-            save(image, out / "mni152" / f"{subject:04d}" / f"{name}-{position:.3f}.png")
+            save(glare * image, folder / f"{name}-{position:.3f}.png")
     angles = (np.arange(recipe["views"]) * (360 / recipe["views"])).tolist()
     person = torch.Generator().manual_seed(seed)
     images = projections(volume, angles, recipe["side"], person, shell=subject % 2 == 0)
     for angle, image in zip(angles, images.numpy(), strict=True):
-        save(image, out / "projected" / f"{subject:04d}" / f"view-{angle:05.1f}.png")
+        save(glare * image, folder / f"view-{angle:05.1f}.png")
 
 
 def save(image: np.ndarray, path: Path) -> None:
-    """Write an image of values in [0, 1] as an 8-bit PNG."""
+    """Write an image as an 8-bit PNG, 1 and above being white."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(image * 255).astype(np.uint8)).save(path)
+    Image.fromarray(np.round(image.clip(0, 1) * 255).astype(np.uint8)).save(path)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from deepssim_scan.checkpoint import BUNDLED
 from deepssim_scan.procedural import FAMILIES
+from deepssim_scan.registration import RULE
 from deepssim_scan.standardise import Standardisation, standardise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +101,14 @@ def rates(taken: Mapping[str, list[float]], count: int, what: str) -> dict[str, 
     }
 
 
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, after Wilson (1927, doi:10.2307/2276774)."""
+    z = 1.96
+    middle = (hits + z**2 / 2) / (count + z**2)
+    half = z / (count + z**2) * (hits * (count - hits) / count + z**2 / 4) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def procedural(count: int, side: int, seed: int) -> NDArray[np.uint8]:
     """Draw procedural images, the families in turn: (count, side, side) grey levels."""
     generator = torch.Generator().manual_seed(seed)
@@ -108,8 +117,8 @@ def procedural(count: int, side: int, seed: int) -> NDArray[np.uint8]:
     return (images * 255).round().to(torch.uint8).numpy()
 
 
-def standardised(images: NDArray[np.uint8], rule: Standardisation) -> torch.Tensor:
-    """Standardise grey levels as a checkpoint's rule says: (N, H, W) -> (N, H', W') float32."""
+def standardised(images: NDArray[np.uint8], rule: Standardisation = RULE) -> torch.Tensor:
+    """Standardise grey levels, as audits register them by default: (N, H, W) -> (N, H', W')."""
     return torch.from_numpy(
         np.stack([standardise(each.astype(np.float32), rule) for each in images])
     )
@@ -215,6 +224,8 @@ def _git(*arguments: str) -> str:
 
 def _plain(value: Any) -> Any:
     """Return an option's value for JSON; of a file its name, since folders name machines."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     return value.name if isinstance(value, Path) else value
 
 

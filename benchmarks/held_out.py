@@ -1,10 +1,11 @@
 """Two people that no encoder here was trained on, and copies of their images.
 
 - `colin27`: slices of Colin27 (`ch2.nii.gz`, Debian's `mricron-data`), one real person's T1, on
-  three axes;
+  three axes, and `colin27-brain`, without the skull (`ch2bet.nii.gz`);
 - `cranium`: radiographs of the head CT in `Cranium.inv3` (Debian's `invesalius-examples`), which
   are its projections from 50 directions;
-- `mni152`, `inia19`: population averages (of people; of macaques), to develop on.
+- `mni152`, `inia19`: population averages (of people; of macaques), to develop on, and
+  `mni152-projected`, projections of the first.
 
 A training set needs more than one person: the others are deformations of the one (`subjects`).
 """
@@ -25,8 +26,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.augment import resample, smooth_field
-from deepssim_scan.subjects import load_volume, mni152, projections, slices
+from deepssim_scan.augment import smooth_field
+from deepssim_scan.subjects import FILLED, load_volume, mni152, projections, slices
+from deepssim_scan.transform import resample
 
 MRICRON = Path("/usr/share/mricron/templates")
 CRANIUM = Path("/usr/share/doc/invesalius-examples/examples/Cranium.inv3")
@@ -34,9 +36,6 @@ PACKAGES = {MRICRON: "mricron-data", CRANIUM: "invesalius-examples"}
 SIDE = 128  # pixels
 POSITIONS = 50  # of each subject
 BETWEEN_MM, BETWEEN_DEGREES = 3.0, 1.8  # how far off the hardest strangers are
-# Each axis with the fractions of it between which a head fills a slice.
-AXES = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
-
 FIRST_SEED = 2_000_000_000  # of deformations; the bundled encoder's are numbered from 0
 
 Grey = NDArray[np.uint8]
@@ -83,7 +82,7 @@ def _sliced(name: str, load: Callable[[], Tensor], millimetres: float = 1.0) -> 
     counts = [POSITIONS // 3 + (axis < POSITIONS % 3) for axis in range(3)]
     views = tuple(
         View(axis, place)
-        for axis, (span, count) in enumerate(zip(AXES.values(), counts, strict=True))
+        for axis, (span, count) in enumerate(zip(FILLED.values(), counts, strict=True))
         for place in np.linspace(*span, count).tolist()
     )
     apart = tuple(BETWEEN_MM / (length * millimetres) for length in volume.shape)
@@ -130,6 +129,7 @@ def _there(path: Path) -> Path:
 
 PEOPLE: dict[str, Callable[[], Person]] = {
     "colin27": partial(_sliced, "colin27", partial(_mricron, "ch2.nii.gz")),
+    "colin27-brain": partial(_sliced, "colin27-brain", partial(_mricron, "ch2bet.nii.gz")),
     "cranium": partial(_projected, "cranium", _cranium),
     "mni152": partial(_sliced, "mni152", mni152),
     "inia19": partial(_sliced, "inia19", partial(_mricron, "inia19-t1-brain.nii.gz"), 0.5),
@@ -139,11 +139,12 @@ PEOPLE: dict[str, Callable[[], Person]] = {
 Change = Callable[[Image.Image, Generator], Image.Image]
 
 
-def _turn(degrees: float) -> Change:
-    def change(image: Image.Image, rng: Generator) -> Image.Image:
-        return image.rotate(degrees * rng.choice([-1, 1]), Image.Resampling.BICUBIC)
+TURNS = {"rotation 3°": 3.0, "rotation 5°": -5.0, "rotation 10°": 10.0}
+"""Degrees, counter-clockwise."""
 
-    return change
+
+def _turn(degrees: float) -> Change:
+    return lambda image, _: image.rotate(degrees, Image.Resampling.BICUBIC)
 
 
 def _gamma(exponent: float) -> Change:
@@ -178,7 +179,7 @@ def _shift(image: Image.Image, rng: Generator) -> Image.Image:
 
 
 def _warp(image: Image.Image, rng: Generator) -> Image.Image:
-    """Move pixels along a smooth random field, by one pixel of 128 (root mean square)."""
+    """Move pixels along a smooth random field, by one pixel of 128 an axis (root mean square)."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
     pixels = torch.from_numpy(np.asarray(image, np.float32))[None]
     field = smooth_field(1, 2, 6, pixels.shape[1:], generator)
@@ -191,9 +192,7 @@ COPIES: dict[str, Change] = {
     "identity": lambda image, _: image,
     "horizontal flip": lambda image, _: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "vertical flip": lambda image, _: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-    "rotation 3°": _turn(3),
-    "rotation 5°": _turn(5),
-    "rotation 10°": _turn(10),
+    **{kind: _turn(degrees) for kind, degrees in TURNS.items()},
     "gamma 0.5": _gamma(0.5),
     "gamma 1.5": _gamma(1.5),
     "noise 5 %": _noise,

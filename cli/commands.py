@@ -250,7 +250,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Steps of training.",
+            help="Steps of training; before them, random weights of `small` are taught poses in "
+            "half as many.",
             show_default=f"{training.ADAPTING.steps}; {training.SCRATCH.steps} with --init none",
         ),
     ] = None,
@@ -284,9 +285,11 @@ def train(
     with _usage():
         initial = _initial(init, architecture)
         config = training.SCRATCH if init == "none" else training.ADAPTING
+        steps = steps or config.steps
         config = replace(
             config,
-            steps=steps or config.steps,
+            steps=steps,
+            pose_steps=config.pose_steps * steps // config.steps,
             learning_rate=config.learning_rate if learning_rate is None else learning_rate,
             batch=batch,
             max_images=max_images,

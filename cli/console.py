@@ -15,6 +15,7 @@ from deepssim_scan.report import Match
 from deepssim_scan.scan import IndexResult, QueryResult
 from deepssim_scan.training import Trained
 
+_NEAR_COPIES = 0.98  # SSIM of images held out and trained on, above which they are the same scans
 STYLES = {"duplicate": "bold red", "similar": "yellow", "different": "green"}
 
 output = Console(highlight=False)
@@ -123,6 +124,12 @@ def show_trained(trained: Trained) -> None:
     output.print(table)
     if before and (after.error > before.error or after.apart < before.apart):
         _warn("Not better in every row: more images, or more --steps, may help.")
+    if (ssim := trained.checkpoint.thresholds.ssim) > _NEAR_COPIES:
+        _warn(
+            f"The threshold of SSIM is {ssim:g}, which few changed copies reach: images held out "
+            "are near copies of images trained on. Give each subject a folder of its own: from 20 "
+            "folders on, they are held out whole."
+        )
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

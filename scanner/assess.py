@@ -14,10 +14,11 @@ from deepssim_scan.augment import augment, disguise, other_subject
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.encoder import Encoder, device_of, embed
 from deepssim_scan.pools import Images, Pool, pairs, range_weights
-from deepssim_scan.registration import register
+from deepssim_scan.registration import SIDE, register
+from deepssim_scan.transform import restandardise
 
 _GALLERY, _QUERIES = 4096, 512  # images of an audit
-_VERIFIED = 3  # matches of a stranger that are registered
+_VERIFIED = 5  # matches of a stranger that are registered, as `query` does by default
 _FALSE, _FALSE_UNVERIFIED = 0.001, 0.05  # strangers that may pass both thresholds, and the first
 _MISSED = 0.005  # copies that may fall below `similar`
 _LEAST_SSIM = Thresholds().ssim  # of a duplicate, also where the score alone keeps strangers out
@@ -79,10 +80,10 @@ def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
 
     Training images are 4,096 of those trained on. Copies are 512 of them, disguised. Strangers
     are of two kinds: 512 images held out, and pseudo-subjects made of 512 training images. What
-    counts of a stranger is the strongest of its three best matches, registered as in an audit.
+    counts of a stranger is the strongest of its five best matches, registered as in an audit.
 
     `duplicate` and `ssim` are those that together find the most copies and let 0.1 % of the
-    strangers pass, `ssim` being 0.5 at least. At most 5 % may pass `duplicate` alone, which is all
+    strangers pass, `ssim` being 0.8 at least. At most 5 % may pass `duplicate` alone, which is all
     there is where a pair cannot be verified. `similar` is the score that all but 0.5 % of the
     copies reach, and at most `duplicate`.
     """
@@ -111,24 +112,33 @@ def _both(
 ) -> tuple[float, float]:
     """Choose the thresholds of score and SSIM, the score's at `least` or above.
 
+    Of several that find as many copies, those in the middle: there is room on both sides.
     Scores and SSIM of copies (C,) and of the best matches of strangers (S, k).
     """
-    best = (-1.0, 0.0, 0.0)
+    tried = []
     for bound in torch.linspace(least, max(least, float(of_copies.amax())), _TRIED).tolist():
         score = min(_ceiled(bound), 0.999)
         passing = torch.where(of_strangers > score, likeness, -1.0).amax(1)
         ssim = min(_ceiled(passing.quantile(1 - _FALSE, interpolation="higher")), 0.999)
         ssim = max(ssim, _LEAST_SSIM)
         found = float(((of_copies > score) & (alike > ssim)).float().mean())
-        best = max(best, (found, score, ssim))
-    return best[1], best[2]
+        tried.append((found, score, ssim))
+    most = max(found for found, _, _ in tried)
+    best = [(score, ssim) for found, score, ssim in tried if found == most]
+    return best[len(best) // 2]
 
 
 def _verified(synthetic: Tensor, training: Tensor) -> Tensor:
     """Return the SSIM of pairs (P, H, W) once they are registered: (P,)."""
-    size = [-(-side // 4) * 4 for side in synthetic.shape[1:]]  # what registration takes
-    sides = (functional.interpolate(x[:, None], size)[:, 0] for x in (synthetic, training))
-    return register(*sides).ssim
+    return register(*(_resized(images) for images in (synthetic, training))).ssim
+
+
+def _resized(images: Tensor) -> Tensor:
+    """Bring images to the size at which an audit registers them, which would pad oblong ones."""
+    if images.shape[1:] == (SIDE, SIDE):
+        return images
+    sized = functional.interpolate(images[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)
+    return restandardise(sized[:, 0])
 
 
 def _ceiled(value: Tensor | float) -> float:

@@ -19,6 +19,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from deepssim_scan.transform import blur, gamma, resample, restandardise, rotation
+
 FLIP_PROBABILITY = ROTATION_PROBABILITY = GAMMA_PROBABILITY = 0.33
 MAX_ROTATION = 0.17  # radians
 GAMMA = (0.5, 1.5)
@@ -45,7 +47,7 @@ def disguise(images: Tensor, generator: Generator) -> tuple[Tensor, Placement]:
     """Change each image as copies are changed, what `augment` does and more of it; say how.
 
     Flips (p 0.5 each), rotation within 0.19 rad (p 0.5), a shift within 5 % of either side
-    (p 0.4), a smooth warp of up to some 1 pixel of 128 (p 0.4); what comes in from outside
+    (p 0.4), a smooth warp of up to some 1.5 pixels of 128 (p 0.4); what comes in from outside
     continues the border, or is as dark as the darkest pixel. Then gamma (p 0.5), and one of
     `DEGRADATIONS` (p 0.5).
     """
@@ -54,7 +56,7 @@ def disguise(images: Tensor, generator: Generator) -> tuple[Tensor, Placement]:
     turn = rotation(angle)
     moved = _chance(images, 0.4, generator)[:, None] * 0.1
     shift = moved * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
-    strength = _uniform(images, 0, 0.016, generator) * _chance(images, 0.4, generator)
+    strength = _uniform(images, 0, 0.028, generator) * _chance(images, 0.4, generator)
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
     images = resample(images, turn, displacement, dark=_chance(images, 0.5, generator))
@@ -118,49 +120,6 @@ def other_subject(images: Tensor, generator: Generator) -> Tensor:
     return restandardise(gamma((warped - floor) * shading, exponent))
 
 
-def restandardise(images: Tensor) -> Tensor:
-    """Bring each image back to mean 0 and standard deviation 1."""
-    spread, mean = torch.std_mean(images, (1, 2), correction=0, keepdim=True)
-    return (images - mean) / spread.clamp_min(1e-6)
-
-
-def gamma(images: Tensor, exponent: Tensor) -> Tensor:
-    """Raise each image, scaled to [0, 1] and back, to its exponent (B,)."""
-    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    span = (high - low).clamp_min(1e-6)
-    return ((images - low) / span).clamp(0, 1) ** exponent[:, None, None] * span + low
-
-
-def rotation(angle: Tensor) -> Tensor:
-    """Return the matrices (B, 2, 2) that turn by `angle` (B,) radians."""
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-
-
-def resample(
-    images: Tensor,
-    linear: Tensor,
-    displacement: Tensor | None = None,
-    dark: Tensor | None = None,
-) -> Tensor:
-    """Read each image at `linear` (B, 2, 2) of its coordinates plus `displacement`.
-
-    Coordinates run from -1 to 1 over each axis, `displacement` (B, 2, H, W) is in them; beyond
-    the border the border's value continues, as in the reference, or, in the images for which
-    `dark` (B,) is true, the least value of all.
-    """
-    theta = torch.cat([linear, linear.new_zeros(len(linear), 2, 1)], -1)
-    size = (len(images), 1, *images.shape[1:])
-    grid = functional.affine_grid(theta, list(size), align_corners=False)
-    if displacement is not None:
-        grid = grid + displacement.permute(0, 2, 3, 1)
-    read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
-    if dark is None:
-        return read[:, 0]
-    outside = (grid.abs() > 1).any(-1) & dark[:, None, None]
-    return torch.where(outside, images.amin((1, 2))[:, None, None], read[:, 0])
-
-
 def smooth_field(
     count: int, channels: int, knots: int, size: tuple[int, ...], generator: Generator
 ) -> Tensor:
@@ -169,16 +128,6 @@ def smooth_field(
     values = torch.randn(shape, generator=generator, device=generator.device)
     mode = {2: "bicubic", 3: "trilinear"}[len(size)]
     return functional.interpolate(values, size, mode=mode, align_corners=True)
-
-
-def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image by a Gaussian of its own `sigma` (B,) in pixels."""
-    for dim in (1, 2):
-        places = torch.arange(images.shape[dim], device=images.device)
-        distance = (places[:, None] - places)[None] / sigma[:, None, None]
-        weights = torch.softmax(-0.5 * distance.square(), -1)
-        images = weights @ images if dim == 1 else images @ weights.transpose(1, 2)
-    return images
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:

@@ -274,7 +274,7 @@ def _embed_again(
     wanted = {
         (entry.path, entry.member, entry.frame): entry
         for entry in store.entries(shard)
-        if entry.reason in (None, "embedding")
+        if entry.reason in (None, "embedding", "too-small")
     }
     decoded = decode_entries(
         store,

@@ -13,7 +13,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,7 @@ from deepssim_scan.errors import CheckpointError, InputMissing
 from deepssim_scan.files import replacing, sha256
 from deepssim_scan.standardise import Standardisation
 
-FORMAT = "deepssim-scan checkpoint 2"
-_UNSEALED = {  # written before checkpoints carried their own SHA-256: format 1, by fingerprint
-    "4bda317f03a51a02625683f83c3bf20d1373ace017694bbca1a093414e1ee933"
-}
+FORMAT = "deepssim-scan checkpoint 3"
 _ZEROS = "0" * 64
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
@@ -48,7 +45,7 @@ class Thresholds:
 
     similar: float = 0.60
     duplicate: float = 0.85
-    ssim: float = 0.50
+    ssim: float = 0.80
 
     def __post_init__(self) -> None:
         if not -1 <= self.similar <= self.duplicate <= 1:
@@ -112,12 +109,13 @@ def load(path: Path = BUNDLED) -> Checkpoint:
         ) from error
     metadata = _header(data).get("__metadata__", {})
     fingerprint = hashlib.sha256(data).hexdigest()
-    if metadata.get("format") != FORMAT and fingerprint not in _UNSEALED:
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but its format is {metadata.get('format')!r}, not "
-            f"{FORMAT!r}. Make one with `deepssim-scan train` or `deepssim-scan convert`."
+            f"{FORMAT!r}. Make one with `deepssim-scan train` or `deepssim-scan convert`; where an "
+            "index holds it, build the index again."
         )
-    if fingerprint not in _UNSEALED and not _is_sealed(data):
+    if not _is_sealed(data):
         raise CheckpointError(
             f"{path}: damaged: its bytes are not those that were written. Get the file again."
         )
@@ -195,12 +193,12 @@ def _with_sha256(file: bytes, old: str, new: str) -> bytes:
 
 def _encoder(architecture: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
     """Build an encoder and give it its weights; nothing is allocated until the shapes agree."""
-    lists = {"pose": (), **architecture}
-    parts: dict[str, Any] = {key: tuple(lists[key]) for key in ("depths", "widths", "pose")}
+    lists = ("depths", "widths", "pose")
+    parts: dict[str, Any] = {key: tuple(architecture[key]) for key in lists}
     parts["standardisation"] = Standardisation(**architecture["standardisation"])
     shape = Architecture(**(architecture | parts))
-    blocks, channels = sum(shape.depths), sum(shape.widths)
-    if max(blocks, len(shape.pose)) > 1_000 or max(channels, sum(shape.pose)) > 100_000:
+    blocks, channels = sum(shape.depths), max(sum(shape.widths), sum(shape.pose))
+    if blocks > 1_000 or channels > 100_000:
         raise ValueError(f"an encoder of {blocks} blocks and {channels} channels")
     with torch.device("meta"):
         encoder = Encoder(shape)
@@ -238,13 +236,11 @@ def _reference_like(weights: Mapping[str, Tensor]) -> Architecture:
     """Read depths, widths and dimension from weights under the reference's names."""
     blocks = [name.split(".")[1:3] for name in weights if name.endswith(".layer_scale")]
     stages = sorted({int(stage) for stage, _ in blocks})
-    return Architecture(
+    return replace(
+        REFERENCE,
         depths=tuple(sum(int(stage) == each for stage, _ in blocks) for each in stages),
         widths=tuple(
             weights[f"feature_extractor.{each}.0.layer_scale"].shape[0] for each in stages
         ),
-        channels=REFERENCE.channels,
-        head=REFERENCE.head,
         dimension=weights["fc.6.weight"].shape[0],
-        standardisation=REFERENCE.standardisation,
     )

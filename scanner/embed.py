@@ -32,7 +32,7 @@ from deepssim_scan.embeddings import (
     Vectors,
     first_not_unit,
 )
-from deepssim_scan.encoder import Encoder, embed, pick_device
+from deepssim_scan.encoder import Encoder, device_of, embed, pick_device
 from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.files import sha256
 from deepssim_scan.images import Decoded, decode_images
@@ -197,6 +197,7 @@ def _check_same(item: list[Decoded], entry: Entry, frames: int) -> None:
 
 def embed_decoded(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], Vectors]:
     """Embed what was decoded: an entry per image, and a row (D,) per entry without a reason."""
+    batch = [_large_enough(image, encoder.architecture.least_side) for image in batch]
     vectors: dict[int, Vectors] = {}
     for same_size in _by_size(batch):
         rows = _embed(encoder, torch.from_numpy(np.stack([plane for _, plane in same_size])))
@@ -205,6 +206,15 @@ def embed_decoded(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], 
     entries = [_entry(image, usable=place in usable) for place, image in enumerate(batch)]
     kept = [vectors[place] for place in sorted(usable)]
     return entries, np.array(kept, np.float32).reshape(-1, encoder.architecture.dimension)
+
+
+def _large_enough(image: Decoded, least: int) -> Decoded:
+    """Reject an image that has fewer pixels a side than the encoder can take."""
+    if image.pixels is None or min(image.pixels.shape) >= least:
+        return image
+    height, width = image.pixels.shape
+    detail = f"{width}x{height} pixels; this encoder needs {least} a side"
+    return replace(image, pixels=None, rejection=Rejection("too-small", detail))
 
 
 def _by_size(batch: list[Decoded]) -> Iterable[list[tuple[int, Pixels]]]:
@@ -232,11 +242,6 @@ def _embed(encoder: Encoder, pixels: Tensor) -> Vectors:
                 device, size = torch.device("cpu"), len(pixels)
             else:
                 size = -(-size // 2)
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Return where an encoder's weights are."""
-    return next(encoder.parameters()).device
 
 
 def _entry(image: Decoded, *, usable: bool) -> Entry:

@@ -1,12 +1,13 @@
 """The DeepSSIM encoder: standardised images in, unit-norm embeddings out.
 
-Two trunks: ConvNeXt (arXiv:2201.03545) with torchvision's parameter names, so that
-torchvision's weights and the reference's (arXiv:2509.16582) load as they are, and the one of
-`flips`, which cannot see flips. Two heads:
+Two networks:
 
-- `pool`, the reference's: global average, BatchNorm, Linear, GELU, Dropout, Linear;
-- `layout`, for small networks: the grid of features is kept when it is projected, since what
-  tells a patient from a neighbour is where things are, and averaging throws that away.
+- `flips`, ours: images are brought to one contrast and one pose (`canonical`), then a small trunk
+  that cannot see flips, and a head that keeps the grid of features when it projects it, since
+  what tells a patient from a neighbour is where things are (`flips`);
+- `convnext`, the reference's (arXiv:2509.16582): ConvNeXt (arXiv:2201.03545) with torchvision's
+  parameter names, so that torchvision's weights and the reference's load as they are, then a
+  global average, BatchNorm, Linear, GELU, Dropout, Linear.
 """
 
 from dataclasses import dataclass, field
@@ -21,60 +22,63 @@ from deepssim_scan import canonical, flips
 from deepssim_scan.errors import InputError
 from deepssim_scan.standardise import Standardisation
 
-_INPUT_CHANNELS = {"local": 2, "repeat": 3}
+_COLOURS = 3  # channels of the reference's input
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The shape of an encoder; with its weights, all that is needed to run it."""
+    """The shape of an encoder; with its weights, all that is needed to run it.
 
-    depths: tuple[int, ...] = (2, 3, 2)
+    `expansion` is how much wider a block is inside than outside, `pose` are the widths of the
+    network that reads poses, which only `flips` has.
+    """
+
+    trunk: Literal["flips", "convnext"] = "flips"
+    depths: tuple[int, ...] = (1, 3, 3)
     widths: tuple[int, ...] = (48, 96, 192)
-    channels: Literal["local", "repeat"] = "local"
-    head: Literal["layout", "pool"] = "layout"
-    trunk: Literal["convnext", "flips"] = "convnext"
-    expansion: int = 4
     pose: tuple[int, ...] = (32, 64, 64)
+    expansion: int = 2
     dimension: int = 256
     standardisation: Standardisation = field(default_factory=Standardisation)
 
     def __post_init__(self) -> None:
+        if self.trunk not in ("flips", "convnext"):
+            raise ValueError(f"unknown trunk {self.trunk!r}")
         if len(self.depths) != len(self.widths) or not self.depths:
             raise ValueError(f"one width a stage: {self.depths} depths, {self.widths} widths")
         if min(*self.depths, *self.widths, self.expansion, self.dimension) < 1:
             raise ValueError(f"depths, widths, expansion and dimension must be >= 1: {self}")
-        if self.channels not in _INPUT_CHANNELS or self.head not in _HEADS:
-            raise ValueError(f"unknown channels {self.channels!r} or head {self.head!r}")
-        if self.trunk not in ("convnext", "flips"):
-            raise ValueError(f"unknown trunk {self.trunk!r}")
         if self.trunk == "flips":
             self._check_flips()
-        if self.head == "layout" and self.standardisation.size is None:
-            raise ValueError("the layout head needs a fixed input size, found none")
-        if self.head == "layout" and self.grid < 1:
-            raise InputError(
-                f"{len(self.depths)} stages need images of 2^{len(self.depths) + 1} pixels a side "
-                f"or more, found size {self.standardisation.size}"
-            )
+        else:
+            self._check_convnext()
 
     def _check_flips(self) -> None:
-        if self.head != "layout":
-            raise ValueError(f"the flips trunk has a layout head, found {self.head!r}")
-        if any(width % (4 * flips.ORIENTATIONS) for width in self.widths):
-            raise ValueError(f"widths of the flips trunk are multiples of 16, found {self.widths}")
-        if not self.pose or any(w < 1 or w % (4 * flips.ORIENTATIONS) for w in self.pose):
-            raise ValueError(f"widths of the pose's trunk are multiples of 16, found {self.pose}")
-        step = max(2 << len(self.depths), 4 << len(self.pose))  # a pose is read at half the size
-        if (self.standardisation.size or 0) % step:
+        step = 4 * flips.ORIENTATIONS
+        for what, widths in (("the trunk", self.widths), ("the pose", self.pose)):
+            if not widths or any(width < 1 or width % step for width in widths):
+                raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
+        size = self.standardisation.size
+        if size is None:
+            raise ValueError("the flips trunk needs a fixed input size, found none")
+        least = max(self.least_side, 4 << len(self.pose))  # a pose is read at half the size
+        if size % least:
             raise InputError(
-                f"{len(self.depths)} stages of the flips trunk and {len(self.pose)} of the pose's "
-                f"need a size that is a multiple of {step}, found {self.standardisation.size}"
+                f"found size {size}, where {len(self.depths)} stages of the trunk and "
+                f"{len(self.pose)} of the pose need a multiple of {least}"
             )
 
+    def _check_convnext(self) -> None:
+        size, least = self.standardisation.size, self.least_side
+        if self.pose:
+            raise ValueError(f"the convnext trunk reads no poses, found widths {self.pose}")
+        if size is not None and size < least:
+            raise InputError(f"{len(self.depths)} stages need a size >= {least}, found {size}")
+
     @property
-    def grid(self) -> int:
-        """Side of the last stage's grid of features, for an input of the standard size."""
-        return (self.standardisation.size or 0) // (2 << len(self.depths))
+    def least_side(self) -> int:
+        """The fewest pixels a side that leave one place of the last stage's grid."""
+        return 2 << len(self.depths)
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -121,22 +125,21 @@ class Encoder(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture = shape = architecture
+        size = shape.standardisation.size
         self.canonical: canonical.Canonical | None = None
-        if architecture.trunk == "flips":
-            size = architecture.standardisation.size or 0
-            self.canonical = canonical.Canonical(architecture.pose, size)
-            self.feature_extractor: nn.Module = flips.Trunk(
-                canonical.CHANNELS,
-                architecture.widths,
-                architecture.depths,
-                architecture.expansion,
+        self.feature_extractor: nn.Module
+        self.fc: nn.Module
+        if shape.trunk == "flips" and size is not None:
+            self.canonical = canonical.Canonical(shape.pose, size)
+            self.feature_extractor = flips.Trunk(
+                canonical.CHANNELS, shape.widths, shape.depths, shape.expansion
             )
-            width, dimension = architecture.widths[-1], architecture.dimension
-            self.fc: nn.Module = flips.LayoutHead(width, architecture.grid, dimension)
+            grid = size // (2 << len(shape.depths))
+            self.fc = flips.LayoutHead(shape.widths[-1], grid, shape.dimension)
         else:
-            self.feature_extractor = _convnext(architecture)
-            self.fc = _HEADS[architecture.head](architecture)
+            self.feature_extractor = _convnext(shape)
+            self.fc = _head(shape)
             self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -144,15 +147,11 @@ class Encoder(nn.Module):
         return self.placed(images)[0]
 
     def placed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed images, and say which poses (B, 3) were undone, where the architecture has any."""
-        pose = None
+        """Embed images, and say which poses (2, B, 3) were found, where there are any."""
+        channels, poses = images.expand(-1, _COLOURS, -1, -1), None
         if self.canonical is not None:
-            channels, pose = self.canonical(images)
-        elif self.architecture.channels == "local":
-            channels = torch.cat([images, canonical.evened(images, 17, 0.01)], dim=1)
-        else:
-            channels = images.expand(-1, _INPUT_CHANNELS["repeat"], -1, -1)
-        return functional.normalize(self.fc(self.feature_extractor(channels))), pose
+            channels, poses = self.canonical(images[:, 0])
+        return functional.normalize(self.fc(self.feature_extractor(channels))), poses
 
 
 def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
@@ -163,13 +162,15 @@ def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
     A row is not finite or not of unit norm where the network gave nothing that can be scored.
     """
     encoder.eval()
-    with torch.inference_mode():
+    if not len(images):
+        return images.new_empty(0, encoder.architecture.dimension)
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return torch.cat([encoder(part[:, None]) for part in images.split(batch)])
 
 
-def device_of(encoder: Encoder) -> str:
-    """Return "cpu" or "cuda", where an encoder's weights are."""
-    return next(encoder.parameters()).device.type
+def device_of(encoder: Encoder) -> torch.device:
+    """Return where an encoder's weights are."""
+    return next(encoder.parameters()).device
 
 
 def pick_device(name: str) -> str:
@@ -187,7 +188,7 @@ def pick_device(name: str) -> str:
 
 def _convnext(architecture: Architecture) -> nn.Sequential:
     widths = architecture.widths
-    stem = nn.Conv2d(_INPUT_CHANNELS[architecture.channels], widths[0], 4, stride=4)
+    stem = nn.Conv2d(_COLOURS, widths[0], 4, stride=4)
     stages = [nn.Sequential(stem, _ChannelNorm(widths[0])), _stage(architecture, 0)]
     for number, (width, wider) in enumerate(pairwise(widths), 1):
         down = nn.Conv2d(width, wider, kernel_size=2, stride=2)
@@ -200,7 +201,7 @@ def _stage(architecture: Architecture, number: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(width, architecture.expansion) for _ in range(depth)))
 
 
-def _pool_head(architecture: Architecture) -> nn.Sequential:
+def _head(architecture: Architecture) -> nn.Sequential:
     """The reference's head, layer by layer, so that its weights find their names."""
     width, hidden = architecture.widths[-1], architecture.widths[-1] // 2
     return nn.Sequential(
@@ -214,22 +215,6 @@ def _pool_head(architecture: Architecture) -> nn.Sequential:
     )
 
 
-def _layout_head(architecture: Architecture) -> nn.Sequential:
-    width, narrow = architecture.widths[-1], max(1, architecture.widths[-1] // 4)
-    hidden = architecture.dimension * 3 // 2
-    return nn.Sequential(
-        _ChannelNorm(width),
-        nn.Conv2d(width, narrow, kernel_size=1),
-        nn.Flatten(),
-        nn.Linear(narrow * architecture.grid**2, hidden),
-        nn.GELU(),
-        nn.Linear(hidden, architecture.dimension),
-    )
-
-
-_HEADS = {"layout": _layout_head, "pool": _pool_head}
-
-
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02 if isinstance(module, nn.Conv2d) else 0.03)
@@ -238,10 +223,11 @@ def _initialise(module: nn.Module) -> None:
 
 SMALL = Architecture()
 REFERENCE = Architecture(
+    trunk="convnext",
     depths=(3, 3, 27, 3),
     widths=(128, 256, 512, 1024),
-    channels="repeat",
-    head="pool",
+    pose=(),
+    expansion=4,
     standardisation=Standardisation(size=None),
 )
 ARCHITECTURES = {"small": SMALL, "base": REFERENCE}

@@ -29,6 +29,30 @@ _REACH = 7  # side of the depthwise kernels, as in ConvNeXt
 _EPS = 1e-6
 
 
+class _Layer(nn.Module):
+    """A layer whose weights are written out for four orientations from a quarter of them.
+
+    They are written out once, and again when a weight has changed or is to learn.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: tuple[list[tuple[int, int]], list[Tensor]] = [], []
+
+    def write_out(self) -> list[Tensor]:
+        """Write the weights out."""
+        raise NotImplementedError
+
+    def written_out(self) -> list[Tensor]:
+        """Return the weights as they are used."""
+        if torch.is_grad_enabled():
+            return self.write_out()
+        state = [(each.data_ptr(), each._version) for each in self.parameters(recurse=False)]
+        if state != self._known[0]:
+            self._known = state, self.write_out()
+        return self._known[1]
+
+
 class Trunk(nn.Sequential):
     """Stages of blocks, each stage at half the resolution of the one before, the first at 1/4."""
 
@@ -86,7 +110,7 @@ def _seen(features: Tensor) -> Tensor:
     return torch.stack(seen, 1).flatten(2)
 
 
-class _Stem(nn.Module):
+class _Stem(_Layer):
     """Lift an image to four orientations: (B, C, H, W) -> (B, H / 4, W / 4, width)."""
 
     def __init__(self, channels: int, width: int) -> None:
@@ -94,14 +118,17 @@ class _Stem(nn.Module):
         self.weight = _weight(width // ORIENTATIONS, channels, _STEM, _STEM)
         self.bias = _bias(width)
 
+    def write_out(self) -> list[Tensor]:
+        return [_mirrored(self.weight), self.bias.repeat(ORIENTATIONS)]
+
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias.repeat(ORIENTATIONS)
+        weight, bias = self.written_out()
         padding = (_STEM - 4) // 2
         x = x.contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(x, _mirrored(self.weight), bias, 4, padding).permute(0, 2, 3, 1)
+        return functional.conv2d(x, weight, bias, 4, padding).permute(0, 2, 3, 1)
 
 
-class _Block(nn.Module):
+class _Block(_Layer):
     """A ConvNeXt block (arXiv:2201.03545) on (B, H, W, width), with ReLU, which costs least."""
 
     def __init__(self, width: int, expansion: int) -> None:
@@ -113,20 +140,18 @@ class _Block(nn.Module):
         self.narrow = _Pointwise(expansion * width, width)
         self.scale = nn.Parameter(torch.full((width // ORIENTATIONS,), 0.1))
 
+    def write_out(self) -> list[Tensor]:
+        return [_mirrored(self.weight), *(x.repeat(ORIENTATIONS) for x in (self.bias, self.scale))]
+
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias.repeat(ORIENTATIONS)
-        seen = functional.conv2d(
-            x.permute(0, 3, 1, 2),
-            _mirrored(self.weight),
-            bias,
-            padding=_REACH // 2,
-            groups=x.shape[3],
-        )
+        weight, bias, scale = self.written_out()
+        planes = x.permute(0, 3, 1, 2)
+        seen = functional.conv2d(planes, weight, bias, padding=_REACH // 2, groups=x.shape[3])
         wide = functional.relu_(self.wide(self.norm(seen.permute(0, 2, 3, 1))))
-        return torch.addcmul(x, self.narrow(wide), self.scale.repeat(ORIENTATIONS))
+        return torch.addcmul(x, self.narrow(wide), scale)
 
 
-class _Halve(nn.Module):
+class _Halve(_Layer):
     """Halve the resolution: (B, H, W, width) -> (B, H / 2, W / 2, wider)."""
 
     def __init__(self, width: int, wider: int) -> None:
@@ -134,35 +159,43 @@ class _Halve(nn.Module):
         self.weight = _weight(wider // ORIENTATIONS, width, 2, 2)
         self.bias = _bias(wider)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def write_out(self) -> list[Tensor]:
         weight = self.weight.unflatten(1, (ORIENTATIONS, -1))
         every = [_mirror(weight[:, _AFTER[g]], g, 3, 4) for g in range(ORIENTATIONS)]
-        weight, bias = torch.cat(every).flatten(1, 2), self.bias.repeat(ORIENTATIONS)
+        return [torch.cat(every).flatten(1, 2), self.bias.repeat(ORIENTATIONS)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.written_out()
         return functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, 2).permute(0, 2, 3, 1)
 
 
-class _Pointwise(nn.Module):
+class _Pointwise(_Layer):
     """A linear layer over the channels of (..., width), with no bias: a norm before it has one."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         self.weight = _weight(out // ORIENTATIONS, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def write_out(self) -> list[Tensor]:
         weight = self.weight.unflatten(1, (ORIENTATIONS, -1))
-        every = torch.cat([weight[:, order] for order in _AFTER])
-        return functional.linear(x, every.flatten(1))
+        return [torch.cat([weight[:, order] for order in _AFTER]).flatten(1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, *self.written_out())
 
 
-class _Norm(nn.Module):
+class _Norm(_Layer):
     """Layer norm over the channels of (..., width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gain, self.bias = nn.Parameter(torch.ones(width // ORIENTATIONS)), _bias(width)
 
+    def write_out(self) -> list[Tensor]:
+        return [part.repeat(ORIENTATIONS) for part in (self.gain, self.bias)]
+
     def forward(self, x: Tensor) -> Tensor:
-        gain, bias = (part.repeat(ORIENTATIONS) for part in (self.gain, self.bias))
+        gain, bias = self.written_out()
         return functional.layer_norm(x, x.shape[-1:], gain, bias, _EPS)
 
 

@@ -20,6 +20,9 @@ from deepssim_scan.workers import Limits
 
 _FEWEST = 32  # images to train on, and to validate on
 _MANY_FOLDERS = 20  # from here on, folders are taken for subjects and held out whole
+_RUNS = 7  # of neighbouring files held out, at most, where folders do not tell subjects apart
+_RUN = 16  # files of a run, at least
+_APART = 8  # files on either side of a run that are left out: often of the same subject
 _NAME_DISTANCE = 8  # places by name within which a neighbour is drawn
 _SSIM_STRIDE = 3  # windows skipped in a target: within 0.03 of the exact one, a ninth of the cost
 _SSIM_BINS = 10  # ranges of SSIM that count alike, however few pairs fall into one
@@ -76,8 +79,10 @@ def load_images(
 ) -> Images:
     """Read a folder into memory, at most `max_images` files of it, and hold a share of it out.
 
-    From 20 folders on, folders are held out whole, since a folder is usually a subject; a small
-    number of folders says nothing, and single images are held out. `seed` decides which.
+    From 20 folders on, folders are held out whole, since a folder is usually a subject; a volume
+    counts as one. A small number of folders says nothing, and runs of neighbouring files are held
+    out, which are often of one subject; the files beside a run, and images that a run has
+    too, are left out altogether. `seed` decides which.
 
     Raises InputError when fewer than 64 images are left, or their sizes differ where the
     architecture does not bring them to one size.
@@ -104,14 +109,20 @@ def load_images(
             f"{listing.folder}: images of several sizes, which this architecture "
             "takes one at a time. Give images of one size, or another --architecture."
         )
-    held = _held_out(paths, held_out, seed)
-    if (left := int((~held).sum())) < _FEWEST:
+    if (side := min(pixels[0].shape)) < architecture.least_side:
         raise InputError(
-            f"{listing.folder}: {len(pixels) - left} of {len(pixels)} images are held out, which "
-            f"leaves {left} to train on, and {_FEWEST} are needed. Give more images, or spread "
-            "them over more folders."
+            f"{listing.folder}: images of {side} pixels a side; this architecture needs "
+            f"{architecture.least_side}. Give larger images, or another --architecture."
         )
-    return Images(_pool(pixels, paths, ~held), _pool(pixels, paths, held), rejected)
+    trained, held = _split(paths, held_out, seed)
+    trained &= ~_repeated(pixels, held)
+    if (left := int(trained.sum())) < _FEWEST:
+        raise InputError(
+            f"{listing.folder}: of {len(pixels)} images {int(held.sum())} are held out and {left} "
+            f"are left to train on, and {_FEWEST} are needed. Give more images, or spread them "
+            "over more folders."
+        )
+    return Images(_pool(pixels, paths, trained), _pool(pixels, paths, held), rejected)
 
 
 def pairs(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -150,21 +161,39 @@ def _pool(pixels: list[Tensor], paths: list[str], chosen: Tensor) -> Pool:
     return Pool(torch.stack([pixels[place] for place in places]), torch.tensor(by_name))
 
 
-def _held_out(paths: list[str], share: float, seed: int) -> Tensor:
-    """Return which images are for validation: (N,) bool, at least 32."""
+def _split(paths: list[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which images are to train on, and which at least 32 to validate on: (N,) bool."""
     folders = [str(PurePosixPath(path).parent) for path in paths]
-    groups = folders if len(set(folders)) >= _MANY_FOLDERS else paths
     rng = np.random.default_rng(seed)
-    held: set[str] = set()
     wanted = max(_FEWEST, round(share * len(paths)))
-    members = list(Counter(groups).items())
+    if len(set(folders)) < _MANY_FOLDERS:
+        return _runs(len(paths), wanted, int(rng.integers(len(paths))))
+    held: set[str] = set()
+    members = list(Counter(folders).items())
     for place in rng.permutation(len(members)):
         if wanted <= 0:
             break
-        group, size = members[place]
-        held.add(group)
+        folder, size = members[place]
+        held.add(folder)
         wanted -= size
-    return torch.tensor([group in held for group in groups])
+    chosen = torch.tensor([folder in held for folder in folders])
+    return ~chosen, chosen
+
+
+def _runs(count: int, wanted: int, offset: int) -> tuple[Tensor, Tensor]:
+    """Split into runs that are `wanted` images together, and what is not beside one of them."""
+    runs = min(_RUNS, wanted // _RUN)
+    apart = min(_APART, max(0, count - wanted - _FEWEST) // (2 * runs))
+    places = runs * (torch.arange(count) + offset)
+    held = places % count < wanted
+    beside = (places + runs * apart) % count < wanted + 2 * runs * apart
+    return ~beside, held
+
+
+def _repeated(pixels: list[Tensor], held: Tensor) -> Tensor:
+    """Say which images have the pixels of one that is held out: (N,) bool."""
+    known = {pixels[place].numpy().tobytes() for place in torch.nonzero(held)[:, 0].tolist()}
+    return torch.tensor([image.numpy().tobytes() in known for image in pixels])
 
 
 def _distinct(stop: int, count: int, generator: Generator) -> Tensor:

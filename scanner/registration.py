@@ -14,7 +14,9 @@ out, so that gamma matters little while geometry is found:
 4. gamma, as what brings the registered pair's correlation highest.
 
 The SSIM is that of `ssim`, of the synthetic image turned back with the training image under that
-gamma, over the windows that turning back leaves inside.
+gamma, over the windows that turning back leaves inside. Both are blurred a little first: to read a
+noisy image between its pixels blurs it too, and else a neighbour that is best laid half a pixel
+off would be more alike than the source.
 """
 
 import math
@@ -24,13 +26,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.augment import gamma as raised
-from deepssim_scan.augment import restandardise, rotation
-from deepssim_scan.canonical import evened
 from deepssim_scan.ssim import image_range, ssim
+from deepssim_scan.standardise import Standardisation
+from deepssim_scan.transform import (
+    blur,
+    evened,
+    pixel_places,
+    places_read,
+    read_at,
+    restandardise,
+    rotation,
+)
+from deepssim_scan.transform import gamma as raised
 
 FLIPS = ("none", "horizontal", "vertical", "both")
 """The flips, by number: 1 mirrors columns, 2 rows."""
+
+SIDE = 128  # pixels
+RULE = Standardisation(size=SIDE)
+"""How images are standardised to be registered, whatever the encoder's own rule is."""
 
 MAX_DEGREES, MAX_SHIFT = 15.0, 0.125  # what is searched; shift as a share of the side
 _STEP = 3.0  # degrees
@@ -42,6 +56,7 @@ _MIDDLE_STEPS, _FULL_STEPS = 6, 3
 _MAX_STEP = 0.1  # radians, and shares of half the side, of one Gauss-Newton step
 _FARTHEST, _STEEPEST = 0.5, 0.4  # half sides, and radians, from where no step leads away: enough
 # of the two images must overlap for their SSIM to mean something
+_BLUR = 1.0  # pixels, of both images before their SSIM is computed
 _GAMMAS = (9, 1.0), (5, 0.125)  # how many are tried, and how far in logarithm: first, around it
 _CHUNK = 16  # pairs worked on at once: what stays in a processor's cache
 
@@ -51,7 +66,8 @@ class Registration:
     """What makes each synthetic image of its training image, and how alike they are then.
 
     flip (P,) places in FLIPS; degrees (P,) counter-clockwise as the image is seen; shift (P, 2)
-    pixels to the right and down; gamma (P,); ssim (P,) once they lie on each other.
+    pixels to the right and down; gamma (P,); ssim (P,) once they lie on each other, both blurred by
+    a Gaussian of one pixel.
     """
 
     flip: Tensor
@@ -92,12 +108,16 @@ def _register(synthetic: Tensor, training: Tensor) -> Registration:
     flip, angle, shift = flip.gather(1, best), angle[place], shift[place]
     flipped = _flipped(_features(synthetic, 1), flip)[:, 0]
     angle, shift, _ = _refine(flipped, _features(training, 1), angle, shift, _FULL_STEPS)
-    found = _read(_flipped(synthetic, flip)[:, 0], angle, shift)
+    found = read_at(_flipped(synthetic, flip)[:, 0], angle, shift)
     exponent = _best_gamma(training, found)
-    wanted = restandardise(raised(training, exponent))
-    inside = (_grid(angle, shift, training.shape).abs() <= 1).all(-1)
+    wanted, found = _blurred(raised(training, exponent)), _blurred(found)
+    inside = (places_read(angle, shift, training.shape).abs() <= 1).all(-1)
     similarity = ssim(wanted, found, image_range(wanted), inside)
     return _as_change(flip[:, 0], angle, shift, exponent, similarity, synthetic.shape)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    return restandardise(blur(images, images.new_tensor([_BLUR])))
 
 
 def _as_change(
@@ -128,8 +148,8 @@ def _as_change(
 
 def _features(images: Tensor, pixels: int) -> Tensor:
     """Shrink images and even out their contrast: (P, H, W) -> (P, H / pixels, W / pixels)."""
-    small = functional.avg_pool2d(images[:, None], pixels) if pixels > 1 else images[:, None]
-    return evened(small, _WINDOWS[pixels], _FLOOR)[:, 0]
+    small = functional.avg_pool2d(images, pixels) if pixels > 1 else images
+    return evened(small, _WINDOWS[pixels], _FLOOR)
 
 
 def _flipped(images: Tensor, flips: Tensor) -> Tensor:
@@ -183,13 +203,13 @@ def _refine(
     height, width = training.shape[1:]
     down, right = torch.gradient(training, dim=(1, 2))
     right, down = right * (width / 2), down * (height / 2)
-    y, x = _places(height, training)[:, None], _places(width, training)
+    y, x = pixel_places(height, training)[:, None], pixel_places(width, training)
     slopes = torch.stack([down * x - right * y, right, down], 1).flatten(2)
     ridge = 1e-3 * torch.eye(3, device=training.device)
     solve = torch.linalg.inv(slopes @ slopes.mT + ridge) @ slopes
     wanted = training.flatten(1)
     for _ in range(steps):
-        read = _read(synthetic, angle, shift).flatten(1)
+        read = read_at(synthetic, angle, shift).flatten(1)
         gain = (read * wanted).sum(1) / read.square().sum(1).clamp_min(1e-6)
         step = (solve @ (gain[:, None] * read - wanted)[..., None])[..., 0]
         step = step.clamp(-_MAX_STEP, _MAX_STEP)
@@ -197,30 +217,8 @@ def _refine(
         shift = shift + (rotation(angle) @ back)[..., 0]
         shift = shift.clamp(-_FARTHEST, _FARTHEST)
         angle = (angle - step[:, 0]).clamp(-_STEEPEST, _STEEPEST)
-    read = _read(synthetic, angle, shift).flatten(1)
+    read = read_at(synthetic, angle, shift).flatten(1)
     return angle, shift, functional.cosine_similarity(read, wanted)
-
-
-def _read(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
-    """Read images (P, H, W) at Rx + s; beyond the border its value continues."""
-    grid = _grid(angle, shift, images.shape)
-    read = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)
-    return read[:, 0]
-
-
-def _grid(angle: Tensor, shift: Tensor, shape: torch.Size) -> Tensor:
-    """Return Rx + s for every pixel x: (P, H, W, 2)."""
-    y, x = (_places(length, angle) for length in shape[1:])
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    grid = x.new_empty(len(angle), *shape[1:], 2)
-    torch.add((cos * x)[:, None], (shift[:, :1] - sin * y)[..., None], out=grid[..., 0])
-    torch.add((sin * x)[:, None], (shift[:, 1:] + cos * y)[..., None], out=grid[..., 1])
-    return grid
-
-
-def _places(length: int, like: Tensor) -> Tensor:
-    """Return the centres of `length` pixels between -1 and 1."""
-    return (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) * 2 / length - 1
 
 
 def _best_gamma(training: Tensor, found: Tensor) -> Tensor:

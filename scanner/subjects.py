@@ -13,8 +13,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from deepssim_scan.augment import rotation, smooth_field
+from deepssim_scan.augment import smooth_field
 from deepssim_scan.errors import DependencyMissing
+from deepssim_scan.transform import rotation
+
+FILLED = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}
+"""Each axis with the fractions of it between which a head fills a slice."""
 
 _OVERSAMPLING = 2  # points along a pixel's side that are averaged into it
 _LATTICE = 32  # points a side at which a deformation is stored

@@ -31,7 +31,7 @@ from torch.nn import functional
 from deepssim_scan import checkpoint
 from deepssim_scan.assess import Assessment, assess, fit_thresholds, score_error
 from deepssim_scan.augment import Placement, disguise
-from deepssim_scan.canonical import settled
+from deepssim_scan.canonical import Canonical, settled
 from deepssim_scan.checkpoint import Checkpoint
 from deepssim_scan.decode import Reading
 from deepssim_scan.encoder import SMALL, Architecture, Encoder, device_of
@@ -48,7 +48,10 @@ _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How to train; recorded in the checkpoint."""
+    """How to train; recorded in the checkpoint.
+
+    `pose_steps` come before the `steps`, where the network reads poses, and teach it these alone.
+    """
 
     steps: int = 4000
     batch: int = 16
@@ -71,13 +74,13 @@ class TrainingConfig:
                 raise InputError(f"{name} must be >= 1, found {getattr(self, name)}")
         if self.batch % 4 or not 4 <= self.batch <= 64:
             raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
-        if not 0 <= self.pose_steps < self.steps:
-            raise InputError(f"pose_steps must be 0 to under {self.steps}, found {self.pose_steps}")
+        if self.pose_steps < 0:
+            raise InputError(f"pose_steps must be >= 0, found {self.pose_steps}")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
 
 
-SCRATCH = TrainingConfig()
+SCRATCH = TrainingConfig(pose_steps=2000)
 """How to train from random weights."""
 
 ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_every=50)
@@ -86,7 +89,7 @@ ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_eve
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What training reports: after each step, and with `error` where it was evaluated."""
+    """What training reports: after each step, with `error` where the score was evaluated."""
 
     step: int
     steps: int
@@ -175,12 +178,13 @@ def train(
     if not first:
         run.begin_history()
     started = time.monotonic()
-    for step in range(first, config.steps):
+    for step in range(first, run.steps):
         loss, rate = run.step(step)
         done = step + 1
-        evaluated = done % config.evaluate_every == 0 or done == config.steps
-        error = score_error(encoder, images.validation, config.seed) if evaluated else None
-        state = Step(done, config.steps, loss, error, rate, time.monotonic() - started)
+        evaluated = done % config.evaluate_every == 0 or done == run.steps
+        scored = evaluated and done > run.pose_steps
+        error = score_error(encoder, images.validation, config.seed) if scored else None
+        state = Step(done, run.steps, loss, error, rate, time.monotonic() - started)
         if evaluated:
             run.record(state)
         report(state)
@@ -214,6 +218,8 @@ class _Run:
         started_from: str | None,
     ) -> None:
         self.encoder, self.optimizer, self.images, self.config = encoder, optimizer, images, config
+        self.pose_steps = config.pose_steps if encoder.canonical is not None else 0
+        self.steps = self.pose_steps + config.steps
         self.state_file = out.with_name(f"{out.name}.state")
         self.history = out.with_name(f"{out.name}.csv")
         self._identity = _identity(images, config, encoder.architecture, started_from)
@@ -225,12 +231,14 @@ class _Run:
         seed = config.seed * _SEED_STRIDE + number
         torch.manual_seed(seed)  # for dropout
         generator = Generator(device).manual_seed(seed)
-        rate = config.learning_rate * _schedule(number, config)
+        canonical, place, steps = self.encoder.canonical, number, self.pose_steps
+        if number >= self.pose_steps:
+            canonical, place, steps = None, number - self.pose_steps, config.steps
+        rate = config.learning_rate * _schedule(place, steps, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.encoder.train()
-        part = self._pose_loss if number < config.pose_steps else self._score_loss
-        loss = part(generator)
+        loss = self._pose_loss(canonical, generator) if canonical else self._score_loss(generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), config.gradient_norm)
@@ -241,14 +249,12 @@ class _Run:
             )
         return value, rate
 
-    def _pose_loss(self, generator: Generator) -> Tensor:
+    def _pose_loss(self, canonical: Canonical, generator: Generator) -> Tensor:
         """Teach poses alone, which takes a quarter of the time, with two views of each image."""
         drawn = self.images.training.some(2 * self.config.batch, generator)
         views, placement = disguise(torch.cat([drawn, drawn]), generator)
-        if (canonical := self.encoder.canonical) is None:
-            raise InputError("pose_steps must be 0: this architecture reads no poses.")
-        pose = canonical.pose(settled(views[:, None]))
-        return self.config.pose_weight * _pose_error(pose, placement, len(drawn))
+        poses = canonical.poses(settled(views))
+        return self.config.pose_weight * _pose_error(poses, placement, len(drawn))
 
     def _score_loss(self, generator: Generator) -> Tensor:
         """Teach scores, and poses beside them."""
@@ -257,11 +263,11 @@ class _Run:
         sources, target = pairs(drawn, generator)
         views, placement = disguise(sources, generator)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            embeddings, pose = self.encoder.placed(views[:, None])
+            embeddings, poses = self.encoder.placed(views[:, None])
         loss = _loss(embeddings.float(), target, config)
-        if pose is None:
+        if poses is None:
             return loss
-        return loss + config.pose_weight * _pose_error(pose.float(), placement, len(drawn))
+        return loss + config.pose_weight * _pose_error(poses, placement, len(drawn))
 
     def begin_history(self, rows: Iterable[Iterable[object]] = ()) -> None:
         """Write the history file anew, with the rows of an earlier run that still hold."""
@@ -346,25 +352,22 @@ def _loss(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     return regression + config.contrastive_weight * contrast
 
 
-def _pose_error(pose: Tensor, placement: Placement, drawn: int) -> Tensor:
-    """Return how far poses (B, 3) are from those that undo what was done.
+def _pose_error(poses: Tensor, placement: Placement, drawn: int) -> Tensor:
+    """Return how far poses (..., B, 3) are from those that undo what was done.
 
     What counts is that the two views of an image, among the first `drawn` and the last, are put to
     the same place, wherever that is; that it is where the image was given counts a little.
     """
-    off = (pose - placement.pose) * POSE_SIGNS.to(pose)[placement.mirrored]
-    apart = off[:drawn] - off[-drawn:]
+    off = (poses - placement.pose) * POSE_SIGNS.to(poses)[placement.mirrored]
+    apart = off[..., :drawn, :] - off[..., -drawn:, :]
     return apart.square().mean() / 2 + _ABSOLUTE * off.square().mean()
 
 
-def _schedule(step: int, config: TrainingConfig) -> float:
-    """Rise over the warm-up, then fall along a cosine to nothing; for poses, then for scores."""
-    steps = config.pose_steps
-    if step >= steps:
-        step, steps = step - steps, config.steps - steps
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, steps - config.warmup)
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Rise over the warm-up, then fall along a cosine to nothing."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 

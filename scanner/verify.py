@@ -21,13 +21,9 @@ from deepssim_scan.decode import Pixels
 from deepssim_scan.embed import Report, silent
 from deepssim_scan.embeddings import Store
 from deepssim_scan.listing import Listing
-from deepssim_scan.registration import register
+from deepssim_scan.registration import RULE, register
 from deepssim_scan.sources import pixels_of_rows
-from deepssim_scan.standardise import Standardisation
 from deepssim_scan.workers import Limits
-
-RULE = Standardisation()
-"""How images are standardised to be registered, whatever the encoder's own rule is."""
 
 _BATCH = 64  # pairs registered at once
 _BLOCK = 512  # synthetic images whose pixels are held: 32 MB

@@ -1,13 +1,14 @@
 """What several test files share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from pictures import write
+from pictures import TINY, write
 
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.listing import list_images
 from deepssim_scan.pools import load_images
-from deepssim_scan.standardise import Standardisation
 
 torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
 
@@ -19,10 +20,8 @@ def _seeded():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """An architecture that runs in a millisecond."""
-    return Architecture(
-        depths=(1, 1), widths=(8, 16), dimension=8, standardisation=Standardisation(size=32)
-    )
+    """An architecture that runs in milliseconds, of 8 dimensions."""
+    return replace(TINY, dimension=8)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,40 @@
-"""Procedural images for tests, by number, and folders of them."""
+"""Procedural images for tests: by number, by family, in folders; and a small network for them."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
+from deepssim_scan.encoder import REFERENCE, Architecture
 from deepssim_scan.procedural import FAMILIES, nested_ellipses
+from deepssim_scan.standardise import Standardisation
+from deepssim_scan.transform import restandardise
+
+TINY = Architecture(
+    depths=(1, 1),
+    widths=(16, 16),
+    pose=(16,),
+    dimension=32,
+    standardisation=Standardisation(size=32),
+)
+"""An architecture that runs in milliseconds."""
+
+TINY_CONVNEXT = replace(REFERENCE, depths=(1, 1), widths=(8, 16), dimension=8)
+"""The reference's, as small: batch norm, dropout, and no size of its own."""
 
 
 def drawn(number, side, family=nested_ellipses):
     """Draw the image of a number: (side, side) grey levels."""
     pixels = family(torch.Generator().manual_seed(number), 1, side)[0]
     return np.round(pixels.numpy() * 255).astype(np.uint8)
+
+
+def of_every_family(count, side):
+    """Draw `count` images of each procedural family: (4 * count, side, side) standardised."""
+    numbers = range(count)
+    made = [drawn(number, side, family) for family in FAMILIES.values() for number in numbers]
+    return restandardise(torch.tensor(np.stack(made)).float())
 
 
 def write(folder, count, *, per_folder, side=32):

@@ -8,23 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import TINY, TINY_CONVNEXT
 from PIL import Image
 
-from deepssim_scan import checkpoint, scan
+from deepssim_scan import checkpoint, embed, scan
 from deepssim_scan.check import RepairConfig, check, repair
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.files import sha256
 from deepssim_scan.publish import locked
 from deepssim_scan.records import read_json, write_json
 from deepssim_scan.scan import QueryConfig
-from deepssim_scan.standardise import Standardisation
 
-TINY = Architecture(
-    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
-)
 CONFIG = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
 HERE = RepairConfig(workers=0)
 
@@ -211,6 +208,24 @@ def test_damaged_rows_are_embedded_again_to_the_byte(made, root, place, store):
     assert contents(root / place) == contents(made / place)
 
 
+def test_images_too_small_were_in_the_batches_too(tmp_path, monkeypatch):
+    exact = embed.embed
+    # Rows that depend on how many images are in their batch, as last bits may.
+    monkeypatch.setattr(embed, "embed", lambda *given: exact(*given).roll(len(given[1]), 1))
+    save(tmp_path / "training", range(8))
+    small = np.random.default_rng(0).integers(0, 256, (6, 6), np.uint8)
+    Image.fromarray(small).save(tmp_path / "training" / "01b.png")
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "encoder", Encoder(TINY_CONVNEXT), Thresholds(), {})
+    index = tmp_path / "index"
+    scan.build_index(tmp_path / "training", index, tmp_path / "encoder", CONFIG)
+    before = contents(index)
+    assert b"too-small" in before["rejected.csv"]
+    flip(index / "store/embeddings.zarr/c.0.0")
+    assert repair(index, HERE).intact
+    assert contents(index) == before
+
+
 def test_a_store_alone_is_repaired_with_its_encoder(made, root):
     flip(root / "index/store/embeddings.zarr/c.1.0")
     shutil.move(root / "index/store", root / "store")
@@ -297,8 +312,6 @@ def test_images_that_changed_are_not_embedded(root):
 
 
 def test_rows_that_come_out_otherwise_are_not_written(root, monkeypatch):
-    from deepssim_scan import embed
-
     flip(root / "index/store/embeddings.zarr/c.0.0")
     before = contents(root / "index")
     exact = embed.embed

@@ -8,11 +8,13 @@ import stat
 import struct
 import warnings
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import TINY_CONVNEXT
 from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import nn
@@ -21,7 +23,6 @@ from deepssim_scan import __version__
 from deepssim_scan.checkpoint import BUNDLED, FORMAT, Thresholds, convert, load, save
 from deepssim_scan.encoder import REFERENCE, SMALL, Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputMissing
-from deepssim_scan.standardise import Standardisation
 
 TRAINING = {"config": {"steps": 3, "learning_rate": 0.5}, "images": 64, "note": "Größe"}
 
@@ -72,11 +73,20 @@ def test_a_checkpoint_comes_back_bit_for_bit(saved, tiny, make_encoder):
 
 
 def test_every_part_of_the_architecture_comes_back(tmp_path, tiny):
-    pool = replace(tiny, head="pool", channels="repeat", standardisation=Standardisation(size=None))
-    for number, architecture in enumerate((tiny, pool, SMALL)):
+    for number, architecture in enumerate((tiny, TINY_CONVNEXT, SMALL)):
         path = tmp_path / "new folder" / str(number)
         save(path, Encoder(architecture), Thresholds(), {})
         assert load(path).architecture == architecture
+
+
+def test_the_bundled_encoder_is_the_small_one_and_its_card_tells_its_figures():
+    found = load()
+    assert found.architecture == SMALL
+    assert BUNDLED.stat().st_size <= 16_000_000
+    card = (Path(__file__).parents[1] / "docs" / "bundled-encoder.md").read_text()
+    assert found.fingerprint in card
+    for name, value in asdict(found.thresholds).items():
+        assert re.search(rf"thresholds\.{name} +{value}\n", card)
 
 
 def test_the_same_encoder_gives_the_same_file(saved, tmp_path, tiny, make_encoder):
@@ -103,7 +113,7 @@ def test_the_fingerprint_covers_weights_and_metadata(saved, tmp_path, tiny, make
     fingerprints.add(load(path).fingerprint)
     save(path, encoder, Thresholds(0.5, 0.75), TRAINING | {"images": 65})
     fingerprints.add(load(path).fingerprint)
-    bias = encoder.fc[-1].bias
+    bias = encoder.fc.out.bias
     bias.data[0] = torch.nextafter(bias.data[0], torch.tensor(9.0))
     save(path, encoder, Thresholds(0.5, 0.75), TRAINING)
     fingerprints.add(load(path).fingerprint)
@@ -218,7 +228,7 @@ def _without(name):
 
 def _weight(change):
     def edit(metadata, weights):
-        weights["fc.1.bias"] = change(weights["fc.1.bias"])
+        weights["fc.out.bias"] = change(weights["fc.out.bias"])
 
     return edit
 
@@ -233,7 +243,7 @@ def _spoiled(value):
 
 HOSTILE = {
     "no metadata": (lambda metadata, weights: metadata.clear(), "its format is None"),
-    "another format": (_set("format", "deepssim-scan checkpoint 3"), "checkpoint 3', not"),
+    "another format": (_set("format", "deepssim-scan checkpoint 4"), "checkpoint 4', not"),
     "an older format": (_set("format", "deepssim-scan checkpoint 1"), "checkpoint 1', not"),
     "no architecture": (_without("architecture"), "'architecture' is missing"),
     "no thresholds": (_without("thresholds"), "'thresholds' is missing"),
@@ -248,20 +258,24 @@ HOSTILE = {
     "standardisation null": (_edited("architecture", standardisation=None), "mapping"),
     "no depths": (_set("architecture", '{"standardisation": {}}'), "'depths' is missing"),
     "unknown field": (_edited("architecture", dropout=0.5), "dropout"),
-    "unknown head": (_edited("architecture", head="__class__"), "'__class__'"),
-    "head a list": (_edited("architecture", head=["pool"]), "unhashable"),
+    "unknown trunk": (_edited("architecture", trunk="__class__"), "'__class__'"),
+    "trunk a list": (_edited("architecture", trunk=["flips"]), "unknown trunk"),
+    "no pose": (_edited("architecture", pose=[]), "widths of the pose"),
+    "huge expansion": (_edited("architecture", expansion=10**9), "do not fit"),
+    "expansion fractional": (_edited("architecture", expansion=1.5), "empty\\(\\)"),
+    "huge pose": (_edited("architecture", pose=[16 * 10**6]), "16000000 channels"),
     "depths a number": (_edited("architecture", depths=1), "not iterable"),
     "depths of text": (_edited("architecture", depths="11"), "not supported"),
     "depths fractional": (_edited("architecture", depths=[1.5, 1]), "integer"),
     "depths negative": (_edited("architecture", depths=[-1, 1]), ">= 1"),
     "depths NaN": (_edited("architecture", depths=[1, float("nan")]), "float"),
     "huge widths": (_edited("architecture", widths=[10**6, 10**6]), "2000000 channels"),
-    "huge depths": (_edited("architecture", depths=[1, 10**9], widths=[1, 1]), "1000000001 blocks"),
-    "endless depths": (_edited("architecture", depths=[1, 900_000], widths=[1, 1]), "900001"),
-    "many stages": (_edited("architecture", depths=[1] * 5000, widths=[1] * 5000), "found size"),
+    "huge depths": (_edited("architecture", depths=[1, 10**9]), "1000000001 blocks"),
+    "endless depths": (_edited("architecture", depths=[1, 900_000]), "900001"),
+    "many stages": (_edited("architecture", depths=[1] * 5000, widths=[16] * 5000), "found size"),
     "a million zeros": (_edited("architecture", depths=[0] * 10**6, widths=[1] * 10**6), ">= 1"),
-    "wide": (_edited("architecture", widths=[8, 90_000]), "do not fit the architecture"),
-    "huge dimension": (_edited("architecture", dimension=10**9), "do not fit"),
+    "wide": (_edited("architecture", widths=[16, 90_000]), "do not fit the architecture"),
+    "huge dimension": (_edited("architecture", dimension=10**8), "do not fit"),
     "dimension over": (_edited("architecture", dimension=10**12), "overflow"),
     "dimension beyond 64 bits": (_edited("architecture", dimension=10**30), "[Oo]verflow"),
     "dimension infinite": (_edited("architecture", dimension=float("inf")), "float"),
@@ -277,27 +291,27 @@ HOSTILE = {
         _edited("architecture", standardisation={"size": 32, "pad": "zeros"}),
         "border-median",
     ),
-    "other depths": (_edited("architecture", depths=[1, 2]), "'feature_extractor.3.1.block"),
+    "other depths": (_edited("architecture", depths=[1, 2]), "'feature_extractor.6.gain'"),
     "thresholds reversed": (_edited("thresholds", similar=0.9), "similar <= duplicate"),
     "threshold NaN": (_edited("thresholds", similar=float("nan")), "similar nan"),
     "threshold text": (_edited("thresholds", similar="0.5"), "not supported"),
     "third threshold": (_edited("thresholds", other=0.5), "other"),
     "tensor missing": (
-        lambda metadata, weights: weights.pop("fc.1.bias"),
-        "'fc.1.bias': found none",
+        lambda metadata, weights: weights.pop("fc.out.bias"),
+        "'fc.out.bias': found none",
     ),
     "tensor extra": (
         lambda metadata, weights: weights.update({"fc.9.bias": torch.zeros(1)}),
         "'fc.9.bias': found torch.float32 .1., wanted none",
     ),
     "all tensors missing": (lambda metadata, weights: weights.clear(), "tensors do not fit"),
-    "tensor longer": (_weight(lambda bias: torch.zeros(5)), "float32 .5., wanted .* .4."),
-    "tensor reshaped": (_weight(lambda bias: bias[None].clone()), "float32 .1, 4., wanted"),
+    "tensor longer": (_weight(lambda bias: torch.zeros(5)), "float32 .5., wanted .* .8."),
+    "tensor reshaped": (_weight(lambda bias: bias[None].clone()), "float32 .1, 8., wanted"),
     "half precision": (_weight(lambda bias: bias.half()), "found torch.float16"),
     "double precision": (_weight(lambda bias: bias.double()), "found torch.float64"),
     "whole numbers": (_weight(lambda bias: bias.int()), "found torch.int32"),
-    "NaN": (_weight(_spoiled(torch.nan)), "fc.1.bias holds values that are not finite"),
-    "infinite": (_weight(_spoiled(torch.inf)), "fc.1.bias holds values that are not finite"),
+    "NaN": (_weight(_spoiled(torch.nan)), "fc.out.bias holds values that are not finite"),
+    "infinite": (_weight(_spoiled(torch.inf)), "fc.out.bias holds values that are not finite"),
 }
 
 
@@ -332,17 +346,6 @@ def test_row_32_flipped_bits_are_refused(data, saved, tmp_path):
     path = tmp_path / "damaged"
     path.write_bytes(damaged)
     _refused(path)
-
-
-def test_row_32_the_bundled_file_is_known_by_its_fingerprint(tmp_path):
-    """It was written before checkpoints carried their own SHA-256."""
-    data = bytearray(BUNDLED.read_bytes())
-    path = tmp_path / "bundled"
-    path.write_bytes(data)
-    assert load(path).fingerprint == load().fingerprint
-    data[-1] ^= 1
-    path.write_bytes(data)
-    assert "its format is" in _refused(path)
 
 
 # The reference's weights.
@@ -523,5 +526,5 @@ def test_row_35_any_other_torchscript_is_refused(network, tmp_path):
 def test_row_35_a_converted_checkpoint_is_not_mistaken_for_torchscript(saved, tmp_path):
     with pytest.raises(CheckpointError, match="not TorchScript"):
         convert(saved, tmp_path / "out")
-    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75, "ssim": 0.5}
+    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75, "ssim": 0.8}
     assert _opened(saved)[0]["format"] == FORMAT

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import drawn
+from pictures import TINY, drawn
 from PIL import Image
 from typer.main import get_command
 
@@ -18,14 +18,10 @@ from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.cli import main
 from deepssim_scan.cli.commands import app
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.procedural import dead_leaves
-from deepssim_scan.standardise import Standardisation
 
 COMMANDS = get_command(app).commands
-TINY = Architecture(
-    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
-)
 
 
 @pytest.fixture
@@ -218,15 +214,31 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
 def test_train_prints_what_it_gained_on_images_held_out(run, folders, init):
     for number in range(100, 160):
         Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
-    options = ("--images", "training", "--steps", "1", "--batch", "4", "--device", "cpu")
-    code, out, _ = run("train", *options, "--out", "t.safetensors", "--init", init)
+    options = ("--images", "training", "--steps", "2", "--batch", "4", "--device", "cpu")
+    code, out, err = run("train", *options, "--out", "t.safetensors", "--init", init)
     assert code == 0
+    assert "near copies" not in err
     assert "On the 32 images held out" in out
     (error,) = (line for line in out.splitlines() if "error of the score" in line)
     cells = [cell.strip() for cell in error.strip("│ ").split("│")]
     before, after = cells[1:]
     assert (before == "-") == (init == "none")
     assert 0 < float(after) < 1
+    poses = checkpoint.load(Path("t.safetensors")).training["config"]["pose_steps"]
+    assert poses == (1 if init == "none" else 0)
+
+
+def test_train_warns_of_thresholds_fitted_on_near_copies(run, folders):
+    Path("training/again").mkdir()
+    for number in range(100, 140):
+        pixels = drawn(number, 40, dead_leaves).clip(0, 254)
+        Image.fromarray(pixels).save(f"training/{number}.png")
+        other = pixels + (pixels > 128).astype(np.uint8)
+        Image.fromarray(other).save(f"training/again/{999 - number}.png")
+    options = ("--images", "training", "--steps", "1", "--batch", "4", "--device", "cpu")
+    code, _, err = run("train", *options, "--out", "t.safetensors")
+    assert code == 0
+    assert "near copies of images trained on" in " ".join(err.split())
 
 
 def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):

@@ -35,22 +35,19 @@ from corpus import (
     rejected,
 )
 from dicom_bytes import PATIENT, PATIENT_ID
+from pictures import TINY
 
 from deepssim_scan import checkpoint, scan
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.decode import REASONS
 from deepssim_scan.embed import EmbedConfig
 from deepssim_scan.embeddings import Store
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.listing import Selection
-from deepssim_scan.standardise import Standardisation
 from deepssim_scan.workers import Limits
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent / "deepssim-scan"
-TINY = Architecture(
-    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
-)
 LIMITS = Limits(MAX_SECONDS, MAX_MEMORY)
 TWO = EmbedConfig(limits=LIMITS, device="cpu", shard_rows=50, workers=2)
 BLOCKER = """
@@ -238,8 +235,8 @@ def test_what_was_embedded_is_unit_and_finite_and_two_of_16_bits_stay_two(built)
 
 def test_the_corpus_has_every_reason_that_a_file_can_give(built):
     ends = {end for *_, end in expected(built.cases)} - {EMBEDDED}
-    # The first takes a worker that dies of a file, the second an encoder that is not finite.
-    assert set(REASONS) - ends == {"decoder-crashed", "embedding"}
+    # These take a worker that dies of a file, an encoder that is not finite, and one of any size.
+    assert set(REASONS) - ends == {"decoder-crashed", "embedding", "too-small"}
     assert ends <= set(REASONS)
 
 

@@ -4,25 +4,23 @@ import contextlib
 import itertools
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import TINY
 from PIL import Image
 
 from deepssim_scan import checkpoint, embed
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig, embed_listing
 from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import REFERENCE, Encoder
 from deepssim_scan.errors import InputError
 from deepssim_scan.listing import list_images
-from deepssim_scan.standardise import Standardisation
 
-TINY = Architecture(
-    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
-)
 CONFIG = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
 
 
@@ -114,8 +112,6 @@ def test_an_unfinished_store_of_other_files_is_started_anew(loaded, images, tmp_
     )
     first = next(iter(embed.decode_images(listing, TINY.standardisation, workers=0)))[0]
     entries, rows = embed.embed_decoded(loaded.encoder, [first])
-    from dataclasses import replace
-
     others = [replace(entries[0], path=f"other-{number}.png") for number in range(8)]
     with StoreWriter(place, manifest) as writer:
         writer.add(others, np.repeat(rows, 8, axis=0))
@@ -190,6 +186,22 @@ def test_row_36_a_gpu_without_room_gives_the_same_embeddings(monkeypatch, loaded
     assert np.abs(found - rows).max() < 1e-6
     assert bool(on_cpu) == (room == 0)
     assert sizes[0] == len(rows)
+
+
+def test_an_image_smaller_than_the_encoder_can_take_is_rejected_and_the_others_go_on(tmp_path):
+    shape = replace(REFERENCE, depths=(1, 1, 1, 1), widths=(8,) * 4, dimension=4)
+    for side in (31, 32):
+        pixels = np.random.default_rng(side).integers(0, 256, (side, 40), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{side}.png")
+    decoded = [
+        image
+        for item in embed.decode_images(list_images(tmp_path), shape.standardisation, workers=0)
+        for image in item
+    ]
+    (small, _), rows = embed.embed_decoded(Encoder(shape).eval(), decoded)
+    assert (small.path, small.reason) == ("31.png", "too-small")
+    assert small.detail == "40x31 pixels; this encoder needs 32 a side"
+    assert rows.shape == (1, 4)
 
 
 def test_row_36_a_cpu_without_memory_is_an_error(monkeypatch, loaded, images):

@@ -1,21 +1,20 @@
-"""The flip-blind network against four passes of an ordinary one, written out with plain layers."""
+"""The flip-blind network against ordinary layers with its weights written out."""
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from deepssim_scan import flips
-from deepssim_scan.augment import restandardise
-from deepssim_scan.encoder import Architecture, Encoder
-from deepssim_scan.errors import InputError
+from deepssim_scan.encoder import SMALL, Architecture, Encoder, embed
 from deepssim_scan.standardise import Standardisation
+from deepssim_scan.transform import restandardise
 
 FLIPS = ([], [3], [2], [2, 3])
+# What a mirrored image's angle, shift right and shift down are to be multiplied by.
+SIGNS = [[1, -1, -1, 1], [1, -1, 1, -1], [1, 1, -1, -1]]
 SHAPE = Architecture(
     depths=(1, 2),
     widths=(16, 32),
-    trunk="flips",
     expansion=2,
     pose=(16, 16),
     dimension=8,
@@ -57,35 +56,132 @@ def test_features_of_a_flipped_image_are_flipped_and_change_places(encoder, orie
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
+# The whole network again, of ordinary layers: every weight is written out for four orientations,
+# (p, q) telling what orientation p of a layer's output takes of orientation q of its input.
+
+
+def turned(weight, orientation):
+    """A weight seen in an orientation: bit 0 mirrors the columns of kernels, bit 1 the rows."""
+    axes = [axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit]
+    return weight.flip(axes) if weight.ndim == 4 else weight
+
+
+def lifted(weight):
+    """The weight of an ordinary layer, of a first layer's or a depthwise one's."""
+    return torch.cat([turned(weight, p) for p in range(4)])
+
+
+def written_out(weight):
+    """The weight of an ordinary layer, of one between features of four orientations."""
+    parts = weight.chunk(4, 1)
+    rows = [torch.cat([turned(parts[p ^ q], p) for q in range(4)], 1) for p in range(4)]
+    return torch.cat(rows)
+
+
+def four(values):
+    return torch.cat([values] * 4)
+
+
+def pointwise(x, layer):
+    return functional.conv2d(x, written_out(layer.weight)[:, :, None, None])
+
+
+def normed(x, layer):
+    x = x.permute(0, 2, 3, 1)
+    x = functional.layer_norm(x, x.shape[3:], four(layer.gain), four(layer.bias), 1e-6)
+    return x.permute(0, 3, 1, 2)
+
+
+def layered(x, layer):
+    """What an ordinary layer makes of features (B, width, H, W)."""
+    if isinstance(layer, flips._Stem):
+        return functional.conv2d(x, lifted(layer.weight), four(layer.bias), stride=4, padding=2)
+    if isinstance(layer, flips._Norm):
+        return normed(x, layer)
+    if isinstance(layer, flips._Halve):
+        return functional.conv2d(x, written_out(layer.weight), four(layer.bias), stride=2)
+    seen = functional.conv2d(
+        x, lifted(layer.weight), four(layer.bias), padding=3, groups=x.shape[1]
+    )
+    wide = pointwise(normed(seen, layer.norm), layer.wide).relu()
+    return x + pointwise(wide, layer.narrow) * four(layer.scale)[:, None, None]
+
+
+def as_seen(x, head, orientation):
+    """The hidden features of a head that looks at the mirrored image: (B, hidden)."""
+    kept = pointwise(x, head.narrow)
+    parts = kept.flip([axis for bit, axis in ((1, 3), (2, 2)) if orientation & bit]).chunk(4, 1)
+    kept = torch.cat([parts[p ^ orientation] for p in range(4)], 1)
+    return head.hidden(kept.permute(0, 2, 3, 1).flatten(1)).relu()
+
+
 @torch.no_grad()
-def test_the_first_layer_is_four_ordinary_convolutions_of_one_kernel():
+def test_the_network_equals_ordinary_layers_of_four_times_the_weights(encoder):
+    x = images = torch.randn(3, 2, 32, 32, dtype=torch.float64)
+    for layer in encoder.feature_extractor:
+        x = layered(x, layer)
+    features = encoder.feature_extractor(images)
+    torch.testing.assert_close(features.permute(0, 3, 1, 2), x, rtol=0, atol=1e-10)
+    head = encoder.fc
+    seen = [head.out(as_seen(x, head, g)) for g in range(4)]
+    torch.testing.assert_close(head(features), sum(seen) / 4, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_weights_are_written_out_anew_when_they_change(encoder):
+    images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    for change in (lambda weight: weight.mul_(1.5), lambda weight: weight.copy_(weight.flip(0))):
+        before = encoder(images)
+        assert torch.equal(encoder(images), before)
+        for weight in encoder.feature_extractor.parameters():
+            change(weight)
+        after = encoder(images)
+        assert not torch.allclose(after, before)
+        with torch.enable_grad():
+            torch.testing.assert_close(encoder(images), after, rtol=0, atol=1e-12)
+    other = Encoder(SHAPE).double().eval()
+    other(images)
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(other(images), after)
+
+
+@torch.no_grad()
+def test_the_pose_equals_ordinary_layers_too(encoder):
+    pose = encoder.canonical.pose
+    x = torch.randn(3, 1, 16, 16, dtype=torch.float64)
+    features = pose.trunk(x)
+    for layer in pose.trunk:
+        x = layered(x, layer)
+    torch.testing.assert_close(features.permute(0, 3, 1, 2), x, rtol=0, atol=1e-10)
+    angle, right, down = torch.stack(
+        [pose.head.out(as_seen(x, pose.head, g)) for g in range(4)]
+    ).unbind(2)
+    one, columns, rows = (torch.tensor(signs)[:, None] for signs in SIGNS)
+    wanted = torch.stack([(angle * one).mean(0), (right * columns).mean(0), (down * rows).mean(0)])
+    torch.testing.assert_close(pose.head(features), wanted.T, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_an_image_and_its_flips_have_one_embedding_as_shipped():
     torch.manual_seed(0)
-    layer, images = flips._Stem(2, 12), torch.randn(2, 2, 32, 32)
-    nn.init.normal_(layer.bias)
-    found = layer(images)
-    for place, axes in enumerate(FLIPS):
-        kernel = layer.weight.flip(axes)
-        wanted = functional.conv2d(images, kernel, layer.bias, stride=4, padding=2)
-        torch.testing.assert_close(
-            found[..., 3 * place : 3 * place + 3], wanted.permute(0, 2, 3, 1)
-        )
+    network = Encoder(SMALL).eval()
+    images = restandardise(torch.rand(3, 128, 128) ** 2)
+    found = embed(network, images)
+    for axes in ([1], [2], [1, 2]):
+        torch.testing.assert_close(embed(network, images.flip(axes)), found, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_head_tells_places_apart_that_an_average_would_not():
+    head = flips.LayoutHead(16, 4, 32)
+    features = torch.zeros(2, 4, 4, 16)
+    features[0, 0, 1] = features[1, 1, 1] = torch.randn(16)
+    torch.testing.assert_close(features[0].mean((0, 1)), features[1].mean((0, 1)))
+    corner, middle = functional.normalize(head(features))
+    assert corner @ middle < 0.9
 
 
 def test_every_weight_is_used_and_learns(encoder):
     embeddings, pose = encoder.float().placed(torch.randn(4, 1, 32, 32))
     (embeddings[:, 0].sum() + pose.sum()).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in encoder.parameters())
-
-
-def test_shapes_that_cannot_be_flip_blind_are_refused():
-    for change in ({"widths": (16, 24)}, {"head": "pool"}, {"expansion": 0}):
-        with pytest.raises(ValueError, match=next(iter(change)).removesuffix("s")):
-            Architecture(**({"trunk": "flips", "depths": (1, 1), "widths": (16, 32)} | change))
-    with pytest.raises(ValueError, match="pose"):
-        Architecture(trunk="flips", widths=(16, 32, 64), pose=(24,))
-    with pytest.raises(InputError, match="multiple of 32"):
-        Architecture(
-            depths=(1, 1), widths=(16, 32), trunk="flips", standardisation=Standardisation(size=36)
-        )
-    with pytest.raises(ValueError, match="unknown trunk"):
-        Architecture(trunk="mirrors")

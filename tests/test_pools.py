@@ -1,5 +1,6 @@
 """Folders in memory: what is held out, what is drawn together, and the SSIM of what is made."""
 
+import shutil
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -9,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pictures import TINY_CONVNEXT, write
 from pictures import drawn as picture
-from pictures import write
 
 from deepssim_scan import pools
-from deepssim_scan.augment import other_subject, perturb, restandardise
+from deepssim_scan.augment import other_subject, perturb
 from deepssim_scan.errors import InputError
 from deepssim_scan.images import decode_images
 from deepssim_scan.listing import list_images
 from deepssim_scan.pools import Pool, load_images
 from deepssim_scan.procedural import FAMILIES
 from deepssim_scan.ssim import image_range, ssim_matrix
-from deepssim_scan.standardise import Standardisation
+from deepssim_scan.transform import restandardise
 
 SIDE = 32
 
@@ -32,10 +33,10 @@ def test_a_folder_is_split_without_overlap(corpus, tiny):
     images = load_images(listing, tiny, held_out=0.3, workers=0, report=report)
     training, validation = images.training.pixels, images.validation.pixels
     assert training.dtype == validation.dtype == torch.float16
-    assert training.shape == (84, SIDE, SIDE)
     assert validation.shape == (36, SIDE, SIDE)
+    assert training.shape == (120 - 36 - 2 * 2 * 8, SIDE, SIDE)  # 8 beside each end of two runs
     assert images.rejected == 0
-    assert len(torch.cat([training, validation]).float().unique(dim=0)) == 120
+    assert len(torch.cat([training, validation]).float().unique(dim=0)) == 88
     assert seen == [(number, 120) for number in range(1, 121)]
 
 
@@ -53,16 +54,42 @@ def test_at_least_32_images_are_held_out_and_the_seed_chooses_them(corpus, tiny)
 
 def test_from_20_folders_on_folders_are_held_out_whole():
     paths = [f"site/{number // 7:03d}/{number}.png" for number in range(20 * 7)]
-    held = pools._held_out(paths, 0.3, 0)
+    trained, held = pools._split(paths, 0.3, 0)
+    assert torch.equal(trained, ~held)
     folders = [str(PurePosixPath(path).parent) for path in paths]
     inside = {name for name, each in zip(folders, held, strict=True) if each}
     outside = {name for name, each in zip(folders, held, strict=True) if not each}
     assert not inside & outside
     assert 42 <= held.sum() < 42 + 7
-    few = [path for path in paths if path < "site/019"]  # 19 folders
-    held = pools._held_out(few, 0.3, 0)
-    assert held.sum() == round(0.3 * len(few))
-    assert len({name for name, each in zip(folders, held, strict=False) if each}) > 12
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "runs", "apart"),
+    [(64, 0.3, 2, 0), (133, 0.3, 2, 8), (1000, 0.05, 3, 8), (1001, 0.3, 7, 8), (10_000, 0.9, 7, 8)],
+)
+def test_of_few_folders_runs_are_held_out_and_what_is_beside_them_is_left(
+    count, share, runs, apart
+):
+    names = [f"{number:05d}.png" for number in range(count)]
+    trained, held = pools._split(names, share, seed=count)
+    wanted = max(32, round(share * count))
+    assert wanted <= held.sum() < wanted + runs
+    assert (held != held.roll(1)).sum() == 2 * runs
+    circle = torch.arange(count)
+    away = (circle[:, None] - circle[held]).abs()
+    away = torch.minimum(away, count - away).amin(1)
+    assert torch.equal(trained, away > apart)
+    assert trained.sum() >= 32
+
+
+def test_an_image_that_is_held_out_is_not_trained_on_under_another_name(tmp_path, tiny):
+    """It would be taken for a stranger who looks like a copy."""
+    write(tmp_path, 100, per_folder=100)
+    shutil.copytree(tmp_path / "000", tmp_path / "again")
+    images = load_images(list_images(tmp_path), tiny, workers=0)
+    known = images.training.pixels.flatten(1)
+    assert len(known) > 100
+    assert not any((known == held).all(1).any() for held in images.validation.pixels.flatten(1))
 
 
 def test_folders_are_held_out_whole_on_disk_too(tmp_path, tiny):
@@ -79,7 +106,8 @@ def test_folders_are_held_out_whole_on_disk_too(tmp_path, tiny):
 def test_no_more_than_max_images_are_read(corpus, tiny):
     listing, most = list_images(corpus), {"max_images": 70, "workers": 0}
     images = load_images(listing, tiny, **most)
-    assert len(images.training.pixels) + len(images.validation.pixels) == 70
+    assert len(images.training.pixels) == 70 - 32 - 2 * 2 * 1
+    assert len(images.validation.pixels) == 32
     other = load_images(listing, tiny, seed=1, **most)
     assert not torch.equal(images.training.pixels[:30], other.training.pixels[:30])
 
@@ -89,7 +117,8 @@ def test_rejected_images_are_counted(tmp_path, tiny):
     (tmp_path / "000" / "0003.png").write_bytes(b"no image")
     images = load_images(list_images(tmp_path), tiny, held_out=0.3, workers=0)
     assert images.rejected == 1
-    assert len(images.training.pixels) + len(images.validation.pixels) == 69
+    assert len(images.training.pixels) == 69 - 32 - 2 * 2 * 1
+    assert len(images.validation.pixels) == 32
 
 
 def test_fewer_than_64_images_are_refused(tmp_path, tiny):
@@ -104,14 +133,21 @@ def test_several_sizes_are_refused_where_they_stay(tmp_path, tiny):
     write(tmp_path / "a", 60, per_folder=60)
     write(tmp_path / "b", 10, per_folder=10, side=40)
     load_images(list_images(tmp_path), tiny, held_out=0.3, workers=0)
-    as_is = replace(tiny, head="pool", standardisation=Standardisation(size=None))
     with pytest.raises(InputError, match="images of several sizes"):
-        load_images(list_images(tmp_path), as_is, workers=0)
+        load_images(list_images(tmp_path), TINY_CONVNEXT, workers=0)
+
+
+def test_images_too_small_for_the_architecture_are_refused(tmp_path):
+    write(tmp_path, 64, per_folder=64, side=8)
+    load_images(list_images(tmp_path), TINY_CONVNEXT, workers=0)
+    deeper = replace(TINY_CONVNEXT, depths=(1,) * 3, widths=(8,) * 3)
+    with pytest.raises(InputError, match="images of 8 pixels a side; this architecture needs 16"):
+        load_images(list_images(tmp_path), deeper, workers=0)
 
 
 def test_holding_nearly_all_out_is_refused(tmp_path, tiny):
     write(tmp_path, 70, per_folder=70)
-    with pytest.raises(InputError, match="63 of 70 images are held out, which leaves 7"):
+    with pytest.raises(InputError, match="of 70 images 63 are held out and 7 are left"):
         load_images(list_images(tmp_path), tiny, held_out=0.9, workers=0)
 
 

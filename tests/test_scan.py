@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import drawn
+from pictures import TINY, TINY_CONVNEXT, drawn
 from PIL import Image
 
 from deepssim_scan import checkpoint, scan
@@ -20,17 +20,13 @@ from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.describe import describe
 from deepssim_scan.embed import EmbedConfig, embed_decoded
 from deepssim_scan.embeddings import Store
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.errors import InputError, InputMissing, ScanError, StoreMismatch
 from deepssim_scan.files import shown
 from deepssim_scan.images import decode_images
 from deepssim_scan.listing import list_images
 from deepssim_scan.scan import QueryConfig
-from deepssim_scan.standardise import Standardisation
 
-TINY = Architecture(
-    depths=(1, 1), widths=(8, 16), dimension=32, standardisation=Standardisation(size=32)
-)
 ONE = EmbedConfig(device="cpu", workers=1)
 
 
@@ -124,7 +120,7 @@ def test_the_summary_counts_every_image_and_names_what_was_used(built, report):
     assert counts["listed"] == counts["judged"] == 10
     assert counts["duplicate"] + counts["similar"] + counts["different"] == 10
     assert counts["duplicate"] == 4
-    assert summary["thresholds"] == {"similar": 0.6, "duplicate": 0.999, "ssim": 0.5}
+    assert summary["thresholds"] == {"similar": 0.6, "duplicate": 0.999, "ssim": 0.8}
     fingerprint = checkpoint.load(built / "encoder.safetensors").fingerprint
     assert summary["fingerprints"]["encoder"] == fingerprint
     assert describe(built / "index")["encoder"] == fingerprint
@@ -198,7 +194,7 @@ def test_row_18_an_embedding_that_is_not_finite_rejects_its_file(built, tmp_path
     loaded = checkpoint.load(built / "encoder.safetensors")
     encoder = loaded.encoder
     with torch.no_grad():
-        encoder.fc[-1].weight.fill_(float("inf"))
+        encoder.fc.out.weight.fill_(float("inf"))
     listing = list_images(built / "synthetic")
     decoded = [
         image for item in decode_images(listing, TINY.standardisation, workers=0) for image in item
@@ -274,16 +270,8 @@ def test_the_result_does_not_depend_on_batch_or_workers(built, tmp_path):
 
 
 def test_images_of_several_sizes_are_embedded_by_an_encoder_without_a_size(tmp_path):
-    shape = Architecture(
-        depths=(1,),
-        widths=(8,),
-        channels="repeat",
-        head="pool",
-        dimension=16,
-        standardisation=Standardisation(size=None),
-    )
     torch.manual_seed(0)
-    checkpoint.save(tmp_path / "e.safetensors", Encoder(shape), Thresholds(), {})
+    checkpoint.save(tmp_path / "e.safetensors", Encoder(TINY_CONVNEXT), Thresholds(), {})
     for number, side in enumerate((24, 40, 24, 32)):
         save(picture(number).resize((side, 40)), tmp_path / "training" / f"{number}.png")
     result = scan.build_index(

@@ -8,17 +8,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pictures import TINY_CONVNEXT
 from safetensors import safe_open
 from torch import nn
 
 from deepssim_scan import pools, training
 from deepssim_scan.assess import assess, fit_thresholds, score_error
 from deepssim_scan.checkpoint import load
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.listing import list_images
 from deepssim_scan.pools import Images, Pool, load_images
-from deepssim_scan.standardise import Standardisation
 from deepssim_scan.training import Step, TrainingConfig, train, train_on_folder
 
 CONFIG = TrainingConfig(steps=10, batch=4, warmup=3, evaluate_every=4, held_out=0.3)
@@ -70,7 +70,7 @@ def killed_after(last):
         ({"steps": 0}, "steps must be >= 1, found 0"),
         ({"evaluate_every": 0}, "evaluate_every must be >= 1"),
         ({"max_images": -5}, "max_images must be >= 1, found -5"),
-        ({"pose_steps": 10}, "pose_steps must be 0 to under 10, found 10"),
+        ({"pose_steps": -1}, "pose_steps must be >= 0, found -1"),
         ({"batch": 0}, "batch must be >= 1, found 0"),
         ({"batch": 6}, "multiple of 4 up to 64, found 6"),
         ({"batch": 68}, "multiple of 4 up to 64, found 68"),
@@ -89,7 +89,7 @@ def test_impossible_options_are_refused(changes, words):
 
 def test_training_learns_to_score_images_that_it_has_not_seen(images, tiny, tmp_path):
     config = replace(
-        CONFIG, steps=50, batch=16, learning_rate=5e-3, evaluate_every=25, contrastive_weight=0.0
+        CONFIG, steps=80, batch=16, learning_rate=5e-3, evaluate_every=40, contrastive_weight=0.0
     )
     steps = []
     found = train(images, tmp_path / "x", config, tiny, report=steps.append)
@@ -100,8 +100,8 @@ def test_training_learns_to_score_images_that_it_has_not_seen(images, tiny, tmp_
     losses = [step.loss for step in steps]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
     assert steps[-1].error == pytest.approx(error, abs=1e-6)
-    assert [step.step for step in steps] == list(range(1, 51))
-    assert [step.step for step in steps if step.error is not None] == [25, 50]
+    assert [step.step for step in steps] == list(range(1, 81))
+    assert [step.step for step in steps if step.error is not None] == [40, 80]
 
 
 def test_the_checkpoint_says_what_it_was_trained_on(undisturbed, images, tiny):
@@ -109,7 +109,7 @@ def test_the_checkpoint_says_what_it_was_trained_on(undisturbed, images, tiny):
     found = load(path)
     assert found.architecture == tiny
     assert found.training["config"] == asdict(CONFIG)
-    assert found.training["training_images"] == 84
+    assert found.training["training_images"] == 120 - 36 - 32
     assert found.training["validation_images"] == 36
     error = score_error(found.encoder, images.validation, CONFIG.seed)
     assert found.training["validation_error"] == pytest.approx(error, abs=1e-6)
@@ -148,26 +148,22 @@ def test_training_on_a_folder_assesses_before_and_after(corpus, undisturbed, ima
     assert fresh.checkpoint.fingerprint == start.fingerprint
 
 
-def test_poses_are_taught_first_where_that_is_asked_for(images, tmp_path):
-    shape = Architecture(
-        depths=(1,),
-        widths=(16,),
-        trunk="flips",
-        pose=(16,),
-        dimension=8,
-        standardisation=Standardisation(size=32),
-    )
-    config = replace(CONFIG, steps=8, pose_steps=4)
+def test_poses_are_taught_first_where_that_is_asked_for(images, tiny, tmp_path):
+    config = replace(CONFIG, steps=4, pose_steps=4)
     torch.manual_seed(config.seed)
-    untrained = Encoder(shape).state_dict()
+    untrained = Encoder(tiny).state_dict()
     with pytest.raises(Killed):
-        train(images, tmp_path / "x", config, shape, report=killed_after(4))
+        train(images, tmp_path / "x", config, tiny, report=killed_after(4))
     with safe_open(tmp_path / "x.state", framework="pt") as state:
         for name, weights in untrained.items():
             same = torch.equal(state.get_tensor(f"encoder.{name}"), weights)
             assert same != name.startswith("canonical.")
-    resumed = train(images, tmp_path / "x", config, shape, resume=True)
-    assert train(images, tmp_path / "y", config, shape).fingerprint == resumed.fingerprint
+    steps = []
+    resumed = train(images, tmp_path / "x", config, tiny, resume=True, report=steps.append)
+    assert [(step.step, step.steps) for step in steps] == [(each, 8) for each in range(5, 9)]
+    with (tmp_path / "x.csv").open(newline="") as file:  # there is no score yet after step 4
+        assert [row["error"] for row in csv.DictReader(file)] == ["", str(steps[-1].error)]
+    assert train(images, tmp_path / "y", config, tiny).fingerprint == resumed.fingerprint
     assert any(
         not torch.equal(weights, untrained[name])
         for name, weights in resumed.encoder.state_dict().items()
@@ -309,31 +305,27 @@ def test_the_contrast_tells_the_second_view_from_strangers():
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_nought():
-    config = TrainingConfig(steps=50, warmup=10)
-    rates = [training._schedule(step, config) for step in range(config.steps)]
+    rates = [training._schedule(step, 50, 10) for step in range(50)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert rates[10] == 1
     assert rates[30] == pytest.approx(0.5)
     assert all(before > after for before, after in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01
-    short = TrainingConfig(steps=3, warmup=10)
-    assert [training._schedule(step, short) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    assert [training._schedule(step, 3, 10) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_row_30_a_run_with_dropout_resumes_to_the_same_bytes(images, tmp_path):
-    pool = Architecture(
-        depths=(1, 1),
-        widths=(8, 16),
-        channels="repeat",
-        head="pool",
-        dimension=8,
-        standardisation=Standardisation(size=None),
-    )
-    whole = train(images, tmp_path / "a", CONFIG, pool)
+    whole = train(images, tmp_path / "a", CONFIG, TINY_CONVNEXT)
     with pytest.raises(Killed):
-        train(images, tmp_path / "b", CONFIG, pool, report=killed_after(5))
-    resumed = train(images, tmp_path / "b", CONFIG, pool, resume=True)
+        train(images, tmp_path / "b", CONFIG, TINY_CONVNEXT, report=killed_after(5))
+    resumed = train(images, tmp_path / "b", CONFIG, TINY_CONVNEXT, resume=True)
     assert resumed.fingerprint == whole.fingerprint  # the batch norm's counts as well
+
+
+def test_a_network_without_poses_is_not_taught_any(images, tmp_path):
+    config, steps = replace(CONFIG, steps=2, pose_steps=7), []
+    train(images, tmp_path / "a", config, TINY_CONVNEXT, report=steps.append)
+    assert [(step.step, step.steps) for step in steps] == [(1, 2), (2, 2)]
 
 
 def test_a_state_that_was_cut_short_is_named(images, tiny, tmp_path):

@@ -11,26 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pictures import TINY
 from PIL import Image
 
 from deepssim_scan import checkpoint, scan
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.embed import EmbedConfig
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import Encoder
 from deepssim_scan.errors import InputMissing
 from deepssim_scan.scan import QueryConfig
-from deepssim_scan.standardise import Standardisation
 from deepssim_scan.subjects import mni152, slices
 from deepssim_scan.verify import strongest_first
 
-BLIND = Architecture(
-    depths=(1, 1),
-    widths=(16, 16),
-    trunk="flips",
-    pose=(16,),
-    dimension=16,
-    standardisation=Standardisation(size=32),
-)
 ONE = EmbedConfig(device="cpu", workers=1)
 ALL = {"similar": -1.0, "duplicate": 0.99}  # every pair is registered
 
@@ -59,7 +51,7 @@ def built(heads, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (160, 160), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "synthetic" / "noise.png")
     torch.manual_seed(0)
-    checkpoint.save(tmp_path / "encoder", Encoder(BLIND), Thresholds(0.6, 0.99), {})
+    checkpoint.save(tmp_path / "encoder", Encoder(TINY), Thresholds(0.6, 0.99), {})
     scan.build_index(tmp_path / "training", tmp_path / "index", tmp_path / "encoder", ONE)
     return tmp_path
 

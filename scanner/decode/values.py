@@ -35,6 +35,7 @@ REASONS: dict[str, str] = {
     "not-finite": "holds NaN, an infinity, or a value beyond float32",
     "outside-folder": "a link or path that leaves the folder given",
     "too-large": "more bytes, pixels, frames or memory than the limit",
+    "too-small": "fewer pixels a side than an encoder without a fixed size can take",
     "unknown-format": "not PNG, JPEG, TIFF, GIF, NPY, NPZ, NIfTI or DICOM by its content, whatever "
     "its name",
     "unreadable": "the operating system refused to read it",

@@ -33,7 +33,7 @@ from deepssim_scan.scan import QueryConfig
 from deepssim_scan.standardise import Standardisation
 
 TINY = Architecture(
-    depths=(1, 1), widths=(4, 8), dimension=8, standardisation=Standardisation(size=16)
+    depths=(1,), widths=(16,), pose=(16,), dimension=8, standardisation=Standardisation(size=16)
 )
 SMALL = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
 MODULES = ("faiss", "jobs", "flips")  # what a fork server imports

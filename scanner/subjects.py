@@ -27,7 +27,8 @@ _LATTICE = 32  # points a side at which a deformation is stored
 def load_volume(path: Path) -> Tensor:
     """Read a NIfTI volume, its axes turned to right, anterior, superior: (X, Y, Z) in [0, 1]."""
     image = nibabel.as_closest_canonical(nibabel.load(path))
-    return _unit(torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)))
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    return _unit(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def mni152() -> Tensor:

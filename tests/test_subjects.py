@@ -122,8 +122,9 @@ def test_some_subjects_have_a_shell_and_some_do_not():
     assert 4 < sum(wide) < 20
 
 
-def test_a_volume_is_turned_to_right_anterior_superior(tmp_path):
-    values = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_volume_is_turned_to_right_anterior_superior(tmp_path, kind):
+    values = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(kind)
     affine = np.diag([2.0, 2, 2, 1])
     turned = np.zeros((4, 4))  # the axes on disk: inferior, left, anterior
     turned[2, 0], turned[0, 1], turned[1, 2], turned[3, 3] = -2, -2, 2, 1

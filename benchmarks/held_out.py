@@ -5,7 +5,7 @@
 - `cranium`: radiographs of the head CT in `Cranium.inv3` (Debian's `invesalius-examples`), which
   are its projections from 50 directions;
 - `mni152`, `inia19`: population averages (of people; of macaques), to develop on, and
-  `mni152-projected`, projections of the first.
+  `mni152-projected`, `inia19-projected`, projections of them.
 
 A training set needs more than one person: the others are deformations of the one (`subjects`).
 """
@@ -134,6 +134,9 @@ PEOPLE: dict[str, Callable[[], Person]] = {
     "mni152": partial(_sliced, "mni152", mni152),
     "inia19": partial(_sliced, "inia19", partial(_mricron, "inia19-t1-brain.nii.gz"), 0.5),
     "mni152-projected": partial(_projected, "mni152-projected", mni152),
+    "inia19-projected": partial(
+        _projected, "inia19-projected", partial(_mricron, "inia19-t1-brain.nii.gz")
+    ),
 }
 
 Change = Callable[[Image.Image, Generator], Image.Image]

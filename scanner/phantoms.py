@@ -9,6 +9,7 @@ Axes are right, anterior, superior, (side, side, side) float32 in [0, 1].
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +21,14 @@ _PARTS = (15, 60)  # of a body, a pair counting as one
 _ROWS = (0, 4)  # of like parts, as vertebrae are, or ribs
 _KNOTS = 8  # of a curve of greys
 _BACKGROUND = 0.03  # greys below stay as they are
+_Places = tuple[Tensor, Tensor, Tensor]  # of all voxels, along each axis, -1 to 1
+
+
+class _Greys(NamedTuple):
+    """Least and greatest of soft parts and of bones."""
+
+    soft: tuple[float, float]
+    bone: tuple[float, float]
 
 
 def phantom(rng: Generator, side: int) -> Tensor:
@@ -30,36 +39,16 @@ def phantom(rng: Generator, side: int) -> Tensor:
     """
     axis = (torch.arange(side) + 0.5) * 2 / side - 1
     right, anterior, superior = torch.meshgrid(axis, axis, axis, indexing="ij")
-    folded = right.abs() if _one(rng) < 0.75 else right
+    paired = bool(_one(rng) < 0.75)
+    places = (right.abs() if paired else right, anterior, superior)
     radii = torch.stack([_one(rng, 0.5, 0.95), _one(rng, 0.5, 0.95), _one(rng, 0.6, 1.4)])
     waves = smooth_field(1, 1, 5, (side,) * 3, rng)[0, 0] * _one(rng, 0, 0.1)
-    waves = (waves + waves.flip(0)) / 2 if folded is not right else waves
-    depth = _radius((right, anterior, superior), torch.zeros(3), radii, torch.eye(3)) + waves
-    bright = _one(rng) < 0.5
-    soft = (0.1, 0.5) if bright else (0.0, 1.0)
-    body = torch.where(depth < 1, _one(rng, 0.1, 0.5), 0.0)
-    bone = (0.6, 1.0) if bright else (0.0, 1.0)
-    if _one(rng) < 0.6:
-        start = _one(rng, 0.75, 0.97)
-        body = torch.where(depth < start, _one(rng, *bone), body)
-        depth = depth / (start - _one(rng, 0.03, 0.12))
-    body = torch.where(depth < 1, _one(rng, *soft), body)
-    inside = depth < 1
-    places = (folded, anterior, superior)
-    for _ in range(_count(rng, *_PARTS)):
-        centre, shape, turn = _part(rng, radii, 0.06, 0.6)
-        distance = _radius(places, centre, shape, turn)
-        hollow = _one(rng, 0.5, 0.9) if _one(rng) < 0.3 else torch.tensor(0.0)
-        grey = _one(rng, *(bone if _one(rng) < 0.25 else soft))
-        body = torch.where((distance < 1) & (distance >= hollow) & inside, grey, body)
-    for _ in range(_count(rng, *_ROWS)):
-        centre, shape, turn = _part(rng, radii, 0.04, 0.15)
-        step = torch.randn(3, generator=rng) * torch.tensor([0.2, 0.2, 1.0])
-        step = step / step.norm() * shape.max() * _one(rng, 1.2, 2.5)
-        grey, many = _one(rng, *bone), _count(rng, 4, 12)
-        for number in range(many):
-            distance = _radius(places, centre + (number - many / 2) * step, shape, turn)
-            body = torch.where((distance < 1) & (depth < 1.1), grey, body)
+    waves = (waves + waves.flip(0)) / 2 if paired else waves
+    depth = _radius(places, torch.zeros(3), radii, torch.eye(3)) + waves
+    greys = _Greys((0.1, 0.5), (0.6, 1.0)) if _one(rng) < 0.5 else _Greys((0.0, 1.0), (0.0, 1.0))
+    body, depth = _layered(depth, greys, rng)
+    body = _with_parts(body, depth < 1, places, radii, greys, rng)
+    body = _with_rows(body, depth < 1.1, places, radii, greys, rng)
     return _textured(body, rng)
 
 
@@ -89,6 +78,44 @@ def encased(brain: Tensor, rng: Generator) -> Tensor:
     return whole / whole.max()
 
 
+def _layered(depth: Tensor, greys: _Greys, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Draw skin and, in most bodies, bone beneath it; return the body, and depth within these."""
+    body = torch.where(depth < 1, _one(rng, 0.1, 0.5), 0.0)
+    if _one(rng) < 0.6:
+        start = _one(rng, 0.75, 0.97)
+        body = torch.where(depth < start, _one(rng, *greys.bone), body)
+        depth = depth / (start - _one(rng, 0.03, 0.12))
+    return torch.where(depth < 1, _one(rng, *greys.soft), body), depth
+
+
+def _with_parts(
+    body: Tensor, within: Tensor, places: _Places, radii: Tensor, greys: _Greys, rng: Generator
+) -> Tensor:
+    """Draw ellipsoids of all sizes, some of them hollow."""
+    for _ in range(_count(rng, *_PARTS)):
+        centre, shape, turn = _part(rng, radii, 0.06, 0.6)
+        distance = _radius(places, centre, shape, turn)
+        hollow = _one(rng, 0.5, 0.9) if _one(rng) < 0.3 else torch.tensor(0.0)
+        grey = _one(rng, *(greys.bone if _one(rng) < 0.25 else greys.soft))
+        body = torch.where((distance < 1) & (distance >= hollow) & within, grey, body)
+    return body
+
+
+def _with_rows(
+    body: Tensor, within: Tensor, places: _Places, radii: Tensor, greys: _Greys, rng: Generator
+) -> Tensor:
+    """Draw rows of like bones, most of them from top to bottom."""
+    for _ in range(_count(rng, *_ROWS)):
+        centre, shape, turn = _part(rng, radii, 0.04, 0.15)
+        step = torch.randn(3, generator=rng) * torch.tensor([0.2, 0.2, 1.0])
+        step = step / step.norm() * shape.max() * _one(rng, 1.2, 2.5)
+        grey, many = _one(rng, *greys.bone), _count(rng, 4, 12)
+        for number in range(many):
+            distance = _radius(places, centre + (number - many / 2) * step, shape, turn)
+            body = torch.where((distance < 1) & within, grey, body)
+    return body
+
+
 def _part(
     rng: Generator, radii: Tensor, least: float, most: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,9 +127,7 @@ def _part(
     return centre, shape, turn
 
 
-def _radius(
-    places: tuple[Tensor, Tensor, Tensor], centre: Tensor, radii: Tensor, turn: Tensor
-) -> Tensor:
+def _radius(places: _Places, centre: Tensor, radii: Tensor, turn: Tensor) -> Tensor:
     """Return how far out each place is in an ellipsoid, 1 at its surface."""
     beside = [place - middle for place, middle in zip(places, centre, strict=True)]
     squares = [

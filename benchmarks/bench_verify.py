@@ -30,7 +30,7 @@ from rich.table import Table
 from deepssim_scan import checkpoint
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.registration import Registration, register
-from deepssim_scan.verdicts import VERDICTS, judge
+from deepssim_scan.verdicts import VERDICTS, judge, proposed
 from deepssim_scan.verify import strongest_first
 
 WITHIN = 0.5  # degrees
@@ -124,9 +124,8 @@ def reranked(
     """Return each image's best match after verification, and its verdict, as `query` does."""
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     best = np.take_along_axis(scores, rows, 1)
-    proposed = judge(best, thresholds) > 0
     ssim = np.full(best.shape, np.nan, np.float32)
-    query, rank = np.nonzero(proposed)
+    query, rank = np.nonzero(proposed(best, thresholds))
     for part in np.array_split(np.arange(len(query)), -(-len(query) // 256) or 1):
         if len(part):
             pair = images[query[part]], gallery[rows[query[part], rank[part]]]

@@ -179,18 +179,21 @@ def query(
     ] = None,
     duplicate: Annotated[
         float | None,
-        typer.Option(help="Score above which it is a duplicate.", show_default="the encoder's"),
+        typer.Option(
+            help="Score above which it is a duplicate, where it is not verified.",
+            show_default="the encoder's",
+        ),
     ] = None,
     ssim: Annotated[
         float | None,
         typer.Option(
-            help="SSIM after registration that a duplicate must pass too.",
+            help="SSIM after registration above which a verified match is a duplicate.",
             show_default="the encoder's",
         ),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option(help="Register pairs above similar, and compute their SSIM."),
+        typer.Option(help="Register the best match of each image, and all above similar."),
     ] = True,
     training: Annotated[
         Path | None,

@@ -61,7 +61,8 @@ def show_checked(checked: Checked) -> None:
 def show_query(result: QueryResult) -> None:
     """Print the counts, the strongest matches, and whether the run was complete."""
     summary, counts = result.summary, result.summary["counts"]
-    output.print(_counts_table(counts, Thresholds(**summary["thresholds"])))
+    thresholds = Thresholds(**summary["thresholds"])
+    output.print(_counts_table(counts, thresholds, summary["verification"]))
     output.print(_matches_table(result.strongest))
     _show_ledger(counts["listed"], counts["judged"], counts["rejected"])
     _show_left_out(counts["rejected"], summary["ignored"], f"{result.folder}/rejected.csv")
@@ -146,19 +147,23 @@ def _tally_cells(row: Tally) -> list[str]:
     return [row.kind, f"{row.images:,}", flagged, found if row.copies else "-"]
 
 
-def _counts_table(counts: Mapping[str, int], thresholds: Thresholds) -> Table:
+def _counts_table(
+    counts: Mapping[str, int], thresholds: Thresholds, verification: Mapping[str, int] | None
+) -> Table:
     table = Table(title="Verdicts of the synthetic images")
-    for name in ("verdict", "images", "share", "score"):
+    for name in ("verdict", "images", "share"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
-    ranges = {
-        "duplicate": f"> {thresholds.duplicate:g}",
-        "similar": f"{thresholds.similar:g} to {thresholds.duplicate:g}",
-        "different": f"<= {thresholds.similar:g}",
-    }
-    for verdict, scores in ranges.items():
+    table.add_column("best match", overflow="fold")
+    by_ssim, by_score = f"SSIM > {thresholds.ssim:g}", f"score > {thresholds.duplicate:g}"
+    if verification is None:
+        by_ssim = by_score
+    elif verification["not registered"]:
+        by_ssim = f"{by_ssim}; not registered: {by_score}"
+    rules = {"duplicate": by_ssim, "similar": f"score > {thresholds.similar:g}", "different": ""}
+    for verdict, rule in rules.items():
         share = f"{counts[verdict] / counts['judged']:.1%}"
         styled = Text(verdict, style=STYLES[verdict])
-        table.add_row(styled, f"{counts[verdict]:,}", share, scores)
+        table.add_row(styled, f"{counts[verdict]:,}", share, rule)
     table.add_section()
     table.add_row("judged", f"{counts['judged']:,}", "", "")
     table.add_row("rejected", f"{counts['rejected']:,}", "", "")

@@ -38,9 +38,9 @@ BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 class Thresholds:
     """The scores above which a match is `similar`, and above which it is `duplicate`.
 
-    A pair that was verified is a duplicate only with an SSIM above `ssim`, too. The defaults of
-    the scores are the reference's (arXiv:2509.16582). That of the SSIM is below what a copy with
-    noise of 5 % of the range has, and far below what a clean one has.
+    A pair that was verified is a duplicate when its SSIM is above `ssim`, whatever its score. The
+    defaults of the scores are the reference's (arXiv:2509.16582). That of the SSIM is below what a
+    copy with noise of 5 % of the range has, and far below what a clean one has.
     """
 
     similar: float = 0.60

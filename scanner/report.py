@@ -129,14 +129,18 @@ def count_verdicts(folder: Path) -> dict[str, int]:
 
 
 def count_verified(folder: Path, similar: float) -> dict[str, int]:
-    """Count the pairs that were registered, those verified, and those that should have been."""
+    """Count the pairs that were registered, those verified, and those that could not be registered.
+
+    Above `similar`, all should have been, and of every image the best.
+    """
     counts = {"registered": 0, "verified": 0, "not registered": 0}
     for table in _tables(folder / MATCHES):
         looked = pc.is_valid(table["ssim"])
         strong = pc.greater(table["score"], pa.scalar(similar, pa.float32()))
+        wanted = pc.or_(strong, pc.equal(table["rank"], 1))
         counts["registered"] += pc.sum(looked).as_py() or 0
         counts["verified"] += pc.sum(table["verified"]).as_py() or 0
-        counts["not registered"] += pc.sum(pc.and_(strong, pc.invert(looked))).as_py() or 0
+        counts["not registered"] += pc.sum(pc.and_(wanted, pc.invert(looked))).as_py() or 0
     return counts
 
 

@@ -48,7 +48,7 @@ from deepssim_scan.report import (
     write_rejected,
 )
 from deepssim_scan.sources import listing_of
-from deepssim_scan.verdicts import judge
+from deepssim_scan.verdicts import judge, proposed
 from deepssim_scan.verify import Side, Verification, Verifier, strongest_first
 
 ENCODER, STORE, SYNTHETIC = "encoder.safetensors", "store", "synthetic"
@@ -65,9 +65,10 @@ _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 class QueryConfig:
     """How synthetic images are judged; a threshold of None is the checkpoint's own.
 
-    With `verify`, pairs whose score is above `similar` are registered, and a duplicate needs an
-    SSIM above `ssim` too. `training` is where the training images are now, None: where they
-    were when they were indexed.
+    With `verify`, pairs whose score is above `similar` are registered, and the best of every image;
+    these are duplicates when their SSIM is above `ssim`, all others when their score is above
+    `duplicate`. `training` is where the training images are now, None: where they were when they
+    were indexed.
     """
 
     top_k: int = 5
@@ -252,10 +253,10 @@ class _Audit:
         self, part: Path, store: Store, first: int, found: Matches, verifier: Verifier | None
     ) -> None:
         """Verify and judge the matches of one shard, and write them, the strongest first."""
-        proposed = judge(found.scores, self.thresholds) > 0
         verification = Verification.none(found.rows.shape)
         if verifier is not None:
-            verification = verifier.verify(first, found.rows, proposed)
+            chosen = proposed(found.scores, self.thresholds)
+            verification = verifier.verify(first, found.rows, chosen)
         verdicts = judge(found.scores, self.thresholds, verification.ssim)
         order = strongest_first(verdicts, verification.ssim, found.scores)
         rows = np.take_along_axis(found.rows, order, 1)

@@ -3,8 +3,9 @@
     Matches + Thresholds -> Verdicts: codes (Q, k), one of VERDICTS each
 
 As the reference labels pairs (arXiv:2509.16582): a score above `duplicate` is a duplicate, one
-above `similar` is similar, and all else is different. Where a pair was verified, a duplicate needs
-both: its SSIM after registration must be above `ssim` too, or it is similar. An image's verdict
+above `similar` is similar, and all else is different. The score only estimates SSIM, so it
+proposes and the SSIM disposes: the pairs of `proposed` are to be verified, and one that was
+is a duplicate when its SSIM after registration is above `ssim`, and only then. An image's verdict
 is that of its best match.
 """
 
@@ -14,7 +15,17 @@ from numpy.typing import NDArray
 from deepssim_scan.checkpoint import Thresholds
 
 VERDICTS = ("different", "similar", "duplicate")
-SIMILAR = np.int8(1)  # its place there
+_SIMILAR, _DUPLICATE = np.int8(1), np.int8(2)  # their places there
+
+
+def proposed(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.bool_]:
+    """Choose the pairs to verify: above `similar`, and the best of every image, whatever its score.
+
+    scores (Q, k) in descending order -> chosen (Q, k)
+    """
+    chosen = judge(scores, thresholds) >= _SIMILAR
+    chosen[:, :1] = True
+    return chosen
 
 
 def judge(
@@ -35,5 +46,6 @@ def judge(
     verdicts = np.searchsorted(bounds, scores, side="left").astype(np.int8)
     if ssim is None:
         return verdicts
-    unlike = ssim <= np.float32(thresholds.ssim)  # false for NaN
-    return np.where(unlike, np.minimum(verdicts, SIMILAR), verdicts)
+    alike = ssim > np.float32(thresholds.ssim)
+    verified = np.where(alike, _DUPLICATE, np.minimum(verdicts, _SIMILAR))
+    return np.where(np.isnan(ssim), verdicts, verified)

@@ -134,7 +134,7 @@ def test_row_38_what_is_written_is_private(built, report):
 
 
 def test_thresholds_can_be_overridden(built, tmp_path):
-    config = QueryConfig(similar=-1.0, duplicate=1.0, embed=ONE)
+    config = QueryConfig(similar=-1.0, duplicate=1.0, ssim=1.0, embed=ONE)
     result = scan.query(built / "synthetic", built / "index", tmp_path / "report", config)
     assert result.summary["counts"]["similar"] == 10
     assert result.flagged == 0

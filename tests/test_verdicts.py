@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.verdicts import VERDICTS, judge
+from deepssim_scan.verdicts import VERDICTS, judge, proposed
 
 SIMILAR, DUPLICATE = np.float32(0.60), np.float32(0.85)
 SCORES = st.floats(-1, 1, width=32)
@@ -78,13 +79,21 @@ def test_row_18_a_score_that_is_not_finite_is_no_verdict(value):
 
 
 @given(SCORES, st.one_of(st.just(float("nan")), SCORES))
-def test_a_verified_pair_is_a_duplicate_only_with_both(score, ssim):
+def test_a_verified_pair_is_a_duplicate_by_its_ssim_and_no_other_way(score, ssim):
     thresholds = Thresholds(0.3, 0.8, ssim=0.5)
     pair = (np.array([[value]], np.float32) for value in (score, ssim))
     verdict = VERDICTS[judge(next(pair), thresholds, next(pair))[0, 0]]
-    if score <= np.float32(0.3):
-        assert verdict == "different"
-    elif score > np.float32(0.8) and (np.isnan(ssim) or ssim > np.float32(0.5)):
+    verified = not np.isnan(ssim)
+    if (verified and ssim > np.float32(0.5)) or (not verified and score > np.float32(0.8)):
         assert verdict == "duplicate"
     else:
-        assert verdict == "similar"
+        assert verdict == ("similar" if score > np.float32(0.3) else "different")
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(1, 4)), elements=SCORES))
+def test_the_best_of_every_image_is_proposed_and_all_that_are_similar(scores):
+    scores = -np.sort(-scores, axis=1)
+    chosen = proposed(scores, Thresholds(0.3, 0.8))
+    for row, taken in zip(scores, chosen, strict=True):
+        wanted = [rank == 0 or score > np.float32(0.3) for rank, score in enumerate(row)]
+        assert taken.tolist() == wanted

@@ -95,7 +95,7 @@ def test_candidates_are_ranked_by_verdict_then_ssim(built):
         assert ssim == sorted(ssim, reverse=True)
 
 
-def test_a_duplicate_needs_both(built):
+def test_the_score_proposes_and_the_ssim_disposes(built):
     """The noise scores like any other image to a random encoder; its SSIM says what it is."""
     _, pairs = queried(built, duplicate=-1.0)
     assert pairs["flipped.png", "3.png"]["verdict"] == "duplicate"
@@ -108,13 +108,31 @@ def test_a_duplicate_needs_both(built):
     assert result.summary["verification"] is None
 
 
-def test_only_pairs_above_similar_are_registered(built):
-    result, pairs = queried(built, similar=0.9, duplicate=0.99)
-    for row in pairs.values():
-        assert (row["ssim"] is not None) == (row["score"] > np.float32(0.9))
-    registered = sum(row["ssim"] is not None for row in pairs.values())
-    assert 0 < registered < 30
-    assert result.summary["verification"]["registered"] == registered
+def test_pairs_above_similar_are_registered_and_the_best_of_every_image(built):
+    for similar in (0.9, 0.99):
+        result, pairs = queried(built, similar=similar, duplicate=0.99)
+        best = {
+            name: max(row["score"] for (other, _), row in pairs.items() if other == name)
+            for name, _ in pairs
+        }
+        for (name, _), row in pairs.items():
+            wanted = row["score"] > np.float32(similar) or row["score"] == best[name]
+            assert (row["ssim"] is not None) == wanted
+        registered = sum(row["ssim"] is not None for row in pairs.values())
+        assert 3 <= registered < 30
+        assert result.summary["verification"]["registered"] == registered
+        assert result.summary["verification"]["not registered"] == 0
+
+
+def test_a_copy_that_scores_low_is_a_duplicate_where_it_is_the_best_match(built):
+    """Also where the score alone would have called it different."""
+    _, pairs = queried(built, similar=0.99999, duplicate=0.99999)
+    turned = [row for (name, _), row in pairs.items() if name == "turned.png"]
+    looked = [row for row in turned if row["ssim"] is not None]
+    assert len(looked) == 1
+    assert looked[0]["score"] == max(row["score"] for row in turned)
+    assert looked[0]["rank"] == 1
+    assert looked[0]["verdict"] == ("duplicate" if looked[0]["ssim"] > 0.8 else "different")
 
 
 def test_flagged_csv_has_the_transform_in_columns(built):

@@ -180,14 +180,21 @@ def query(
     duplicate: Annotated[
         float | None,
         typer.Option(
-            help="Score above which it is a duplicate, where it is not verified.",
+            help="Score above which it is a duplicate, if its SSIM agrees.",
             show_default="the encoder's",
         ),
     ] = None,
     ssim: Annotated[
         float | None,
         typer.Option(
-            help="SSIM after registration above which a verified match is a duplicate.",
+            help="SSIM after registration that such a duplicate must pass too.",
+            show_default="the encoder's",
+        ),
+    ] = None,
+    certain: Annotated[
+        float | None,
+        typer.Option(
+            help="SSIM above which a match is a duplicate, whatever its score.",
             show_default="the encoder's",
         ),
     ] = None,
@@ -220,7 +227,7 @@ def query(
             pick_device(device),
             workers=workers,
         )
-        config = QueryConfig(top_k, similar, duplicate, ssim, verify, training, embed)
+        config = QueryConfig(top_k, similar, duplicate, ssim, certain, verify, training, embed)
     with reporting(console.messages) as progress:
         result = scan.query(synthetic, index, report, config, progress)
     if json:

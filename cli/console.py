@@ -154,12 +154,11 @@ def _counts_table(
     for name in ("verdict", "images", "share"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
     table.add_column("best match", overflow="fold")
-    by_ssim, by_score = f"SSIM > {thresholds.ssim:g}", f"score > {thresholds.duplicate:g}"
-    if verification is None:
-        by_ssim = by_score
-    elif verification["not registered"]:
-        by_ssim = f"{by_ssim}; not registered: {by_score}"
-    rules = {"duplicate": by_ssim, "similar": f"score > {thresholds.similar:g}", "different": ""}
+    flagged = f"score > {thresholds.duplicate:g}"
+    if verification is not None:
+        both = f"{flagged} and SSIM > {thresholds.ssim:g}"
+        flagged = f"SSIM > {thresholds.certain:g}, or {both}"
+    rules = {"duplicate": flagged, "similar": f"score > {thresholds.similar:g}", "different": ""}
     for verdict, rule in rules.items():
         share = f"{counts[verdict] / counts['judged']:.1%}"
         styled = Text(verdict, style=STYLES[verdict])

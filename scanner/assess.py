@@ -4,7 +4,7 @@ encoder, images held out -> Assessment; encoder, all images -> Thresholds
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -16,12 +16,13 @@ from deepssim_scan.encoder import Encoder, device_of, embed
 from deepssim_scan.pools import Images, Pool, pairs, range_weights
 from deepssim_scan.registration import SIDE, register
 from deepssim_scan.transform import restandardise
-from deepssim_scan.verdicts import proposed
 
 _GALLERY, _QUERIES = 4096, 512  # images of an audit
 _VERIFIED = 5  # matches of a stranger that are registered, as `query` does by default
-_FALSE = 0.001  # strangers that may pass a threshold
+_FALSE, _FALSE_UNVERIFIED = 0.001, 0.05  # strangers that may pass both thresholds, and the first
 _MISSED = 0.005  # copies that may fall below `similar`
+_LEAST_SSIM = Thresholds().ssim  # of a duplicate, also where the score alone keeps strangers out
+_TRIED = 50  # thresholds of the score tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,14 @@ def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     """Choose the default thresholds by playing an audit through, verification included.
 
     Training images are 4,096 of those trained on. Copies are 512 of them, disguised. Strangers
-    are of two kinds: 512 images held out, and pseudo-subjects made of 512 training images.
+    are of two kinds: 512 images held out, and pseudo-subjects made of 512 training images. What
+    counts of a stranger is the strongest of its five best matches, registered as in an audit.
 
-    `similar` is the score that all but 0.5 % of the copies reach, and at most `duplicate`, which
-    the best match of 0.1 % of the strangers passes. As many pass `ssim`, by the strongest of their
-    five best matches, registered as in an audit; it is 0.8 at least.
+    `certain` is the SSIM that no stranger passes, whatever the scores. `duplicate` and `ssim` are
+    those that together find the most copies and let 0.1 % of the strangers pass, `ssim` being 0.8
+    at least. At most 5 % may pass `duplicate` alone, which is all there is where a pair cannot be
+    verified. `similar` is the score that all but 0.5 % of the copies reach, and at most
+    `duplicate`.
     """
     generator = Generator(device_of(encoder)).manual_seed(seed)
     gallery = images.training.some(_GALLERY, generator)
@@ -93,21 +97,37 @@ def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     known = embed(encoder, gallery)
     of_copies = (embed(encoder, copies) * known[: len(copies)]).sum(1)
     nearest = (embed(encoder, strangers) @ known.T).topk(min(_VERIFIED, len(gallery)), 1)
-    duplicate = _passed_by_few(nearest.values[:, 0])
-    similar = max(min(_floored(of_copies.quantile(_MISSED)), duplicate), -1.0)
-    thresholds = Thresholds(similar, duplicate)
-    chosen = torch.from_numpy(proposed(nearest.values.cpu().numpy(), thresholds))
-    query, rank = chosen.nonzero(as_tuple=True)
-    likeness = torch.full(chosen.shape, -1.0)
-    likeness[query, rank] = _verified(strangers[query], gallery[nearest.indices[query, rank]]).cpu()
-    ssim = max(_passed_by_few(likeness.amax(1)), thresholds.ssim)
-    return replace(thresholds, ssim=ssim)
+    alike = _verified(copies, copied)
+    likeness = _verified(
+        strangers.repeat_interleave(nearest.indices.shape[1], 0),
+        gallery[nearest.indices.flatten()],
+    ).view_as(nearest.values)
+    least = float(nearest.values[:, 0].quantile(1 - _FALSE_UNVERIFIED))
+    duplicate, ssim = _both(of_copies, alike, nearest.values, likeness, least)
+    similar = min(_floored(of_copies.quantile(_MISSED)), duplicate)
+    certain = min(max(_ceiled(likeness.amax()), ssim), 0.999)
+    return Thresholds(max(similar, -1.0), duplicate, ssim, certain)
 
 
-def _passed_by_few(strongest: Tensor) -> float:
-    """Return what all but 0.1 % of the strangers stay below, and 1 does not: (S,)."""
-    bound = float(strongest.quantile(1 - _FALSE, interpolation="higher"))
-    return min(math.ceil(bound * 1000) / 1000, 0.999)
+def _both(
+    of_copies: Tensor, alike: Tensor, of_strangers: Tensor, likeness: Tensor, least: float
+) -> tuple[float, float]:
+    """Choose the thresholds of score and SSIM, the score's at `least` or above.
+
+    Of several that find as many copies, those in the middle: there is room on both sides.
+    Scores and SSIM of copies (C,) and of the best matches of strangers (S, k).
+    """
+    tried = []
+    for bound in torch.linspace(least, max(least, float(of_copies.amax())), _TRIED).tolist():
+        score = min(_ceiled(bound), 0.999)
+        passing = torch.where(of_strangers > score, likeness, -1.0).amax(1)
+        ssim = min(_ceiled(passing.quantile(1 - _FALSE, interpolation="higher")), 0.999)
+        ssim = max(ssim, _LEAST_SSIM)
+        found = float(((of_copies > score) & (alike > ssim)).float().mean())
+        tried.append((found, score, ssim))
+    most = max(found for found, _, _ in tried)
+    best = [(score, ssim) for found, score, ssim in tried if found == most]
+    return best[len(best) // 2]
 
 
 def _verified(synthetic: Tensor, training: Tensor) -> Tensor:
@@ -121,6 +141,10 @@ def _resized(images: Tensor) -> Tensor:
         return images
     sized = functional.interpolate(images[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)
     return restandardise(sized[:, 0])
+
+
+def _ceiled(value: Tensor | float) -> float:
+    return math.ceil(float(value) * 1000) / 1000
 
 
 def _floored(value: Tensor | float) -> float:

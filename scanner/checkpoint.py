@@ -38,14 +38,16 @@ BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 class Thresholds:
     """The scores above which a match is `similar`, and above which it is `duplicate`.
 
-    A pair that was verified is a duplicate when its SSIM is above `ssim`, whatever its score. The
-    defaults of the scores are the reference's (arXiv:2509.16582). That of the SSIM is below what a
-    copy with noise of 5 % of the range has, and far below what a clean one has.
+    A pair that was verified is a duplicate when its SSIM is above `certain`, whatever its score, or
+    above `ssim` with a score above `duplicate`. The defaults of the scores are the reference's
+    (arXiv:2509.16582). That of `ssim` is below what a copy with noise of 5 % of the range has, that
+    of `certain` below what one that was turned, shifted or compressed has.
     """
 
     similar: float = 0.60
     duplicate: float = 0.85
     ssim: float = 0.80
+    certain: float = 0.95
 
     def __post_init__(self) -> None:
         if not -1 <= self.similar <= self.duplicate <= 1:
@@ -53,8 +55,11 @@ class Thresholds:
                 f"thresholds must satisfy -1 <= similar <= duplicate <= 1, "
                 f"found similar {self.similar:g}, duplicate {self.duplicate:g}"
             )
-        if not -1 <= self.ssim <= 1:
-            raise CheckpointError(f"the threshold of ssim must be in -1 to 1, found {self.ssim:g}")
+        if not -1 <= self.ssim <= self.certain <= 1:
+            raise CheckpointError(
+                f"thresholds must satisfy -1 <= ssim <= certain <= 1, "
+                f"found ssim {self.ssim:g}, certain {self.certain:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,16 +65,16 @@ _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 class QueryConfig:
     """How synthetic images are judged; a threshold of None is the checkpoint's own.
 
-    With `verify`, pairs whose score is above `similar` are registered, and the best of every image;
-    these are duplicates when their SSIM is above `ssim`, all others when their score is above
-    `duplicate`. `training` is where the training images are now, None: where they were when they
-    were indexed.
+    With `verify`, pairs whose score is above `similar` are registered, and the best of every image,
+    and judged by their SSIM too (`verdicts`). `training` is where the training images are now,
+    None: where they were when they were indexed.
     """
 
     top_k: int = 5
     similar: float | None = None
     duplicate: float | None = None
     ssim: float | None = None
+    certain: float | None = None
     verify: bool = True
     training: Path | None = None
     embed: EmbedConfig = field(default_factory=EmbedConfig)
@@ -376,7 +376,15 @@ def _require_encoder(path: Path, found: str, wanted: str) -> None:
 
 
 def _thresholds(default: Thresholds, config: QueryConfig) -> Thresholds:
-    chosen = {"similar": config.similar, "duplicate": config.duplicate, "ssim": config.ssim}
+    certain = config.certain
+    if certain is None and config.ssim is not None:
+        certain = max(thresholds.certain, config.ssim)
+    chosen = {
+        "similar": config.similar,
+        "duplicate": config.duplicate,
+        "ssim": config.ssim,
+        "certain": certain,
+    }
     try:
         return replace(default, **{name: each for name, each in chosen.items() if each is not None})
     except CheckpointError as error:

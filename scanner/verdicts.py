@@ -4,9 +4,9 @@
 
 As the reference labels pairs (arXiv:2509.16582): a score above `duplicate` is a duplicate, one
 above `similar` is similar, and all else is different. The score only estimates SSIM, so it
-proposes and the SSIM disposes: the pairs of `proposed` are to be verified, and one that was
-is a duplicate when its SSIM after registration is above `ssim`, and only then. An image's verdict
-is that of its best match.
+proposes and the SSIM disposes: the pairs of `proposed` are to be verified, and one that was is a
+duplicate when its SSIM after registration is above `certain`, or above `ssim` with a score above
+`duplicate`, and only then. An image's verdict is that of its best match.
 """
 
 import numpy as np
@@ -46,6 +46,7 @@ def judge(
     verdicts = np.searchsorted(bounds, scores, side="left").astype(np.int8)
     if ssim is None:
         return verdicts
-    alike = ssim > np.float32(thresholds.ssim)
-    verified = np.where(alike, _DUPLICATE, np.minimum(verdicts, _SIMILAR))
-    return np.where(np.isnan(ssim), verdicts, verified)
+    unlike = ssim <= np.float32(thresholds.ssim)  # false for NaN, as is the next
+    certain = ssim > np.float32(thresholds.certain)
+    verdicts = np.where(unlike, np.minimum(verdicts, _SIMILAR), verdicts)
+    return np.where(certain, _DUPLICATE, verdicts)

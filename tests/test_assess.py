@@ -1,5 +1,6 @@
 """Assessments and thresholds, on encoders of which it is known what they see."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,28 +72,52 @@ def test_an_assessment_tells_encoders_that_see_from_one_that_does_not(images):
     assert assess(_Pixels(), images.validation, 0) == seeing
 
 
-def test_no_threshold_lets_more_than_one_stranger_in_a_thousand_pass():
-    """Against counting, for many strangers and for few."""
-    for count in (1, 300, 1024, 5000):
-        strongest = torch.rand(count, generator=torch.Generator().manual_seed(count)) * 0.9
-        bound = module._passed_by_few(strongest)
-        assert (strongest > bound).sum() <= count // 1000
-        assert (strongest > bound - 0.0011).sum() > (count - 1) // 1000
-    assert module._passed_by_few(torch.ones(5)) == 0.999
+def test_both_thresholds_are_the_best_pair_that_keeps_strangers_out():
+    """Against every pair of thresholds there is."""
+    generator = torch.Generator().manual_seed(4)
+    copies = 0.6 + 0.4 * torch.rand(200, generator=generator)
+    alike = 0.75 + 0.25 * torch.rand(200, generator=generator)
+    strangers = 0.9 * torch.rand(300, 3, generator=generator)
+    likeness = 0.93 - 0.15 * strangers + 0.03 * torch.randn(300, 3, generator=generator)
+    least = 0.62
+    score, ssim = module._both(copies, alike, strangers, likeness, least)
+    assert score >= least
+
+    def passing(score, ssim):
+        return int(((strangers > score) & (likeness > ssim)).any(1).sum())
+
+    def found(score, ssim):
+        return int(((copies > score) & (alike > ssim)).sum())
+
+    assert passing(score, ssim) <= 1  # one in a thousand of 300, rounded up
+    grid = np.linspace(0.62, 0.99, 75)
+    best = max(
+        found(each, other)
+        for each in grid
+        for other in np.linspace(0.8, 0.99, 100)
+        if passing(each, other) == 0
+    )
+    assert found(score, ssim) >= 0.95 * best
 
 
-def test_the_threshold_of_ssim_is_of_the_pairs_that_an_audit_registers(images, monkeypatch):
-    """Of strangers that only their best match is proposed for, the others do not count."""
-    asked = []
+def test_thresholds_leave_room_on_both_sides_where_copies_and_strangers_are_far_apart():
+    copies, alike = torch.full((100,), 0.98), torch.full((100,), 0.97)
+    strangers, likeness = torch.full((100, 3), 0.6), torch.full((100, 3), 0.3)
+    score, ssim = module._both(copies, alike, strangers, likeness, 0.7)
+    assert 0.8 < score < 0.9
+    assert ssim == 0.8
+
+
+def test_no_stranger_of_the_audit_is_a_duplicate_for_certain(images, monkeypatch):
+    """The threshold is above the strongest pair of a stranger, not above the copies."""
+    registered = []
 
     def alike(synthetic, training):
-        asked.append(len(synthetic))
-        return torch.linspace(0, 0.9, len(synthetic))
+        registered.append(torch.rand(len(synthetic), generator=torch.Generator().manual_seed(0)))
+        return 0.9 * registered[-1]
 
     monkeypatch.setattr(module, "_verified", alike)
-    assert fit_thresholds(_Pixels(), images, 0).ssim == 0.9
-    monkeypatch.setattr(module, "_MISSED", 1)  # `similar` is above what any stranger scores
-    assert fit_thresholds(_Pixels(), images, 0).ssim == 0.9
-    strangers = asked[0] // 5
-    assert asked[0] == 5 * strangers
-    assert strangers <= asked[1] < 2 * strangers
+    found = fit_thresholds(_Pixels(), images, 0)
+    copies, strangers = (0.9 * each for each in registered)
+    assert len(strangers) > len(copies)
+    assert strangers.max() <= found.certain <= strangers.max() + 0.0011

@@ -88,12 +88,17 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
 
 
 def test_the_table_says_what_makes_a_duplicate(run, indexed):
-    assert "SSIM > 0.8 " in run("query", "--synthetic", "synthetic")[1]
-    assert "score > 0.9999" in run("query", "--synthetic", "synthetic", "--no-verify")[1]
-    Path("training/11.png").unlink()
-    _, out, err = run("query", "--synthetic", "synthetic", "--top-k", "1", "--ssim", "0.7")
-    assert "SSIM > 0.7; not registered: score > 0.9999" in " ".join(out.split())
-    assert "Pairs not verified: 1" in err
+    def printed(*options):
+        _, out, _ = run("query", "--synthetic", "synthetic", *options)
+        return out
+
+    assert "SSIM > 0.95, or score > 0.9999 and SSIM > 0.8" in printed()
+    assert "SSIM > 0.97, or score > 0.9999 and SSIM > 0.97" in printed("--ssim", "0.97")
+    assert "SSIM > 0.9, or score > 0.9999 and SSIM > 0.8" in printed("--certain", "0.9")
+    assert "SSIM >" not in printed("--no-verify")
+    code, _, err = run("query", "--synthetic", "synthetic", "--certain", "0.7")
+    assert code == 1
+    assert "found ssim 0.8, certain 0.7" in err
 
 
 def test_json_is_the_summary_and_nothing_else(run, indexed):

@@ -120,7 +120,12 @@ def test_the_summary_counts_every_image_and_names_what_was_used(built, report):
     assert counts["listed"] == counts["judged"] == 10
     assert counts["duplicate"] + counts["similar"] + counts["different"] == 10
     assert counts["duplicate"] == 4
-    assert summary["thresholds"] == {"similar": 0.6, "duplicate": 0.999, "ssim": 0.8}
+    assert summary["thresholds"] == {
+        "similar": 0.6,
+        "duplicate": 0.999,
+        "ssim": 0.8,
+        "certain": 0.95,
+    }
     fingerprint = checkpoint.load(built / "encoder.safetensors").fingerprint
     assert summary["fingerprints"]["encoder"] == fingerprint
     assert describe(built / "index")["encoder"] == fingerprint

@@ -79,12 +79,12 @@ def test_row_18_a_score_that_is_not_finite_is_no_verdict(value):
 
 
 @given(SCORES, st.one_of(st.just(float("nan")), SCORES))
-def test_a_verified_pair_is_a_duplicate_by_its_ssim_and_no_other_way(score, ssim):
-    thresholds = Thresholds(0.3, 0.8, ssim=0.5)
+def test_a_verified_pair_is_a_duplicate_with_both_or_for_certain(score, ssim):
+    thresholds = Thresholds(0.3, 0.8, ssim=0.5, certain=0.9)
     pair = (np.array([[value]], np.float32) for value in (score, ssim))
     verdict = VERDICTS[judge(next(pair), thresholds, next(pair))[0, 0]]
-    verified = not np.isnan(ssim)
-    if (verified and ssim > np.float32(0.5)) or (not verified and score > np.float32(0.8)):
+    both = score > np.float32(0.8) and (np.isnan(ssim) or ssim > np.float32(0.5))
+    if both or ssim > np.float32(0.9):
         assert verdict == "duplicate"
     else:
         assert verdict == ("similar" if score > np.float32(0.3) else "different")

@@ -132,7 +132,7 @@ def test_a_copy_that_scores_low_is_a_duplicate_where_it_is_the_best_match(built)
     assert len(looked) == 1
     assert looked[0]["score"] == max(row["score"] for row in turned)
     assert looked[0]["rank"] == 1
-    assert looked[0]["verdict"] == ("duplicate" if looked[0]["ssim"] > 0.8 else "different")
+    assert looked[0]["verdict"] == ("duplicate" if looked[0]["ssim"] > 0.95 else "different")
 
 
 def test_flagged_csv_has_the_transform_in_columns(built):

@@ -378,7 +378,7 @@ def _require_encoder(path: Path, found: str, wanted: str) -> None:
 def _thresholds(default: Thresholds, config: QueryConfig) -> Thresholds:
     certain = config.certain
     if certain is None and config.ssim is not None:
-        certain = max(thresholds.certain, config.ssim)
+        certain = max(default.certain, config.ssim)
     chosen = {
         "similar": config.similar,
         "duplicate": config.duplicate,

@@ -146,6 +146,14 @@ def test_impossible_thresholds_are_refused(similar, duplicate):
         Thresholds(similar, duplicate)
 
 
+@pytest.mark.parametrize(
+    ("ssim", "certain"), [(0.9, 0.8), (-1.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)]
+)
+def test_impossible_thresholds_of_ssim_are_refused(ssim, certain):
+    with pytest.raises(CheckpointError, match="-1 <= ssim <= certain <= 1, found ssim"):
+        Thresholds(ssim=ssim, certain=certain)
+
+
 # Row 35: what is not a checkpoint.
 
 
@@ -526,5 +534,5 @@ def test_row_35_any_other_torchscript_is_refused(network, tmp_path):
 def test_row_35_a_converted_checkpoint_is_not_mistaken_for_torchscript(saved, tmp_path):
     with pytest.raises(CheckpointError, match="not TorchScript"):
         convert(saved, tmp_path / "out")
-    assert asdict(load(saved).thresholds) == {"similar": 0.5, "duplicate": 0.75, "ssim": 0.8}
+    assert load(saved).thresholds == Thresholds(0.5, 0.75)
     assert _opened(saved)[0]["format"] == FORMAT

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import stat
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -120,12 +121,7 @@ def test_the_summary_counts_every_image_and_names_what_was_used(built, report):
     assert counts["listed"] == counts["judged"] == 10
     assert counts["duplicate"] + counts["similar"] + counts["different"] == 10
     assert counts["duplicate"] == 4
-    assert summary["thresholds"] == {
-        "similar": 0.6,
-        "duplicate": 0.999,
-        "ssim": 0.8,
-        "certain": 0.95,
-    }
+    assert summary["thresholds"] == asdict(Thresholds(0.6, 0.999))
     fingerprint = checkpoint.load(built / "encoder.safetensors").fingerprint
     assert summary["fingerprints"]["encoder"] == fingerprint
     assert describe(built / "index")["encoder"] == fingerprint

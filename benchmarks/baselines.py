@@ -21,6 +21,7 @@ from torch.nn import functional
 from deepssim_scan import checkpoint
 from deepssim_scan.encoder import embed
 from deepssim_scan.ssim import image_range, ssim, ssim_matrix
+from deepssim_scan.views import best_scores, embed_views
 
 BATCH = 32
 _SSIM_STRIDE = 4  # windows skipped when every image is compared with every other
@@ -32,12 +33,20 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way: `represent` images (N, H, W) as (N, ...), `compare` all with all, or pairs."""
+    """One way: `represent` images (N, H, W) as (N, ...), `compare` all with all, or pairs.
+
+    Queries are represented as `look` says, where it is not the same.
+    """
 
     name: str
     represent: Callable[[Grey], Tensor]
     compare: Callable[[Tensor, Tensor], Tensor] = lambda queries, gallery: queries @ gallery.T
     pairs: Callable[[Tensor, Tensor], Tensor] = lambda first, second: (first * second).sum(1)
+    look: Callable[[Grey], Tensor] | None = None
+
+    def seen(self, queries: Grey) -> Tensor:
+        """Represent queries (N, H, W)."""
+        return (self.look or self.represent)(queries)
 
     def scores(self, queries: Tensor, gallery: Tensor) -> Scores:
         """Score every query with every image of the gallery: (Q, N)."""
@@ -46,12 +55,18 @@ class Method:
         )
 
 
-def of_encoder(name: str, path: Path) -> Method:
-    """Score as a checkpoint's encoder does."""
+def of_encoder(name: str, path: Path, views: int) -> Method:
+    """Score as `query` does with a checkpoint's encoder."""
     loaded = checkpoint.load(path)
     rule = loaded.architecture.standardisation
 
-    return Method(name, lambda images: embed(loaded.encoder, standardised(images, rule), BATCH))
+    return Method(
+        name,
+        lambda images: embed(loaded.encoder, standardised(images, rule), BATCH),
+        best_scores,
+        lambda first, second: (first * second[:, None]).sum(2).amax(1),
+        lambda images: embed_views(loaded.encoder, standardised(images, rule), views, BATCH),
+    )
 
 
 def raw_ssim() -> Method:

@@ -65,6 +65,7 @@ from deepssim_scan.encoder import REFERENCE, Encoder, embed
 from deepssim_scan.files import sha256
 from deepssim_scan.ssim import image_range, ssim
 from deepssim_scan.transform import restandardise
+from deepssim_scan.views import VIEWS
 
 FALSE_POSITIVES = 0.001
 DRAWS = 1_000
@@ -103,9 +104,9 @@ class Figure:
 def main() -> None:
     """Measure every method on every person, print the tables and write them."""
     options = _options()
-    methods = [of_encoder("encoder", options.encoder)]
+    methods = [of_encoder("encoder", options.encoder, options.views)]
     methods += [METHODS[name]() for name in options.only if name in METHODS]
-    methods += [of_encoder(name, path) for name, path in options.also]
+    methods += [of_encoder(name, path, options.views) for name, path in options.also]
     methods += [contrastive(options.contrastive)] if options.contrastive else []
     people = {}
     for name in options.people:
@@ -158,13 +159,13 @@ def measured(
     rng = np.random.default_rng(options.seed)
     known = method.represent(gallery)
     strangers, hardest = (
-        method.scores(method.represent(images), known).max(1)
+        method.scores(method.seen(images), known).max(1)
         for images in (queries.strangers, queries.hardest)
     )
     strangers = strangers.reshape(options.strangers, -1)  # by subject
     best, found = {}, {}
     for kind, images in queries.copies.items():
-        scores = method.scores(method.represent(images), known)
+        scores = method.scores(method.seen(images), known)
         best[kind] = scores.max(1)
         found[kind] = _right(scores, queries.sources[kind])
     every, right = np.concatenate(list(best.values())), np.concatenate(list(found.values()))
@@ -275,8 +276,8 @@ def agreement(
     method: Method, pairs: Pairs, how: str, rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
     """Return how far a method's scores are from the SSIM, and how they go along with it."""
-    first, second = (method.represent(images) for images in getattr(pairs, how))
-    scores = method.pairs(first, second).numpy()
+    first, second = getattr(pairs, how)
+    scores = method.pairs(method.seen(first), method.represent(second)).numpy()
     both = np.stack([scores, pairs.ssim], 1)
     return {
         "error": asdict(
@@ -337,7 +338,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _options() -> argparse.Namespace:
     sizes = {"subjects": 100, "strangers": 60, "hardest": 10, "copies": 100}
-    sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7}
+    sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7, "views": len(VIEWS)}
     made = parser(__doc__, sizes)
     add_encoder(made)
     made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])

@@ -32,6 +32,7 @@ from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.registration import Registration, register
 from deepssim_scan.verdicts import VERDICTS, judge, proposed
 from deepssim_scan.verify import strongest_first
+from deepssim_scan.views import VIEWS
 
 WITHIN = 0.5  # degrees
 DUPLICATE = VERDICTS.index("duplicate")
@@ -66,12 +67,12 @@ def main() -> None:
 def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
     """Return what registration makes of one person's copies and strangers."""
     gallery, queries = draw(person(name), options)
-    method = of_encoder("encoder", options.encoder)
+    method = of_encoder("encoder", options.encoder, len(VIEWS))
     known = method.represent(gallery)
     kinds: dict[str, dict[str, float]] = {}
     for kind, images in queries.copies.items():
         sources = queries.sources[kind]
-        scores = method.scores(method.represent(images), known)
+        scores = method.scores(method.seen(images), known)
         truth = register(standardised(images), standardised(gallery[sources]))
         flip, angle = right_geometry(kind, truth)
         best, verdicts = reranked(images, gallery, scores, thresholds, options.top_k)
@@ -93,7 +94,7 @@ def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> 
     flagged = {}
     for who, subjects in strangers.items():
         images = subjects.reshape(-1, SIDE, SIDE)
-        scores = method.scores(method.represent(images), known)
+        scores = method.scores(method.seen(images), known)
         _, verdicts = reranked(images, gallery, scores, thresholds, options.top_k)
         by_score = judge(scores.max(1), thresholds) == DUPLICATE
         duplicates = (verdicts == DUPLICATE).reshape(len(subjects), -1)

@@ -27,6 +27,8 @@ from deepssim_scan.encoder import ARCHITECTURES, Architecture, pick_device
 from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.listing import Selection
 from deepssim_scan.scan import QueryConfig
+from deepssim_scan.verdicts import VERIFIED
+from deepssim_scan.views import VIEWS
 from deepssim_scan.workers import Limits
 
 FLAGGED, INCOMPLETE = 3, 4
@@ -173,6 +175,12 @@ def query(
     window: Window = None,
     subject_key: SubjectKey = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches kept per image.")] = 5,
+    views: Annotated[
+        int,
+        typer.Option(
+            min=1, max=len(VIEWS), help="How often each image is looked at, moved a little."
+        ),
+    ] = len(VIEWS),
     similar: Annotated[
         float | None,
         typer.Option(help="Score above which a match is similar.", show_default="the encoder's"),
@@ -200,7 +208,7 @@ def query(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option(help="Register the best match of each image, and all above similar."),
+        typer.Option(help=f"Register each image's best {VERIFIED} matches, and all above similar."),
     ] = True,
     training: Annotated[
         Path | None,
@@ -227,7 +235,8 @@ def query(
             pick_device(device),
             workers=workers,
         )
-        config = QueryConfig(top_k, similar, duplicate, ssim, certain, verify, training, embed)
+        thresholds = similar, duplicate, ssim, certain
+        config = QueryConfig(top_k, views, *thresholds, verify, training, embed)
     with reporting(console.messages) as progress:
         result = scan.query(synthetic, index, report, config, progress)
     if json:

@@ -1,7 +1,7 @@
 """Each query's nearest training images, through a FAISS flat inner-product index of a store.
 
     store -> folder: flat.faiss, index.json
-    queries (Q, D) float32, k -> Matches: rows (Q, k) int64, scores (Q, k) float32
+    queries (Q, D) or their views (Q, V, D) float32, k -> Matches: rows (Q, k), scores (Q, k)
 
 Both sides are unit-norm, so the inner product is the cosine, in [-1, 1]. FAISS only proposes
 candidates: its last bits change with the batch and the threads. The scores are computed again
@@ -78,11 +78,15 @@ def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManife
 
     `beside` names files of `folder` whose SHA-256 index.json is to record as well.
 
-    Raises InputError for a store without rows, Damaged for rows that are not those that were
-    embedded, or when flat.faiss does not read back as FAISS wrote it.
+    Raises InputError for a store without rows, or with several views of an image, Damaged for rows
+    that are not those that were embedded, or when flat.faiss does not read back as FAISS wrote it.
     """
     if store.rows == 0:
         raise InputError(f"{store.folder}: holds no embedded image, so there is nothing to index.")
+    if store.manifest.views > 1:
+        raise InputError(
+            f"{store.folder}: holds {store.manifest.views} views of each image; an index has one."
+        )
     faiss = _faiss()
     index = faiss.IndexFlatIP(store.dimension)
     for first, rows in store.shards():
@@ -150,6 +154,22 @@ class TrainingIndex:
         for block in _blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
             rows[block], scores[block] = self._search(queries[block], k, wanted)
         return Matches(rows, scores)
+
+    def search_views(self, queries: Vectors, k: int) -> Matches:
+        """Return the best min(k, rows) training rows of queries seen in several views (Q, V, D).
+
+        The score of a training row is that with the best view. A row that is among the best k of
+        the query is among the best k of that view, too. Raises what `search` does.
+        """
+        count, views, dimension = queries.shape
+        found = self.search(queries.reshape(-1, dimension), k)
+        k = found.rows.shape[1]
+        ids, scores = found.rows.reshape(count, views * k), found.scores.reshape(count, views * k)
+        order = np.lexsort((-scores, ids), axis=-1)
+        ids, scores = np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
+        again = np.zeros(ids.shape, bool)
+        again[:, 1:] = ids[:, 1:] == ids[:, :-1]
+        return Matches(*_best(ids, np.where(again, -np.inf, scores), k))
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1 as the index holds them, (stop - start, D) float32."""

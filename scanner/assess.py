@@ -13,13 +13,15 @@ from torch.nn import functional
 from deepssim_scan.augment import augment, disguise, other_subject
 from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.encoder import Encoder, device_of, embed
-from deepssim_scan.pools import Images, Pool, pairs, range_weights
+from deepssim_scan.pools import Images, Pool, distinct, pairs, range_weights
 from deepssim_scan.registration import SIDE, register
 from deepssim_scan.transform import restandardise
+from deepssim_scan.verdicts import VERIFIED
+from deepssim_scan.views import best_scores, embed_views
 
-_GALLERY, _QUERIES = 4096, 512  # images of an audit
-_VERIFIED = 5  # matches of a stranger that are registered, as `query` does by default
-_FALSE, _FALSE_UNVERIFIED = 0.001, 0.05  # strangers that may pass both thresholds, and the first
+_GALLERY, _QUERIES = 32_768, 512  # images of an audit
+_PART = 1024  # images embedded at a time
+_FALSE, _FALSE_UNVERIFIED = 0.005, 0.01  # strangers that may pass both thresholds, and the first
 _MISSED = 0.005  # copies that may fall below `similar`
 _LEAST_SSIM = Thresholds().ssim  # of a duplicate, also where the score alone keeps strangers out
 _TRIED = 50  # thresholds of the score tried
@@ -45,7 +47,7 @@ def assess(encoder: Encoder, pool: Pool, seed: int) -> Assessment:
     images = pool.some(_QUERIES, generator)
     known = embed(encoder, images)
     copies, strangers = (
-        embed(encoder, made) @ known.T
+        best_scores(embed_views(encoder, made), known)
         for made in (disguise(images, generator)[0], other_subject(images, generator))
     )
     own = torch.arange(len(images), device=copies.device)
@@ -78,34 +80,39 @@ def score_error(encoder: Encoder, pool: Pool, seed: int, batches: int = 4) -> fl
 def fit_thresholds(encoder: Encoder, images: Images, seed: int) -> Thresholds:
     """Choose the default thresholds by playing an audit through, verification included.
 
-    Training images are 4,096 of those trained on. Copies are 512 of them, disguised. Strangers
-    are of two kinds: 512 images held out, and pseudo-subjects made of 512 training images. What
-    counts of a stranger is the strongest of its five best matches, registered as in an audit.
+    Training images are those trained on, at most 32,768: strangers are the nearer to one of them
+    the more there are. Copies are 512 of them, disguised. Strangers are of two kinds: 512 images
+    held out, and pseudo-subjects made of the 512 that were copied. What counts of a stranger is the
+    strongest of its five best matches, registered as in an audit, and all are looked at in several
+    views.
 
-    `certain` is the SSIM that no stranger passes, whatever the scores. `duplicate` and `ssim` are
-    those that together find the most copies and let 0.1 % of the strangers pass, `ssim` being 0.8
-    at least. At most 5 % may pass `duplicate` alone, which is all there is where a pair cannot be
-    verified. `similar` is the score that all but 0.5 % of the copies reach, and at most
-    `duplicate`.
+    `certain` is the SSIM that all but 0.5 % of the strangers stay below, whatever the scores: the
+    strongest are slices with next to nothing on them. `duplicate` and `ssim` are those that
+    together find the most copies and let 0.5 % of the strangers pass, `ssim` being 0.8 at least. At
+    most 1 % may pass `duplicate` alone, which is all there is where a pair cannot be verified.
+    `similar` is the score that all but 0.5 % of the copies reach, and at most `duplicate`.
     """
-    generator = Generator(device_of(encoder)).manual_seed(seed)
-    gallery = images.training.some(_GALLERY, generator)
-    copied = gallery[:_QUERIES]
+    generator, training = Generator(device_of(encoder)).manual_seed(seed), images.training
+    gallery = distinct(len(training.pixels), _GALLERY, generator)
+    copied = training.at(gallery[:_QUERIES], generator.device)
     copies = disguise(copied, generator)[0]
     unseen = images.validation.some(_QUERIES, generator)
     strangers = torch.cat([unseen, other_subject(copied, generator)])
-    known = embed(encoder, gallery)
-    of_copies = (embed(encoder, copies) * known[: len(copies)]).sum(1)
-    nearest = (embed(encoder, strangers) @ known.T).topk(min(_VERIFIED, len(gallery)), 1)
+    parts = (training.at(part, generator.device) for part in gallery.split(_PART))
+    known = torch.cat([embed(encoder, part) for part in parts])
+    of_copies = best_scores(embed_views(encoder, copies), known[: len(copies)]).diagonal()
+    of_strangers = best_scores(embed_views(encoder, strangers), known)
+    nearest = of_strangers.topk(min(VERIFIED, len(gallery)), 1)
     alike = _verified(copies, copied)
     likeness = _verified(
         strangers.repeat_interleave(nearest.indices.shape[1], 0),
-        gallery[nearest.indices.flatten()],
+        training.at(gallery[nearest.indices.flatten().cpu()], generator.device),
     ).view_as(nearest.values)
     least = float(nearest.values[:, 0].quantile(1 - _FALSE_UNVERIFIED))
     duplicate, ssim = _both(of_copies, alike, nearest.values, likeness, least)
     similar = min(_floored(of_copies.quantile(_MISSED)), duplicate)
-    certain = min(max(_ceiled(likeness.amax()), ssim), 0.999)
+    strongest = likeness.amax(1).quantile(1 - _FALSE, interpolation="higher")
+    certain = min(max(_ceiled(strongest), ssim), 0.999)
     return Thresholds(max(similar, -1.0), duplicate, ssim, certain)
 
 

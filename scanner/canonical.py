@@ -29,7 +29,6 @@ _HALF = 2  # poses are read at half the resolution
 _POSE_WINDOW, _POSE_FLOOR = 9, 0.03
 _POSE_DEPTH, _POSE_EXPANSION, _POSE_HIDDEN = 2, 2, 128
 _POSE_UNIT = 0.2  # of a radian, and of half a side: about as far as images are moved
-_MISTAKEN, _MISTAKE = 0.3, (0.07, 0.03, 0.03)  # a share in training, and how far off
 _POSE_REACH = 0.4  # radians, and half sides: no image is turned or moved farther than that
 
 
@@ -40,8 +39,7 @@ class Canonical(nn.Module):
 
     The pose is found twice: of the settled image, and again of what that one makes upright, which
     is nearer to upright already. Channels are the settled image put upright by the second, and
-    the same with its brightness evened out. In training, some are not put quite upright, as it
-    happens to images unlike all that poses were learned on.
+    the same with its brightness evened out.
     """
 
     def __init__(self, widths: tuple[int, ...], side: int) -> None:
@@ -53,14 +51,8 @@ class Canonical(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             still = settled(images)
             poses = self.poses(still)
-            found = poses[-1].detach()  # no score teaches a pose
-            upright = _upright(still, self._mistaken(found) if self.training else found)
+            upright = _upright(still, poses[-1].detach())  # no score teaches a pose
             return torch.stack([upright, evened(upright, _WINDOW, _FLOOR)], 1), poses
-
-    def _mistaken(self, poses: Tensor) -> Tensor:
-        """Put some poses (B, 3) off."""
-        off = torch.rand(len(poses), 1, device=poses.device) < _MISTAKEN
-        return poses + off * torch.randn_like(poses) * poses.new_tensor(_MISTAKE)
 
     def poses(self, still: Tensor) -> Tensor:
         """Return the poses of settled images as first found, and as found again: (2, B, 3)."""

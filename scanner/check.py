@@ -119,7 +119,8 @@ def _check_store(folder: Path, findings: _Findings, report: Report) -> None:
 def _check_shard(store: Store, shard: Shard, findings: _Findings) -> None:
     last = shard.stop - 1
     try:
-        bad = first_not_unit(store.read(shard.first, shard.stop))
+        rows = store.read(shard.first, shard.stop)
+        bad = first_not_unit(store.manifest.by_view(rows))
     except Damaged as error:
         findings.add(store.folder, str(error), (shard.first, last))
         return
@@ -289,7 +290,7 @@ def _embed_again(
     with closing(decoded):
         images = (_unchanged(image, wanted, store) for image in decoded)
         kept = (image for image in images if image is not None)
-        embed_into(rows, kept, encoder, source["batch"])
+        embed_into(rows, kept, encoder, source["batch"], store.manifest.views)
     if wanted:
         entry = next(iter(wanted.values()))
         raise InputError(

@@ -32,11 +32,12 @@ from deepssim_scan.embeddings import (
     Vectors,
     first_not_unit,
 )
-from deepssim_scan.encoder import Encoder, device_of, embed, pick_device
+from deepssim_scan.encoder import Encoder, device_of, pick_device
 from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.files import sha256
 from deepssim_scan.images import Decoded, decode_images
 from deepssim_scan.listing import Listing, Selection
+from deepssim_scan.views import embed_views
 from deepssim_scan.workers import Limits
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -95,18 +96,19 @@ def embed_listing(
     config: EmbedConfig,
     stage: str = "images",
     report: Report = silent,
+    views: int = 1,
 ) -> None:
-    """Embed every image of a listing into a finished store at `place`.
+    """Embed every image of a listing, each in so many views, into a finished store at `place`.
 
     Goes on with what an interrupted run of the same arguments left there. Raises InputError when
     not one image could be embedded.
     """
     if not (place / MANIFEST).is_file():
         try:
-            _write_store(listing, place, loaded, config, stage, report)
+            _write_store(listing, place, loaded, config, stage, report, views)
         except StoreMismatch:  # what was left is of other files: it is of no use
             shutil.rmtree(place)
-            _write_store(listing, place, loaded, config, stage, report)
+            _write_store(listing, place, loaded, config, stage, report, views)
     _require_rows(listing.folder, place)
 
 
@@ -117,9 +119,15 @@ def _write_store(
     config: EmbedConfig,
     stage: str,
     report: Report,
+    views: int,
 ) -> None:
-    source, dimension = config.source(listing.folder), loaded.architecture.dimension
-    manifest = StoreManifest(loaded.fingerprint, dimension, config.shard_rows, source=source)
+    manifest = StoreManifest(
+        loaded.fingerprint,
+        loaded.architecture.dimension,
+        config.shard_rows,
+        views=views,
+        source=config.source(listing.folder),
+    )
     with StoreWriter(place, manifest) as writer:
         _embed_rest(listing, writer, loaded, config, stage, report)
         writer.finish(len(listing.files))
@@ -153,7 +161,7 @@ def _embed_rest(
             report(stage, done + count + 1, total)
 
     with closing(decoded):
-        embed_into(writer, images(), encoder, config.batch)
+        embed_into(writer, images(), encoder, config.batch, writer.manifest.views)
 
 
 class Sink(Protocol):
@@ -167,7 +175,9 @@ class Sink(Protocol):
         """Take entries, and a row for each that has no reason."""
 
 
-def embed_into(sink: Sink, images: Iterable[Decoded], encoder: Encoder, size: int) -> None:
+def embed_into(
+    sink: Sink, images: Iterable[Decoded], encoder: Encoder, size: int, views: int
+) -> None:
     """Embed images in batches of `size`, cut where a shard of the sink is full."""
     batch: list[Decoded] = []
     usable = 0
@@ -175,9 +185,9 @@ def embed_into(sink: Sink, images: Iterable[Decoded], encoder: Encoder, size: in
         batch.append(image)
         usable += image.pixels is not None
         if usable == min(size, sink.room):
-            sink.add(*embed_decoded(encoder, batch))
+            sink.add(*embed_decoded(encoder, batch, views))
             batch, usable = [], 0
-    sink.add(*embed_decoded(encoder, batch))
+    sink.add(*embed_decoded(encoder, batch, views))
 
 
 def _place(listing: Listing, entry: Entry, frames: int) -> tuple[int, int]:
@@ -195,17 +205,21 @@ def _check_same(item: list[Decoded], entry: Entry, frames: int) -> None:
         raise StoreMismatch(f"{entry.name!r} is not the file any more that was embedded in part.")
 
 
-def embed_decoded(encoder: Encoder, batch: list[Decoded]) -> tuple[list[Entry], Vectors]:
-    """Embed what was decoded: an entry per image, and a row (D,) per entry without a reason."""
+def embed_decoded(
+    encoder: Encoder, batch: list[Decoded], views: int = 1
+) -> tuple[list[Entry], Vectors]:
+    """Embed what was decoded: an entry per image, and a row (V D,) per entry without a reason."""
     batch = [_large_enough(image, encoder.architecture.least_side) for image in batch]
     vectors: dict[int, Vectors] = {}
     for same_size in _by_size(batch):
-        rows = _embed(encoder, torch.from_numpy(np.stack([plane for _, plane in same_size])))
+        pixels = torch.from_numpy(np.stack([plane for _, plane in same_size]))
+        rows = _embed(encoder, pixels, views)
         vectors |= {place: row for (place, _), row in zip(same_size, rows, strict=True)}
     usable = {place for place, row in vectors.items() if first_not_unit(row[None]) is None}
     entries = [_entry(image, usable=place in usable) for place, image in enumerate(batch)]
     kept = [vectors[place] for place in sorted(usable)]
-    return entries, np.array(kept, np.float32).reshape(-1, encoder.architecture.dimension)
+    width = views * encoder.architecture.dimension
+    return entries, np.array(kept, np.float32).reshape(-1, width)
 
 
 def _large_enough(image: Decoded, least: int) -> Decoded:
@@ -226,12 +240,18 @@ def _by_size(batch: list[Decoded]) -> Iterable[list[tuple[int, Pixels]]]:
     return groups.values()
 
 
-def _embed(encoder: Encoder, pixels: Tensor) -> Vectors:
-    """Embed (n, H, W); when the GPU has no room, half a batch at a time, then on the CPU."""
+def _embed(encoder: Encoder, pixels: Tensor, views: int) -> Vectors:
+    """Embed views: (n, H, W) -> (n, V, D).
+
+    When the GPU has no room, half a batch at a time, then on the CPU.
+    """
     device, size = device_of(encoder), len(pixels)
     while True:
         try:
-            parts = [embed(encoder, part.to(device)).float().cpu() for part in pixels.split(size)]
+            parts = [
+                embed_views(encoder, part.to(device), views).float().cpu()
+                for part in pixels.split(size)
+            ]
             return torch.cat(parts).numpy()
         except torch.OutOfMemoryError:
             if device.type == "cpu":

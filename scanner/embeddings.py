@@ -1,12 +1,13 @@
 """The store on disk: unit-norm embeddings in Zarr, and a catalog of every file in SQLite.
 
-    entries + embeddings (n, D) float32 -> folder -> the same, verified
+    entries + embeddings (n, V D) float32 -> folder -> the same, verified
 
     store.json        the encoder, layout and source, and last of all the seal: counts and digests
     catalog.sqlite    one row per file or frame, embedded or rejected; one row per shard
-    embeddings.zarr   (N, D) float32, one chunk a shard, Crc32c, fill value NaN
+    embeddings.zarr   (N, V D) float32, one chunk a shard, Crc32c, fill value NaN
 
-A shard is written and flushed before the transaction that makes its rows part of the catalog;
+A row holds the embeddings of all views of an image (`views`), of training images the one. A shard
+is written and flushed before the transaction that makes its rows part of the catalog;
 store.json comes last, and a folder without it is not a store. A writer that finds an unfinished
 store goes on after its last whole shard. Rows are read whole shard by whole shard against the
 SHA-256 in the catalog, and the catalog against the one in store.json: a missing chunk (Zarr
@@ -35,7 +36,7 @@ from deepssim_scan.records import check_types, read_json, record, write_json
 Vectors = NDArray[np.float32]
 
 MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zarr"
-FORMAT = 2
+FORMAT = 3
 NORM_TOLERANCE = 1e-3
 
 
@@ -43,6 +44,7 @@ NORM_TOLERANCE = 1e-3
 class StoreManifest:
     """What is fixed before the first row: the encoder's fingerprint (hex), the layout, the source.
 
+    `dimension` is that of one embedding, of which a row has one for each of `views`.
     `source` says which folder was embedded and how, in values that JSON can hold.
     """
 
@@ -51,18 +53,28 @@ class StoreManifest:
     shard_rows: int = 4096
     format: int = FORMAT
     dtype: str = "float32"
+    views: int = 1
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that no store of this format can have."""
         check_types(self)
-        sizes = min(self.dimension, self.shard_rows)
+        sizes = min(self.dimension, self.shard_rows, self.views)
         fixed = (self.format, self.dtype) == (FORMAT, "float32")
         if not re.fullmatch("[0-9a-f]+", self.encoder) or sizes < 1 or not fixed:
             raise InputError(
-                f"{self} must have a hexadecimal encoder, dimension and shard_rows >= 1, "
+                f"{self} must have a hexadecimal encoder, dimension, shard_rows and views >= 1, "
                 f"format {FORMAT} and dtype 'float32'"
             )
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return self.views * self.dimension
+
+    def by_view(self, rows: Vectors) -> Vectors:
+        """Return rows (n, V D) as (n, V, D)."""
+        return rows.reshape(len(rows), self.views, self.dimension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self.folder, self.manifest = folder, manifest
-        self._buffer = np.empty((manifest.shard_rows, manifest.dimension), np.float32)
+        self._buffer = np.empty((manifest.shard_rows, manifest.width), np.float32)
         self._filled = self._last = 0
         self._catalog = CatalogWriter(folder / CATALOG, json.dumps(asdict(manifest)))
         try:
@@ -143,13 +155,13 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         number of embedded entries, or when one is not finite or not of unit norm.
         """
         embedded = [entry for entry in entries if entry.reason is None]
-        wanted = (len(embedded), self.manifest.dimension)
+        wanted = (len(embedded), self.manifest.width)
         if embeddings.shape != wanted or embeddings.dtype != np.float32:
             raise InputError(
                 f"{self.folder}: embeddings are {embeddings.dtype} {embeddings.shape}, "
                 f"and these entries need float32 {wanted}"
             )
-        bad = first_not_unit(embeddings)
+        bad = first_not_unit(self.manifest.by_view(embeddings))
         if bad is not None:
             raise InputError(
                 f"{self.folder}: the embedding of {embedded[bad].name!r} is not finite with norm 1 "
@@ -226,7 +238,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             try:
                 _read_shard(self.folder, array, shard)
             except Damaged:
-                array.resize((shard.first, self.manifest.dimension))
+                array.resize((shard.first, self.manifest.width))
                 break
             whole.append(shard)
         return array, whole
@@ -276,7 +288,7 @@ class Store(AbstractContextManager["Store"]):
         self.catalog.close()
 
     def read(self, start: int, stop: int) -> Vectors:
-        """Return rows `start` to `stop` - 1, (stop - start, D) float32, all of them verified.
+        """Return rows `start` to `stop` - 1, (stop - start, V D) float32, all of them verified.
 
         Every shard that they touch is read whole. Damaged, which names the rows, when a chunk
         is missing, fails its Crc32c, or is not what the catalog's SHA-256 says was written.
@@ -291,10 +303,10 @@ class Store(AbstractContextManager["Store"]):
             self._verified(shard)[max(start - shard.first, 0) : stop - shard.first]
             for shard in touched
         ]
-        return np.concatenate([np.empty((0, self.dimension), np.float32), *parts])
+        return np.concatenate([np.empty((0, self.manifest.width), np.float32), *parts])
 
     def shards(self) -> Iterator[tuple[int, Vectors]]:
-        """Give every row in order, a shard at a time: its first row, and (n, D) float32."""
+        """Give every row in order, a shard at a time: its first row, and (n, V D) float32."""
         return ((shard.first, self._verified(shard)) for shard in self.table)
 
     def verify(self) -> None:
@@ -375,9 +387,10 @@ class Store(AbstractContextManager["Store"]):
 
 
 def first_not_unit(vectors: Vectors) -> int | None:
-    """Return the first of the rows (n, D) that is not finite or has not norm 1, if any."""
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # true for NaN as well
+    """Return the first row of (n, D), or (n, V, D), that is not finite with norm 1, if any."""
+    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
+    wrong = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # true for NaN as well
+    bad = wrong.any(tuple(range(1, wrong.ndim)))
     return int(bad.argmax()) if bad.any() else None
 
 
@@ -405,8 +418,8 @@ def _create_array(path: Path, shards: int, manifest: StoreManifest) -> Any:
             leftover.unlink()
     return zarr.create_array(
         path,
-        shape=(shards * manifest.shard_rows, manifest.dimension),
-        chunks=(manifest.shard_rows, manifest.dimension),
+        shape=(shards * manifest.shard_rows, manifest.width),
+        chunks=(manifest.shard_rows, manifest.width),
         dtype=manifest.dtype,
         fill_value=float("nan"),
         filters=None,
@@ -421,7 +434,7 @@ def _open_array(path: Path, rows: int, manifest: StoreManifest) -> Any:
     except Exception as error:  # zarr lets any error out, from TypeError to KeyError
         raise Damaged(f"{path}: cannot be opened ({error}). Build the store again.") from error
     found = (array.shape, array.chunks, str(array.dtype))
-    shape, chunks = ((n, manifest.dimension) for n in (rows, manifest.shard_rows))
+    shape, chunks = ((n, manifest.width) for n in (rows, manifest.shard_rows))
     if found != (shape, chunks, manifest.dtype):
         raise Damaged(
             f"{path}: its shape, chunks and type are {found}, and {MANIFEST} says "

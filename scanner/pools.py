@@ -42,18 +42,21 @@ class Pool:
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw `count` images, half of them neighbours of the others: (count, H, W) float32."""
         quarter, last = count // 4, len(self.pixels) - 1
-        first, third = _distinct(last, quarter, generator), _distinct(last, quarter, generator)
+        first, third = distinct(last, quarter, generator), distinct(last, quarter, generator)
         apart = torch.randint(
             1, _NAME_DISTANCE + 1, (quarter,), generator=generator, device=generator.device
         ).cpu()
         named = self.by_name[torch.cat([third, (third + apart).clamp_max(last)])]
         chosen = torch.cat([first, first + 1, named])
-        return self.pixels[chosen].to(generator.device).float()
+        return self.at(chosen, generator.device)
 
     def some(self, count: int, generator: Generator) -> Tensor:
         """Draw at most `count` different images: (n, H, W) float32."""
-        chosen = _distinct(len(self.pixels), count, generator)
-        return self.pixels[chosen].to(generator.device).float()
+        return self.at(distinct(len(self.pixels), count, generator), generator.device)
+
+    def at(self, places: Tensor, device: torch.device) -> Tensor:
+        """Return the images at some places: (n, H, W) float32."""
+        return self.pixels[places].to(device).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,6 @@ def _repeated(pixels: list[Tensor], held: Tensor) -> Tensor:
     return torch.tensor([image.numpy().tobytes() in known for image in pixels])
 
 
-def _distinct(stop: int, count: int, generator: Generator) -> Tensor:
+def distinct(stop: int, count: int, generator: Generator) -> Tensor:
     """Draw `count` distinct places below `stop`, on the CPU."""
     return torch.randperm(stop, generator=generator, device=generator.device)[:count].cpu()

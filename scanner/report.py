@@ -23,7 +23,7 @@ from deepssim_scan.catalog import Entry
 from deepssim_scan.errors import Damaged
 from deepssim_scan.files import replacing, shown
 from deepssim_scan.registration import FLIPS
-from deepssim_scan.verdicts import VERDICTS
+from deepssim_scan.verdicts import VERDICTS, VERIFIED
 from deepssim_scan.verify import Verification
 
 MATCHES, FLAGGED, REJECTED, SUMMARY = (
@@ -131,13 +131,14 @@ def count_verdicts(folder: Path) -> dict[str, int]:
 def count_verified(folder: Path, similar: float) -> dict[str, int]:
     """Count the pairs that were registered, those verified, and those that could not be registered.
 
-    Above `similar`, all should have been, and of every image the best.
+    Above `similar`, all should have been, and of every image the best five, which come before all
+    that need not be.
     """
     counts = {"registered": 0, "verified": 0, "not registered": 0}
     for table in _tables(folder / MATCHES):
         looked = pc.is_valid(table["ssim"])
         strong = pc.greater(table["score"], pa.scalar(similar, pa.float32()))
-        wanted = pc.or_(strong, pc.equal(table["rank"], 1))
+        wanted = pc.or_(strong, pc.less_equal(table["rank"], VERIFIED))
         counts["registered"] += pc.sum(looked).as_py() or 0
         counts["verified"] += pc.sum(table["verified"]).as_py() or 0
         counts["not registered"] += pc.sum(pc.and_(wanted, pc.invert(looked))).as_py() or 0

@@ -50,6 +50,7 @@ from deepssim_scan.report import (
 from deepssim_scan.sources import listing_of
 from deepssim_scan.verdicts import judge, proposed
 from deepssim_scan.verify import Side, Verification, Verifier, strongest_first
+from deepssim_scan.views import VIEWS
 
 ENCODER, STORE, SYNTHETIC = "encoder.safetensors", "store", "synthetic"
 PARTS = "parts"
@@ -65,12 +66,14 @@ _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 class QueryConfig:
     """How synthetic images are judged; a threshold of None is the checkpoint's own.
 
-    With `verify`, pairs whose score is above `similar` are registered, and the best of every image,
-    and judged by their SSIM too (`verdicts`). `training` is where the training images are now,
-    None: where they were when they were indexed.
+    `views` says in how many of its `VIEWS` each synthetic image is looked at. With `verify`, pairs
+    whose score is above `similar` are registered, and the best five of every image, and judged by
+    their SSIM too (`verdicts`). `training` is where the training images are now, None: where they
+    were when they were indexed.
     """
 
     top_k: int = 5
+    views: int = len(VIEWS)
     similar: float | None = None
     duplicate: float | None = None
     ssim: float | None = None
@@ -82,6 +85,8 @@ class QueryConfig:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise InputError(f"top_k must be >= 1, found {self.top_k}")
+        if not 1 <= self.views <= len(VIEWS):
+            raise InputError(f"views must be 1 to {len(VIEWS)}, found {self.views}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,7 @@ def query(
             "training": training.digest,
             "thresholds": asdict(thresholds),
             "top_k": config.top_k,
+            "views": config.views,
             "verify": config.verify,
             "training_images": str(config.training.absolute()) if config.training else None,
         }
@@ -206,7 +212,8 @@ class _Audit:
     def run(self, listing: Listing, report: Report) -> None:
         """Embed, search, verify, judge, and write all that the report holds, summary.json last."""
         place, started = self.folder / SYNTHETIC, time.monotonic()
-        embed_listing(listing, place, self.loaded, self.config.embed, "synthetic images", report)
+        config, views = self.config.embed, self.config.views
+        embed_listing(listing, place, self.loaded, config, "synthetic images", report, views)
         embedded = time.monotonic()
         with Store.open(place) as store:
             verifier = self._verifier(store, listing, report) if self.config.verify else None
@@ -244,7 +251,8 @@ class _Audit:
         for number, (first, rows) in enumerate(store.shards()):
             part = parts / f"{number:08d}.parquet"
             if not part.is_file():
-                found = self.search.search(rows, self.config.top_k)
+                views = store.manifest.by_view(rows)
+                found = self.search.search_views(views, self.config.top_k)
                 self._write_part(part, store, first, found, verifier)
             report("searched", first + len(rows), store.rows)
             yield part
@@ -295,6 +303,7 @@ class _Audit:
             "verification": self._verified(),
             "top_k": min(self.config.top_k, self.training.rows),
             "top_k_asked": self.config.top_k,
+            "views": self.config.views,
             "fingerprints": {
                 "encoder": self.loaded.fingerprint,
                 "training": self.training.digest,

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from deepssim_scan.checkpoint import Thresholds
 
 VERDICTS = ("different", "similar", "duplicate")
+VERIFIED = 5  # matches of every image
 _SIMILAR, _DUPLICATE = np.int8(1), np.int8(2)  # their places there
 
 
 def proposed(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Choose the pairs to verify: above `similar`, and the best of every image, whatever its score.
+    """Choose the pairs to verify: above `similar`, and the best five of every image in any case.
 
     scores (Q, k) in descending order -> chosen (Q, k)
     """
     chosen = judge(scores, thresholds) >= _SIMILAR
-    chosen[:, :1] = True
+    chosen[:, :VERIFIED] = True
     return chosen
 
 

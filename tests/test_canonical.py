@@ -184,7 +184,7 @@ def test_no_score_teaches_a_pose_and_no_pose_a_score(images):
 
 @torch.no_grad()
 def test_contrast_and_pose_are_undone_in_full_precision(images):
-    network = Canonical((16,), SIDE).eval()
+    network = Canonical((16,), SIDE)
     exact = network(images)
     with torch.autocast("cpu", torch.bfloat16):
         assert all(map(torch.equal, network(images), exact))
@@ -192,7 +192,7 @@ def test_contrast_and_pose_are_undone_in_full_precision(images):
 
 @torch.no_grad()
 def test_channels_are_the_upright_image_settled_and_evened(images):
-    network = Canonical((16,), SIDE).eval()
+    network = Canonical((16,), SIDE)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     channels, (first, pose) = network(images)
@@ -201,17 +201,6 @@ def test_channels_are_the_upright_image_settled_and_evened(images):
     upright = read_at(settled(images), pose[:, 0], pose[:, 1:])
     torch.testing.assert_close(channels[:, 0], upright)
     torch.testing.assert_close(channels[:, 1], evened(channels[:, 0], 17, 0.05))
-
-
-@torch.no_grad()
-def test_some_images_are_not_put_upright_in_training(images):
-    many = images.repeat(16, 1, 1)
-    network = Canonical((16,), SIDE)
-    torch.manual_seed(0)
-    (trained, poses), (used, found) = network(many), network.eval()(many)
-    assert torch.equal(poses, found)
-    off = (trained != used).flatten(1).any(1).float().mean()
-    assert 0.25 < off < 0.35
 
 
 def test_a_pose_is_learnt_from_placements_alone(images):

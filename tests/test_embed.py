@@ -167,20 +167,20 @@ def test_row_36_a_gpu_without_room_gives_the_same_embeddings(monkeypatch, loaded
         for image in item
     ]
     entries, rows = embed.embed_decoded(loaded.encoder, decoded)
-    exact, sizes = embed.embed, []
+    exact, sizes = embed.embed_views, []
     on_cpu = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(embed, "device_of", lambda encoder: torch.device("meta"))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
     monkeypatch.setattr(type(loaded.encoder), "cpu", lambda self: on_cpu.append(True))
 
-    def small(encoder, pixels, batch=64):
+    def small(encoder, pixels, views):
         sizes.append(len(pixels))
         if len(pixels) > room and not on_cpu:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return exact(encoder, pixels, batch)
+        return exact(encoder, pixels, views)
 
-    monkeypatch.setattr(embed, "embed", small)
+    monkeypatch.setattr(embed, "embed_views", small)
     found_entries, found = embed.embed_decoded(loaded.encoder, decoded)
     assert found_entries == entries
     assert np.abs(found - rows).max() < 1e-6
@@ -209,7 +209,7 @@ def test_row_36_a_cpu_without_memory_is_an_error(monkeypatch, loaded, images):
         raise torch.OutOfMemoryError("no memory")
 
     item = next(iter(embed.decode_images(list_images(images), TINY.standardisation, workers=0)))
-    monkeypatch.setattr(embed, "embed", none)
+    monkeypatch.setattr(embed, "embed_views", none)
     with pytest.raises(torch.OutOfMemoryError):
         embed.embed_decoded(loaded.encoder, item)
 

@@ -134,6 +134,35 @@ def test_more_near_ties_than_the_margin_are_ordered_by_their_true_scores() -> No
     assert any(lost), "FAISS alone found them all: this test no longer tests the second look"
 
 
+@pytest.mark.parametrize(("count", "k"), [(60, 1), (60, 7), (3, 5)])
+def test_of_several_views_the_best_counts(count: int, k: int) -> None:
+    """Ties too, of rows that are the same, and of views that are."""
+    rows = unit(count)
+    rows[2] = rows[1]
+    views = unit(10 * 4, seed=1).reshape(10, 4, 8)
+    views[0, 1], views[1, 2], views[1, 3] = rows[2], views[1, 0], rows[0]
+    best = np.stack([brute_force(rows, each, count).scores for each in views])
+    ids = np.stack([brute_force(rows, each, count).rows for each in views])
+    with indexed(rows) as opened:
+        found = opened.search_views(views, k)
+        assert opened.search_views(views[:0], k).rows.shape == (0, min(k, count))
+        assert same(opened.search_views(views[:, :1], k), opened.search(views[:, 0], k))
+    for query in range(10):
+        scores = {row: best[query][ids[query] == row].max() for row in range(count)}
+        wanted = sorted(range(count), key=lambda row: (-scores[row], row))[:k]
+        assert found.rows[query].tolist() == wanted
+        assert found.scores[query].tolist() == [scores[row] for row in wanted]
+
+
+def test_a_store_of_several_views_is_not_indexed(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16, views=2)) as writer:
+        facts = ("", "", 1, 1, 1, "", "L", "", None, "")
+        writer.add([Entry("0.png", *facts)], unit(2).reshape(1, 16))
+        writer.finish(1)
+    with Store.open(tmp_path / "s") as store, pytest.raises(InputError, match="holds 2 views"):
+        flat.build(store, tmp_path / "index")
+
+
 def test_blocks_and_threads_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = unit(500, 64), unit(60, 64, seed=1)
     threads = faiss.omp_get_max_threads()

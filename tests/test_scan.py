@@ -27,6 +27,7 @@ from deepssim_scan.files import shown
 from deepssim_scan.images import decode_images
 from deepssim_scan.listing import list_images
 from deepssim_scan.scan import QueryConfig
+from deepssim_scan.views import VIEWS
 
 ONE = EmbedConfig(device="cpu", workers=1)
 
@@ -87,7 +88,9 @@ def strength(row):
 def test_matches_are_those_of_a_brute_force_search(built, report):
     with Store.open(built / "index" / "store") as known, Store.open(report / "synthetic") as asked:
         names = known.paths()
-        scores = asked.read(0, 10).astype(float) @ known.read(0, 30).astype(float).T
+        views = asked.manifest.by_view(asked.read(0, 10)).astype(float)
+        scores = (views @ known.read(0, 30).astype(float).T).max(1)
+    assert views.shape == (10, len(VIEWS), TINY.dimension)
     order = np.argsort(-scores, axis=1)[:, :3]
     table = pq.read_table(report / "matches.parquet").to_pylist()
     assert [row["rank"] for row in table] == [1, 2, 3] * 10
@@ -96,6 +99,27 @@ def test_matches_are_those_of_a_brute_force_search(built, report):
         found = {row["training"]: row["score"] for row in rows}
         assert found == {names[i]: pytest.approx(scores[number, i], abs=1e-6) for i in best}
         assert rows == sorted(rows, key=strength, reverse=True)
+
+
+@pytest.mark.parametrize("views", [0, 6])
+def test_views_that_there_are_not_are_refused(views):
+    with pytest.raises(InputError, match=f"views must be 1 to 5, found {views}"):
+        QueryConfig(views=views)
+
+
+def test_with_more_views_no_score_is_lower(built, tmp_path):
+    found = []
+    for views in (1, len(VIEWS)):
+        folder = tmp_path / str(views)
+        config = QueryConfig(top_k=30, views=views, verify=False, embed=ONE)
+        result = scan.query(built / "synthetic", built / "index", folder, config)
+        assert result.summary["views"] == describe(folder / "synthetic")["views"] == views
+        rows = pq.read_table(folder / "matches.parquet").to_pylist()
+        found.append({(row["synthetic"], row["training"]): row["score"] for row in rows})
+    one, many = found
+    assert one.keys() == many.keys()
+    assert all(many[pair] >= score - 1e-6 for pair, score in one.items())
+    assert any(many[pair] > score + 1e-3 for pair, score in one.items())
 
 
 def test_parquet_has_the_documented_columns(report):

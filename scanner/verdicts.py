@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deepssim_scan.checkpoint import Thresholds
 
 VERDICTS = ("different", "similar", "duplicate")
-VERIFIED = 5  # matches of every image
+VERIFIED = 5  # matches of every image that are, whatever their scores
 _SIMILAR, _DUPLICATE = np.int8(1), np.int8(2)  # their places there
 
 

@@ -101,6 +101,14 @@ def test_the_table_says_what_makes_a_duplicate(run, indexed):
     assert "found ssim 0.8, certain 0.7" in err
 
 
+def test_the_number_of_views_can_be_chosen(run, indexed):
+    code, out, _ = run("query", "--synthetic", "synthetic", "--views", "1", "--json")
+    assert (code, json.loads(out)["views"]) == (0, 1)
+    code, _, err = run("query", "--synthetic", "synthetic", "--views", "6")
+    assert code == 2
+    assert "--views" in err
+
+
 def test_json_is_the_summary_and_nothing_else(run, indexed):
     code, out, _ = run("query", "--synthetic", "synthetic", "--json")
     assert code == 0

@@ -6,7 +6,9 @@ copies of its images.
 (a) registration: of copies with planted flips, rotations and all other changes, how many come
     back with the right flip, and with the angle within half a degree (not asked of warps, which
     turn parts of an image);
-(b) candidates: the encoder's best k of each copy, ranked anew by SSIM: whether the source is first;
+(b) candidates: the encoder's best k of each copy, ranked anew by SSIM: whether the source is first,
+    and whether the greatest SSIM tells copies from the person's strangers better than the score
+    (AUC, and the share of the copies above what 0.1 % of the strangers reach);
 (c) strangers: how many of them are called duplicates, by the default thresholds: further
     deformations of the person, and, apart, another volume with its deformations: the MNI152
     template, which the bundled encoder was trained on, and so may know to be none of these;
@@ -16,12 +18,13 @@ copies of its images.
 """
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from baselines import Scores, of_encoder
-from bench_accuracy import draw
+from bench_accuracy import auc, draw, true_positives
 from harness import Spread, add_encoder, console, parser, rates, seconds, standardised, write
 from held_out import SIDE, TURNS, Grey, person
 from numpy.typing import NDArray
@@ -44,6 +47,7 @@ OTHERS = {  # the volume of other strangers
     "mni152": "inia19",
 }
 OTHER_SUBJECTS = 20  # of it
+MEANS = ("flips", "source first, by score", "source first", "flagged")  # over kinds of copies
 WARPED = "smooth warp, 1 pixel"
 
 
@@ -69,47 +73,51 @@ def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> 
     gallery, queries = draw(person(name), options)
     method = of_encoder("encoder", options.encoder, len(VIEWS))
     known = method.represent(gallery)
-    kinds: dict[str, dict[str, float]] = {}
-    for kind, images in queries.copies.items():
-        sources = queries.sources[kind]
+
+    def audited(images: Grey) -> tuple[Scores, Reranked]:
         scores = method.scores(method.seen(images), known)
-        truth = register(standardised(images), standardised(gallery[sources]))
-        flip, angle = right_geometry(kind, truth)
-        best, verdicts = reranked(images, gallery, scores, thresholds, options.top_k)
-        kinds[kind] = {
-            "flips": float(flip.mean()),
-            "angles": float(angle.mean()),
-            "SSIM, least": float(truth.ssim.min()),
-            "SSIM, median": float(truth.ssim.median()),
-            "source first, by score": float((scores.argmax(1) == sources).mean()),
-            "source first": float((best == sources).mean()),
-            "flagged": float((verdicts == DUPLICATE).mean()),
-        }
+        return scores, reranked(images, gallery, scores, thresholds, options.top_k)
+
     other, first = person(OTHERS[name]), options.subjects + options.strangers
     others = [other.images(each) for each in (None, *range(first + 1, first + OTHER_SUBJECTS))]
     strangers = {
         "strangers": queries.strangers.reshape(options.strangers, -1, SIDE, SIDE),
         "strangers of another volume": np.stack(others),
     }
-    flagged = {}
+    flagged, alike = {}, {}
     for who, subjects in strangers.items():
-        images = subjects.reshape(-1, SIDE, SIDE)
-        scores = method.scores(method.seen(images), known)
-        _, verdicts = reranked(images, gallery, scores, thresholds, options.top_k)
+        scores, found = audited(subjects.reshape(-1, SIDE, SIDE))
         by_score = judge(scores.max(1), thresholds) == DUPLICATE
-        duplicates = (verdicts == DUPLICATE).reshape(len(subjects), -1)
+        duplicates = (found.verdicts == DUPLICATE).reshape(len(subjects), -1)
+        alike[who] = found.ssim
         flagged[who] = {
-            "images": len(images),
+            "images": duplicates.size,
             "flagged": int(duplicates.sum()),
             "flagged by score alone": int(by_score.sum()),
             "subjects": len(subjects),
             "subjects of which one is flagged": int(duplicates.any(1).sum()),
         }
-    means = {
-        what: float(np.mean([row[what] for row in kinds.values()]))
-        for what in ("flips", "source first, by score", "source first", "flagged")
-    }
+    kinds: dict[str, dict[str, float]] = {}
+    of_copies = []
+    for kind, images in queries.copies.items():
+        sources = queries.sources[kind]
+        scores, found = audited(images)
+        truth = register(standardised(images), standardised(gallery[sources]))
+        flip, angle = right_geometry(kind, truth)
+        of_copies.append(found.ssim)
+        kinds[kind] = {
+            "flips": float(flip.mean()),
+            "angles": float(angle.mean()),
+            "SSIM, least": float(truth.ssim.min()),
+            "SSIM, median": float(truth.ssim.median()),
+            "AUC by SSIM": auc(found.ssim, alike["strangers"]),
+            "source first, by score": float((scores.argmax(1) == sources).mean()),
+            "source first": float((found.best == sources).mean()),
+            "flagged": float((found.verdicts == DUPLICATE).mean()),
+        }
+    means = {what: float(np.mean([row[what] for row in kinds.values()])) for what in MEANS}
     means["angles"] = float(np.mean([kinds[kind]["angles"] for kind in kinds if kind != WARPED]))
+    means["true positives by SSIM"] = true_positives(np.concatenate(of_copies), alike["strangers"])
     return {**means, "flagged of": flagged, "kinds": kinds}
 
 
@@ -119,10 +127,19 @@ def right_geometry(kind: str, found: Registration) -> tuple[NDArray[np.bool_], N
     return flip, np.abs(found.degrees.numpy() - TURNS.get(kind, 0.0)) <= WITHIN
 
 
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """Of each image the best match after verification, its verdict, and the greatest SSIM."""
+
+    best: NDArray[np.int64]
+    verdicts: NDArray[np.int8]
+    ssim: NDArray[np.float32]
+
+
 def reranked(
     images: Grey, gallery: Grey, scores: Scores, thresholds: Thresholds, top_k: int
-) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Return each image's best match after verification, and its verdict, as `query` does."""
+) -> Reranked:
+    """Verify each image's best matches and rank them anew, as `query` does."""
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     best = np.take_along_axis(scores, rows, 1)
     ssim = np.full(best.shape, np.nan, np.float32)
@@ -134,7 +151,7 @@ def reranked(
     verdicts = judge(best, thresholds, ssim)
     first = strongest_first(verdicts, ssim, best)[:, :1]
     chosen = (np.take_along_axis(each, first, 1)[:, 0] for each in (rows, verdicts))
-    return next(chosen), next(chosen)
+    return Reranked(*chosen, np.nanmax(ssim, 1))
 
 
 def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
@@ -155,7 +172,7 @@ def show(name: str, found: dict[str, Any]) -> None:
     for kind, row in found["kinds"].items():
         table.add_row(kind, *(f"{row[column]:.3f}" for column in columns))
     console.print(table)
-    for what in ("flips", "angles", "source first, by score", "source first", "flagged"):
+    for what in (*MEANS, "angles", "true positives by SSIM"):
         console.print(f"{what}: {found[what]:.4f}")
     for who, counts in found["flagged of"].items():
         console.print(f"{who}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))

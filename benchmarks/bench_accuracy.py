@@ -7,7 +7,7 @@ For each person of `held_out`, whose images and deformations make a training set
 (b) copies found: training images changed in 15 ways, against strangers, which are the same views
     of other deformations of the person. A query's score is that of its best match. AUC and
     recall of the right source by kind of change (of n best matches that tie, the source counts
-    1/n; an encoder scores as `query` does, by the best of five views); over all kinds, the share of
+    1/n; the encoder scores as `query` does, by the best of five views); over all kinds, the share of
     the copies above the score that 0.1 % of the strangers reach. Apart, how many of the hardest
     strangers do (the same person 3 mm or 1.8 degrees beside a training image);
 (c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
@@ -106,7 +106,7 @@ def main() -> None:
     options = _options()
     methods = [of_encoder("encoder", options.encoder, options.views)]
     methods += [METHODS[name]() for name in options.only if name in METHODS]
-    methods += [of_encoder(name, path, options.views) for name, path in options.also]
+    methods += [of_encoder(name, path, 1) for name, path in options.also]
     methods += [contrastive(options.contrastive)] if options.contrastive else []
     people = {}
     for name in options.people:
@@ -351,7 +351,7 @@ def _options() -> argparse.Namespace:
         type=_named,
         default=[],
         metavar="NAME=FILE",
-        help="checkpoints of further encoders",
+        help="checkpoints of further encoders, which look once, as the reference does",
     )
     made.add_argument("--contrastive", type=Path, help="weights that contrastive.py wrote")
     made.add_argument("--no-speed", action="store_true", help="leave (c) out")

@@ -1,0 +1,114 @@
+"""What `train` makes of an encoder: a folder's audit with the bundled one, and with one adapted.
+
+The folder holds a population average and its deformations, which no encoder here was trained on,
+as a user's training set would lie there: a folder a subject. `train` adapts to it, as the command
+that a user starts, and prints what both encoders reach on the subjects that it holds out. Then
+copies of the folder's images, changed in the ways of `held_out`, and strangers, which are further
+deformations, are audited with both, each with its own thresholds.
+
+Adapting sees the images whose copies are looked for, as it does when a user trains on the training
+set that is audited; of the strangers it sees none.
+
+    python benchmarks/bench_train.py
+"""
+
+import argparse
+import json
+import subprocess
+import sysconfig
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import of_encoder
+from bench_accuracy import Queries, draw, even_pairs, measured
+from bench_accuracy import show as show_scores
+from bench_verify import DUPLICATE, reranked
+from harness import Spread, add_encoder, console, parser, write
+from held_out import POSITIONS, Grey, person
+from PIL import Image
+
+from deepssim_scan import checkpoint
+from deepssim_scan.views import VIEWS
+
+PEOPLE = ("inia19-projected", "inia19", "mni152", "mni152-projected")
+
+
+def main() -> None:
+    """Write the folder, adapt to it, audit with both encoders, print and write."""
+    options = _options()
+    one = person(options.person)
+    gallery, queries = draw(one, options)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write(gallery, folder / "images")
+        started = time.perf_counter()
+        printed = adapt(folder, options)
+        taken = Spread.of([time.perf_counter() - started], "s")
+        encoders = {"before": options.encoder, "after": folder / "adapted.safetensors"}
+        pairs = even_pairs(one, options)
+        scored, flagged, thresholds = {}, {}, {}
+        for when, path in encoders.items():
+            scored[when] = measured(
+                of_encoder(when, path, len(VIEWS)), gallery, queries, pairs, options
+            )
+            flagged[when] = audited(path, gallery, queries)
+            thresholds[when] = asdict(checkpoint.load(path).thresholds)
+    show_scores(one.name, scored)
+    console.print(f"on the subjects that training held out: {printed['held_out']}")
+    for when, shares in flagged.items():
+        console.print(f"{when}, flagged: {shares}, thresholds {thresholds[when]}")
+    console.print(f"adapted in {taken.median:.0f} s")
+    ratios = {
+        f"flagged {who}, after / before": flagged["after"][who] / max(share, 1e-9)
+        for who, share in flagged["before"].items()
+    }
+    found = {"people": {one.name: scored}, "flagged": flagged, "thresholds": thresholds}
+    write("train", options, {"train": taken}, ratios, held_out=printed["held_out"], **found)
+
+
+def adapt(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the command on `folder`/images, which makes `folder`/adapted.safetensors."""
+    script = Path(sysconfig.get_path("scripts")) / "deepssim-scan"
+    places = ["--images", folder / "images", "--out", folder / "adapted.safetensors"]
+    command = [script, "train", *places, "--init", options.encoder, "--device", "cpu", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def audited(path: Path, gallery: Grey, queries: Queries) -> dict[str, float]:
+    """Return the shares of copies and of strangers that an audit flags."""
+    method, thresholds = of_encoder("", path, len(VIEWS)), checkpoint.load(path).thresholds
+    known = method.represent(gallery)
+    who = {"copies": np.concatenate(list(queries.copies.values())), "strangers": queries.strangers}
+    flagged = {}
+    for name, images in who.items():
+        scores = method.scores(method.seen(images), known)
+        found = reranked(images, gallery, scores, thresholds, top_k=5)
+        flagged[name] = float((found.verdicts == DUPLICATE).mean())
+    return flagged
+
+
+def _write(gallery: Grey, folder: Path) -> None:
+    """Write each subject's images into a folder of its own."""
+    for number, image in enumerate(gallery):
+        subject, view = divmod(number, POSITIONS)
+        path = folder / f"subject-{subject:03d}" / f"view-{view:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def _options() -> argparse.Namespace:
+    sizes = {"subjects": 40, "strangers": 20, "hardest": 4, "copies": 40}
+    made = parser(__doc__, sizes | {"pairs": 2_000, "pair_subjects": 10})
+    add_encoder(made)
+    made.add_argument("--person", choices=PEOPLE, default=PEOPLE[0], help=f"({PEOPLE[0]})")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    main()

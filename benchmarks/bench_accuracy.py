@@ -7,8 +7,8 @@ For each person of `held_out`, whose images and deformations make a training set
 (b) copies found: training images changed in 15 ways, against strangers, which are the same views
     of other deformations of the person. A query's score is that of its best match. AUC and
     recall of the right source by kind of change (of n best matches that tie, the source counts
-    1/n; the encoder scores as `query` does, by the best of five views); over all kinds, the share of
-    the copies above the score that 0.1 % of the strangers reach. Apart, how many of the hardest
+    1/n; the encoder scores as `query` does, by the best of five views); over all kinds, the share
+    of the copies above the score that 0.1 % of the strangers reach. Apart, how many of the hardest
     strangers do (the same person 3 mm or 1.8 degrees beside a training image);
 (c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
 

@@ -1,10 +1,11 @@
-"""What `train` makes of an encoder: a folder's audit with the bundled one, and with one adapted.
+"""What `train` makes of an encoder: a folder's audit with the bundled one, and once it is adapted.
 
 The folder holds a population average and its deformations, which no encoder here was trained on,
 as a user's training set would lie there: a folder a subject. `train` adapts to it, as the command
-that a user starts, and prints what both encoders reach on the subjects that it holds out. Then
-copies of the folder's images, changed in the ways of `held_out`, and strangers, which are further
-deformations, are audited with both, each with its own thresholds.
+that a user starts, and prints what both encoders reach on the subjects that it holds out; with
+`--steps 0` it fits the thresholds alone. Then copies of the folder's images, changed in the ways of
+`held_out`, and strangers, which are further deformations, are audited with all three, each with its
+own thresholds.
 
 Adapting sees the images whose copies are looked for, as it does when a user trains on the training
 set that is audited; of the strangers it sees none.
@@ -18,6 +19,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,14 @@ from baselines import of_encoder
 from bench_accuracy import Queries, draw, even_pairs, measured
 from bench_accuracy import show as show_scores
 from bench_verify import DUPLICATE, reranked
-from harness import Spread, add_encoder, console, parser, write
+from harness import Spread, add_encoder, console, parser, show, write
 from held_out import POSITIONS, Grey, person
 from PIL import Image
 
 from deepssim_scan import checkpoint
 from deepssim_scan.views import VIEWS
 
+BUNDLED, FITTED, ADAPTED = "bundled", "thresholds fitted", "adapted"
 PEOPLE = ("inia19-projected", "inia19", "mni152", "mni152-projected")
 
 
@@ -45,47 +48,44 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(gallery, folder / "images")
-        started = time.perf_counter()
-        printed = adapt(folder, options)
-        taken = Spread.of([time.perf_counter() - started], "s")
-        encoders = {"before": options.encoder, "after": folder / "adapted.safetensors"}
+        encoders, taken, held_out = {BUNDLED: options.encoder}, {}, {}
+        for what, steps in {FITTED: ("--steps", "0"), ADAPTED: ()}.items():
+            started = time.perf_counter()
+            encoders[what] = folder / f"{what}.safetensors"
+            held_out[what] = train(folder / "images", encoders[what], options.encoder, steps)
+            taken[what] = Spread.of([time.perf_counter() - started], "s")
         pairs = even_pairs(one, options)
-        scored, flagged, thresholds = {}, {}, {}
-        for when, path in encoders.items():
-            scored[when] = measured(
-                of_encoder(when, path, len(VIEWS)), gallery, queries, pairs, options
-            )
-            flagged[when] = audited(path, gallery, queries)
-            thresholds[when] = asdict(checkpoint.load(path).thresholds)
+        scored = {
+            what: measured(of_encoder(what, path, len(VIEWS)), gallery, queries, pairs, options)
+            for what, path in encoders.items()
+            if what != FITTED  # its scores are the bundled one's
+        }
+        flagged = {what: audited(path, gallery, queries) for what, path in encoders.items()}
     show_scores(one.name, scored)
-    console.print(f"on the subjects that training held out: {printed['held_out']}")
-    for when, shares in flagged.items():
-        console.print(f"{when}, flagged: {shares}, thresholds {thresholds[when]}")
-    console.print(f"adapted in {taken.median:.0f} s")
-    ratios = {
-        f"flagged {who}, after / before": flagged["after"][who] / max(share, 1e-9)
-        for who, share in flagged["before"].items()
-    }
-    found = {"people": {one.name: scored}, "flagged": flagged, "thresholds": thresholds}
-    write("train", options, {"train": taken}, ratios, held_out=printed["held_out"], **found)
+    console.print(f"on the subjects that training held out: {held_out[ADAPTED]}")
+    for what, shares in flagged.items():
+        console.print(f"{what}, flagged: {shares}")
+    show(f"`train` on {len(gallery):,} images", taken, {})
+    found = {"people": {one.name: scored}, "flagged": flagged, "held_out": held_out[ADAPTED]}
+    write("train", options, taken, {}, **found)
 
 
-def adapt(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run the command on `folder`/images, which makes `folder`/adapted.safetensors."""
+def train(images: Path, out: Path, init: Path, more: Sequence[str]) -> dict[str, Any]:
+    """Run the command; return what it prints of the images that it held out."""
     script = Path(sysconfig.get_path("scripts")) / "deepssim-scan"
-    places = ["--images", folder / "images", "--out", folder / "adapted.safetensors"]
-    command = [script, "train", *places, "--init", options.encoder, "--device", "cpu", "--json"]
+    places = ["--images", images, "--out", out, "--init", init]
+    command = [script, "train", *places, "--device", "cpu", "--json", *more]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    printed: dict[str, Any] = json.loads(done.stdout)
+    printed: dict[str, Any] = json.loads(done.stdout)["held_out"]
     return printed
 
 
 def audited(path: Path, gallery: Grey, queries: Queries) -> dict[str, float]:
-    """Return the shares of copies and of strangers that an audit flags."""
+    """Return the shares of copies and of strangers that an audit flags, and its thresholds."""
     method, thresholds = of_encoder("", path, len(VIEWS)), checkpoint.load(path).thresholds
     known = method.represent(gallery)
     who = {"copies": np.concatenate(list(queries.copies.values())), "strangers": queries.strangers}
-    flagged = {}
+    flagged = {f"above {name}": bound for name, bound in asdict(thresholds).items()}
     for name, images in who.items():
         scores = method.scores(method.seen(images), known)
         found = reranked(images, gallery, scores, thresholds, top_k=5)

@@ -268,9 +268,9 @@ def train(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=0,
             help="Steps of training; before them, random weights of `small` are taught poses in "
-            "half as many.",
+            "half as many. 0 keeps the weights, and only fits the thresholds to the folder.",
             show_default=f"{training.ADAPTING.steps}; {training.SCRATCH.steps} with --init none",
         ),
     ] = None,
@@ -304,7 +304,7 @@ def train(
     with _usage():
         initial = _initial(init, architecture)
         config = training.SCRATCH if init == "none" else training.ADAPTING
-        steps = steps or config.steps
+        steps = config.steps if steps is None else steps
         config = replace(
             config,
             steps=steps,

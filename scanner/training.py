@@ -51,6 +51,7 @@ class TrainingConfig:
     """How to train; recorded in the checkpoint.
 
     `pose_steps` come before the `steps`, where the network reads poses, and teach it these alone.
+    With no steps of either kind the weights stay, and only thresholds are fitted.
     """
 
     steps: int = 4000
@@ -69,13 +70,12 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "evaluate_every", "max_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, found {getattr(self, name)}")
+        least = {"steps": 0, "pose_steps": 0, "batch": 1, "evaluate_every": 1, "max_images": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"{name} must be >= {bound}, found {getattr(self, name)}")
         if self.batch % 4 or not 4 <= self.batch <= 64:
             raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
-        if self.pose_steps < 0:
-            raise InputError(f"pose_steps must be >= 0, found {self.pose_steps}")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
 
@@ -161,13 +161,15 @@ def train(
     """Train an encoder on `images` and write its checkpoint to `out`.
 
     It starts from the weights of the checkpoint `initial`, which stays as it is, or from random
-    ones of an architecture. Beside `out` lie `out`.csv, the history, and until the end
-    `out`.state, from which `resume` goes on and ends in the same weights as an undisturbed run (on
-    a CPU; CUDA's sums differ in their last bits). A state of other images, another start or another
-    config raises CheckpointError.
+    ones of an architecture, which need a step at least. Beside `out` lie `out`.csv, the history,
+    and until the end `out`.state, from which `resume` goes on and ends in the same weights as an
+    undisturbed run (on a CPU; CUDA's sums differ in their last bits). A state of other images,
+    another start or another config raises CheckpointError.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
+    if not config.steps and isinstance(initial, Architecture):
+        raise InputError("steps must be >= 1 where training starts from random weights, found 0")
     torch.manual_seed(config.seed)
     encoder, started_from = _started(initial, device)
     optimizer = torch.optim.AdamW(

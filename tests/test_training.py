@@ -14,7 +14,7 @@ from torch import nn
 
 from deepssim_scan import pools, training
 from deepssim_scan.assess import assess, fit_thresholds, score_error
-from deepssim_scan.checkpoint import load
+from deepssim_scan.checkpoint import Thresholds, load
 from deepssim_scan.encoder import Encoder
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.listing import list_images
@@ -67,7 +67,7 @@ def killed_after(last):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 0}, "steps must be >= 1, found 0"),
+        ({"steps": -1}, "steps must be >= 0, found -1"),
         ({"evaluate_every": 0}, "evaluate_every must be >= 1"),
         ({"max_images": -5}, "max_images must be >= 1, found -5"),
         ({"pose_steps": -1}, "pose_steps must be >= 0, found -1"),
@@ -115,6 +115,17 @@ def test_the_checkpoint_says_what_it_was_trained_on(undisturbed, images, tiny):
     assert found.training["validation_error"] == pytest.approx(error, abs=1e-6)
     assert found.thresholds == fit_thresholds(found.encoder, images, CONFIG.seed)
     assert sorted(file.name for file in path.parent.iterdir()) == ["x", "x.csv"]
+
+
+def test_no_steps_keep_the_weights_and_fit_the_thresholds(undisturbed, images, tiny, tmp_path):
+    path, _ = undisturbed
+    start = replace(load(path), thresholds=Thresholds())
+    found = train(images, tmp_path / "x", replace(CONFIG, steps=0), start)
+    assert _same(_weights(tmp_path / "x"), _weights(path))
+    assert found.thresholds == fit_thresholds(start.encoder, images, CONFIG.seed)
+    assert found.thresholds != start.thresholds
+    with pytest.raises(InputError, match="steps must be >= 1 where training starts from random"):
+        train(images, tmp_path / "y", replace(CONFIG, steps=0), tiny)
 
 
 def test_training_goes_on_from_a_checkpoint(undisturbed, images, tmp_path):

@@ -41,7 +41,7 @@ PEOPLE = ("inia19-projected", "inia19", "mni152", "mni152-projected")
 
 
 def main() -> None:
-    """Write the folder, adapt to it, audit with both encoders, print and write."""
+    """Write the folder, train on it, audit with all three encoders, print and write."""
     options = _options()
     one = person(options.person)
     gallery, queries = draw(one, options)

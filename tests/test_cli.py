@@ -250,6 +250,19 @@ def test_train_prints_what_it_gained_on_images_held_out(run, folders, init):
     assert poses == (1 if init == "none" else 0)
 
 
+def test_train_without_steps_fits_thresholds_and_nothing_else(run, folders):
+    for number in range(10, 80):
+        Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
+    options = ("--images", "training", "--steps", "0", "--device", "cpu", "--json")
+    code, out, err = run("train", *options, "--out", "t.safetensors", "--init", "e.safetensors")
+    assert code == 0, err
+    assert json.loads(out)["training"]["config"]["steps"] == 0
+    before, after = (checkpoint.load(Path(f"{name}.safetensors")) for name in "et")
+    weights = zip(before.encoder.parameters(), after.encoder.parameters(), strict=True)
+    assert all((old == new).all() for old, new in weights)
+    assert after.thresholds != before.thresholds
+
+
 def test_train_warns_of_thresholds_fitted_on_near_copies(run, folders):
     Path("training/again").mkdir()
     for number in range(100, 140):

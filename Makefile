@@ -25,6 +25,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e . -C editable_mode=strict
 	$(BIN)/mypy -p deepssim_scan
+	$(BIN)/mypy tests/api_user.py
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 
 format: $(READY)

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan import checkpoint
-from deepssim_scan.encoder import embed
-from deepssim_scan.ssim import image_range, ssim, ssim_matrix
-from deepssim_scan.views import best_scores, embed_views
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import embed
+from deepssim_scan.encoder.tta import best_scores, embed_tta
+from deepssim_scan.imaging.ssim import image_range, ssim, ssim_matrix
 
 BATCH = 32
 _SSIM_STRIDE = 4  # windows skipped when every image is compared with every other
@@ -65,7 +65,7 @@ def of_encoder(name: str, path: Path, views: int) -> Method:
         lambda images: embed(loaded.encoder, standardised(images, rule), BATCH),
         best_scores,
         lambda first, second: (first * second[:, None]).sum(2).amax(1),
-        lambda images: embed_views(loaded.encoder, standardised(images, rule), views, BATCH),
+        lambda images: embed_tta(loaded.encoder, standardised(images, rule), views, BATCH),
     )
 
 

@@ -59,13 +59,14 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from deepssim_scan import checkpoint
-from deepssim_scan.augment import augment, perturb
-from deepssim_scan.encoder import REFERENCE, Encoder, embed
-from deepssim_scan.files import sha256
-from deepssim_scan.ssim import image_range, ssim
-from deepssim_scan.transform import restandardise
-from deepssim_scan.views import VIEWS
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.architecture import REFERENCE
+from deepssim_scan.encoder.network import Encoder, embed
+from deepssim_scan.encoder.views import TTA_VIEWS
+from deepssim_scan.imaging.augment import augment, perturb
+from deepssim_scan.imaging.ssim import image_range, ssim
+from deepssim_scan.imaging.warp import restandardise
+from deepssim_scan.storage.files import sha256
 
 FALSE_POSITIVES = 0.001
 DRAWS = 1_000
@@ -338,7 +339,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _options() -> argparse.Namespace:
     sizes = {"subjects": 100, "strangers": 60, "hardest": 10, "copies": 100}
-    sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7, "views": len(VIEWS)}
+    sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7, "views": len(TTA_VIEWS)}
     made = parser(__doc__, sizes)
     add_encoder(made)
     made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])

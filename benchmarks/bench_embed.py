@@ -10,7 +10,10 @@ their weights out for every batch; to embed, they do so once.
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
-    python benchmarks/bench_embed.py --files 2000 --base-files 96
+With `--before COMMIT`, both commands beside those of an earlier commit, in turns: `build-index` on
+`--files` images and `query` on `--queries`, with `--repeats` runs each.
+
+    python benchmarks/bench_embed.py --files 2000 --base-files 96 --before cec8087
 """
 
 import argparse
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from before import BEFORE, COMMANDS, NOW, beside_before
 from harness import (
     Spread,
     add_encoder,
@@ -33,11 +37,15 @@ from harness import (
 )
 from torch import Tensor
 
-from deepssim_scan import checkpoint
-from deepssim_scan.checkpoint import Checkpoint, Thresholds
-from deepssim_scan.embed import EmbedConfig, embed_listing
-from deepssim_scan.encoder import REFERENCE, Encoder, embed
-from deepssim_scan.listing import list_images
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.architecture import REFERENCE
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.encoder.network import Encoder, embed
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.listing import list_images
+from deepssim_scan.store.config import EmbedConfig
+from deepssim_scan.store.embed_listing import Embedder
 
 BUNDLED, BASE = "bundled", "ConvNeXt-Base"
 FORWARD, END, START = "forward pass", "end to end", "one file, end to end"
@@ -66,9 +74,13 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files, options.base_files),
         ):
             measured |= measure(side, options, work)
+        if options.before:
+            measured |= _beside_before(options, work)
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
     compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
     compared += [(f"{BUNDLED}, {FORWARD}", f"{BUNDLED}, {WRITING}")]
+    if options.before:
+        compared += [(f"{command}, {NOW}", f"{command}, {BEFORE}") for command in COMMANDS]
     ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
     show(f"Images of {options.side}x{options.side} in batches of {options.batch}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
@@ -76,7 +88,8 @@ def main() -> None:
 
 def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Spread]:
     """Return a network's rates, of the forward pass and end to end."""
-    encoder, config = side.checkpoint.encoder, EmbedConfig(device="cpu", batch=options.batch)
+    embedder = Embedder(side.checkpoint, config=EmbedConfig(options.batch), run=RunContext("cpu"))
+    encoder = side.checkpoint.encoder
     drawn = procedural(side.forward, options.side, options.seed)
     pixels = standardised(drawn, encoder.architecture.standardisation)
     one, every = work / f"{side.name}, one", work / f"{side.name}, every"
@@ -85,8 +98,8 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
     forward = {FORWARD: lambda: embed(encoder, pixels, options.batch)}
     if side.name == BUNDLED:
         forward[WRITING] = lambda: embed_writing(encoder, pixels, options.batch)
-    start = {START: lambda: embed_folder(one, side.checkpoint, config, work)}
-    end = {END: lambda: embed_folder(every, side.checkpoint, config, work)}
+    start = {START: lambda: embed_folder(one, embedder, work)}
+    end = {END: lambda: embed_folder(every, embedder, work)}
     taken = seconds(start | end, options.repeats, warm_up=start)
     found = rates(seconds(forward, options.repeats), side.forward, "images")
     found |= rates({END: taken[END]}, side.files, "images")
@@ -101,10 +114,17 @@ def embed_writing(encoder: Encoder, pixels: Tensor, batch: int) -> None:
         encoder(part[:, None])
 
 
-def embed_folder(folder: Path, loaded: Checkpoint, config: EmbedConfig, work: Path) -> None:
+def embed_folder(folder: Path, embedder: Embedder, work: Path) -> None:
     """Embed a folder into a new store, as both commands do."""
     with tempfile.TemporaryDirectory(dir=work) as place:
-        embed_listing(list_images(folder), Path(place) / "store", loaded, config)
+        embedder.embed(list_images(folder), Path(place) / "store")
+
+
+def _beside_before(options: argparse.Namespace, work: Path) -> dict[str, Spread]:
+    training, synthetic = work / f"{BUNDLED}, every", work / "queries"
+    write_images(synthetic, options.queries, options.side, options.seed + 1)
+    files = options.files, options.queries
+    return beside_before(options.before, (training, synthetic), files, options.repeats, work)
 
 
 def _reference(folder: Path) -> Checkpoint:
@@ -120,12 +140,14 @@ def _options() -> argparse.Namespace:
         "files": 2_000,
         "forward": 256,
         "base_files": 96,
+        "queries": 500,
         "side": 128,
         "batch": 64,
         "repeats": 3,
     }
     made = parser(__doc__, sizes)
     add_encoder(made)
+    made.add_argument("--before", help="a commit of this repository to compare the commands with")
     return made.parse_args()
 
 

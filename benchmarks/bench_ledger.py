@@ -29,10 +29,11 @@ import torch
 from harness import ROOT, Spread, console, parser, write, write_images
 from PIL import Image
 
-from deepssim_scan.demo import COPIES, to_image
-from deepssim_scan.files import shown
-from deepssim_scan.report import best_matches
-from deepssim_scan.subjects import mni152, slices
+from deepssim_scan.evaluation.planted import COPIES
+from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.reporting.matches import best_matches
+from deepssim_scan.storage.files import shown
+from deepssim_scan.training.pseudo_subjects import mni152, slices
 
 sys.path.append(str(ROOT / "tests"))
 from corpus import EMBEDDED, MAX_MEMORY, MAX_SECONDS, Case, corpus, expected, moved, plant
@@ -153,8 +154,10 @@ def run(work: Path, *arguments: str) -> tuple[int, float]:
 
 def compare(report: Path, planted: Planted) -> dict[str, int]:
     """Count what was planted, and what the report lacks or has beyond it."""
-    with (report / "rejected.csv").open(newline="", encoding="utf-8") as file:
-        named = Counter((row["path"], row["reason"]) for row in csv.DictReader(file))
+    named: Counter[tuple[str, str]] = Counter()
+    for table in ("rejected.csv", "blank.csv"):
+        with (report / table).open(newline="", encoding="utf-8") as file:
+            named.update((row["path"], row.get("reason", "blank")) for row in csv.DictReader(file))
     matches = best_matches(report)
     best = {match.synthetic: match for match in matches}
     copies = {name: best[name] for name in planted.sources if name in best}

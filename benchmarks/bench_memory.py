@@ -19,10 +19,12 @@ from pathlib import Path
 
 from harness import Spread, add_encoder, console, parser, show, write, write_images
 
-from deepssim_scan import checkpoint
-from deepssim_scan.embed import WORKERS, EmbedConfig
-from deepssim_scan.report import SUMMARY
-from deepssim_scan.scan import build_index
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.limits import WORKERS
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.storage.layout import SUMMARY
 
 KB_PER_MIB = 1024
 POLL = 0.05  # seconds
@@ -65,7 +67,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     small.mkdir()
     for path in paths[: options.small]:
         (small / path.name).hardlink_to(path)
-    build_index(folder / "training", folder / "index", options.encoder, EmbedConfig(device="cpu"))
+    config = IndexConfig(options.encoder)
+    build_index(folder / "training", folder / "index", config, RunContext("cpu"))
 
 
 def measure(folder: Path, size: int) -> dict[str, int]:

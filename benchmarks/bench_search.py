@@ -22,8 +22,12 @@ import torch
 from harness import console, parser, rates, seconds, show, write
 from numpy.typing import NDArray
 
-from deepssim_scan.embeddings import Entry, Store, StoreManifest, StoreWriter, Vectors
-from deepssim_scan.index import TrainingIndex, build
+from deepssim_scan.index.flat import TrainingIndex, build
+from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.store.array import Vectors
+from deepssim_scan.store.manifest import StoreManifest
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.writer import StoreWriter
 
 OURS, BARE, BRUTE = "TrainingIndex.search", "bare faiss IndexFlatIP", "brute force, numpy"
 BLOCK = 256  # queries that brute force takes at a time: 100 MB of scores at 100,000 rows
@@ -74,8 +78,10 @@ def make_queries(rng: np.random.Generator, training: Vectors, count: int) -> Vec
 def build_on_disk(folder: Path, training: Vectors) -> TrainingIndex:
     """Write the rows to a store, index it, and open the index, all as `build-index` does."""
     with StoreWriter(folder / "store", StoreManifest("0" * 64, training.shape[1])) as writer:
-        entries = [Entry(f"{row}.png", 1, 1, "", "L", None, "") for row in range(len(training))]
-        writer.add(entries, training)
+        records = [
+            ImageRecord(f"{row}.png", "", "", 1, 1, 1, "", "L", "") for row in range(len(training))
+        ]
+        writer.add(records, training)
         writer.finish(len(training))
     with Store.open(folder / "store") as store:
         build(store, folder)

@@ -33,8 +33,8 @@ from harness import Spread, add_encoder, console, parser, show, write
 from held_out import POSITIONS, Grey, person
 from PIL import Image
 
-from deepssim_scan import checkpoint
-from deepssim_scan.views import VIEWS
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.views import TTA_VIEWS
 
 BUNDLED, FITTED, ADAPTED = "bundled", "thresholds fitted", "adapted"
 PEOPLE = ("inia19-projected", "inia19", "mni152", "mni152-projected")
@@ -56,7 +56,7 @@ def main() -> None:
             taken[what] = Spread.of([time.perf_counter() - started], "s")
         pairs = even_pairs(one, options)
         scored = {
-            what: measured(of_encoder(what, path, len(VIEWS)), gallery, queries, pairs, options)
+            what: measured(of_encoder(what, path, len(TTA_VIEWS)), gallery, queries, pairs, options)
             for what, path in encoders.items()
             if what != FITTED  # its scores are the bundled one's
         }
@@ -82,7 +82,7 @@ def train(images: Path, out: Path, init: Path, more: Sequence[str]) -> dict[str,
 
 def audited(path: Path, gallery: Grey, queries: Queries) -> dict[str, float]:
     """Return the shares of copies and of strangers that an audit flags, and its thresholds."""
-    method, thresholds = of_encoder("", path, len(VIEWS)), checkpoint.load(path).thresholds
+    method, thresholds = of_encoder("", path, len(TTA_VIEWS)), checkpoint.load(path).thresholds
     known = method.represent(gallery)
     who = {"copies": np.concatenate(list(queries.copies.values())), "strangers": queries.strangers}
     flagged = {f"above {name}": bound for name, bound in asdict(thresholds).items()}

@@ -30,17 +30,16 @@ from held_out import SIDE, TURNS, Grey, person
 from numpy.typing import NDArray
 from rich.table import Table
 
-from deepssim_scan import checkpoint
-from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.registration import Registration, register
-from deepssim_scan.verdicts import VERDICTS, judge, proposed
-from deepssim_scan.verify import strongest_first
-from deepssim_scan.views import VIEWS
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.encoder.views import TTA_VIEWS
+from deepssim_scan.imaging.registration import Registration, register
+from deepssim_scan.matching.decision import VERDICTS, judge, strongest_first
 
 WITHIN = 0.5  # degrees
 DUPLICATE = VERDICTS.index("duplicate")
 FLIPS = {"horizontal flip": 1, "vertical flip": 2}
-OTHERS = {  # the volume of other strangers
+OTHERS = {  # the volume of other non-members
     "colin27": "mni152",
     "colin27-brain": "mni152",
     "cranium": "mni152-projected",
@@ -71,12 +70,12 @@ def main() -> None:
 def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
     """Return what registration makes of one person's copies and strangers."""
     gallery, queries = draw(person(name), options)
-    method = of_encoder("encoder", options.encoder, len(VIEWS))
+    method = of_encoder("encoder", options.encoder, len(TTA_VIEWS))
     known = method.represent(gallery)
 
-    def audited(images: Grey) -> tuple[Scores, Reranked]:
+    def judged(images: Grey) -> tuple[Scores, Reranked]:
         scores = method.scores(method.seen(images), known)
-        return scores, reranked(images, gallery, scores, thresholds, options.top_k)
+        return scores, reranked(images, gallery, scores, thresholds, options.candidates)
 
     other, first = person(OTHERS[name]), options.subjects + options.strangers
     others = [other.images(each) for each in (None, *range(first + 1, first + OTHER_SUBJECTS))]
@@ -86,7 +85,7 @@ def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> 
     }
     flagged, alike = {}, {}
     for who, subjects in strangers.items():
-        scores, found = audited(subjects.reshape(-1, SIDE, SIDE))
+        scores, found = judged(subjects.reshape(-1, SIDE, SIDE))
         by_score = judge(scores.max(1), thresholds) == DUPLICATE
         duplicates = (found.verdicts == DUPLICATE).reshape(len(subjects), -1)
         alike[who] = found.ssim
@@ -101,7 +100,7 @@ def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> 
     of_copies = []
     for kind, images in queries.copies.items():
         sources = queries.sources[kind]
-        scores, found = audited(images)
+        scores, found = judged(images)
         truth = register(standardised(images), standardised(gallery[sources]))
         flip, angle = right_geometry(kind, truth)
         of_copies.append(found.ssim)
@@ -137,13 +136,13 @@ class Reranked:
 
 
 def reranked(
-    images: Grey, gallery: Grey, scores: Scores, thresholds: Thresholds, top_k: int
+    images: Grey, gallery: Grey, scores: Scores, thresholds: Thresholds, candidates: int
 ) -> Reranked:
     """Verify each image's best matches and rank them anew, as `query` does."""
-    rows = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :candidates]
     best = np.take_along_axis(scores, rows, 1)
     ssim = np.full(best.shape, np.nan, np.float32)
-    query, rank = np.nonzero(proposed(best, thresholds))
+    query, rank = np.indices(best.shape).reshape(2, -1)
     for part in np.array_split(np.arange(len(query)), -(-len(query) // 256) or 1):
         if len(part):
             pair = images[query[part]], gallery[rows[query[part], rank[part]]]
@@ -179,7 +178,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    sizes = {"subjects": 100, "strangers": 60, "hardest": 1, "copies": 100, "top_k": 5}
+    sizes = {"subjects": 100, "strangers": 60, "hardest": 1, "copies": 100, "candidates": 5}
     made = parser(__doc__, sizes | {"repeats": 5})
     add_encoder(made)
     made.add_argument(

@@ -24,13 +24,15 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from deepssim_scan.checkpoint import BUNDLED
 from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
-from deepssim_scan.encoder import SMALL, pick_device
-from deepssim_scan.procedural import FAMILIES
-from deepssim_scan.subjects import FILLED, mni152, projections, slices
-from deepssim_scan.training import TrainingConfig, train_on_folder
+from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.config import TrainConfig
+from deepssim_scan.jobs.train import train
+from deepssim_scan.training.config import TrainingConfig
+from deepssim_scan.training.procedural import FAMILIES
+from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
 
 RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
@@ -50,17 +52,10 @@ def main() -> None:
     corpus, out = options.folder / "corpus", options.folder / "encoder.safetensors"
     draw(corpus, recipe["corpus"], options.workers)
     with reporting(messages) as progress:
-        trained = train_on_folder(
-            corpus,
-            out,
-            TrainingConfig(**recipe["training"]),
-            SMALL,
-            workers=options.workers,
-            device=pick_device(options.device),
-            resume=True,
-            report=progress,
-            report_step=progress.training,
-        )
+        training = TrainingConfig(**recipe["training"])
+        config = TrainConfig(None, "small", training, resume=True)
+        run = RunContext(options.device, options.workers, progress=progress)
+        trained = train(corpus, out, config, run)
     print(f"{out}: {trained.checkpoint.thresholds}, {trained.after}")
     if options.release:
         shutil.copyfile(out, BUNDLED)

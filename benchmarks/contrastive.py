@@ -1,10 +1,10 @@
 """A contrastive encoder after Dar et al. (arXiv:2402.01054), to measure ours against.
 
-A ResNet-50 for one channel with 128 features, which learns to tell two changed views of an image
-from all other images (NT-Xent); two images are as alike as their features correlate. It has no
-SSIM to learn from. It is trained on the bundled encoder's images, and views are changed as for that
-(`disguise`), which is more than Dar et al. do, so that no kind of copy is new to it. It takes 1,200
-steps of 32 views, an hour on two cores; the bundled encoder takes 11,000 of 64, which are four:
+A ResNet-50 for one channel with 128 features. It learns to tell two changed versions of an image
+from all other images (NT-Xent). The score of two images is the correlation of their features; no
+SSIM is learnt. It is trained on the bundled encoder's images. They are changed as for that encoder
+(`simulate_copy`), which is more than Dar et al. do, so that it has met every kind of copy. It takes
+1,200 steps of 32 images, an hour on two cores; the bundled encoder takes 11,000 steps of 64:
 
     python benchmarks/contrastive.py --corpus runs/bundled/corpus --out runs/contrastive.safetensors
 """
@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from deepssim_scan.augment import disguise
-from deepssim_scan.encoder import SMALL
-from deepssim_scan.files import replacing
-from deepssim_scan.listing import list_images
-from deepssim_scan.pools import load_images
+from deepssim_scan.encoder.architecture import SMALL
+from deepssim_scan.imaging.augment import simulate_copy
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.listing import list_images
+from deepssim_scan.storage.files import replacing
+from deepssim_scan.training.config import TrainingConfig
+from deepssim_scan.training.dataset import load_dataset
 
 FEATURES = 128
 _BLOCKS, _WIDTHS = (3, 4, 6, 3), (64, 128, 256, 512)
@@ -94,15 +96,17 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    pool = load_images(list_images(options.corpus), SMALL, workers=options.workers).training
+    run = RunContext(workers=options.workers)
+    listing = list_images(options.corpus)
+    pool = load_dataset(listing, SMALL, TrainingConfig(), IngestConfig(), run).training
     torch.manual_seed(0)
     network = ResNet50().train()
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=1e-3)
-    run = f"{vars(options)} {hashlib.sha256(pool.pixels.numpy().data).hexdigest()}"
+    identity = f"{vars(options)} {hashlib.sha256(pool.pixels.numpy().data).hexdigest()}"
     state, first = options.out.with_suffix(".state"), 0
     if state.exists():
-        known_run, first, *states = torch.load(state, weights_only=True)
-        if known_run != run:
+        left_by, first, *states = torch.load(state, weights_only=True)
+        if left_by != identity:
             raise SystemExit(f"{state}: left by a run with other images or options. Remove it.")
         for part, known in zip((network, optimizer), states, strict=True):
             part.load_state_dict(known)
@@ -111,7 +115,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * _schedule(step, options.steps)
         images = pool.draw(options.batch, generator)
-        views = network(disguise(torch.cat([images, images]), generator)[0][:, None])
+        views = network(simulate_copy(torch.cat([images, images]), generator)[0][:, None])
         loss = _nt_xent(views)
         optimizer.zero_grad()
         loss.backward()
@@ -119,7 +123,7 @@ def main() -> None:
         if step % 50 == 49:
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
             with replacing(state) as file:
-                torch.save([run, step + 1, network.state_dict(), optimizer.state_dict()], file)
+                torch.save([identity, step + 1, network.state_dict(), optimizer.state_dict()], file)
     save_file(
         {name: value.contiguous() for name, value in network.state_dict().items()}, options.out
     )

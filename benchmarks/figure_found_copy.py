@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from deepssim_scan.report import Match, best_matches
+from deepssim_scan.reporting.matches import Match, best_matches
 
 KINDS = {
     "horizontal flip": "flipped copy",

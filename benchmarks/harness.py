@@ -23,10 +23,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepssim_scan.checkpoint import BUNDLED
-from deepssim_scan.procedural import FAMILIES
-from deepssim_scan.registration import RULE
-from deepssim_scan.standardise import Standardisation, standardise
+from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.standardise import standardise
+from deepssim_scan.matching.evidence import RULE
+from deepssim_scan.training.procedural import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -118,7 +119,7 @@ def procedural(count: int, side: int, seed: int) -> NDArray[np.uint8]:
 
 
 def standardised(images: NDArray[np.uint8], rule: Standardisation = RULE) -> torch.Tensor:
-    """Standardise grey levels, as audits register them by default: (N, H, W) -> (N, H', W')."""
+    """Standardise grey levels, as queries register them: (N, H, W) -> (N, H', W')."""
     return torch.from_numpy(
         np.stack([standardise(each.astype(np.float32), rule) for each in images])
     )

@@ -26,9 +26,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.augment import smooth_field
-from deepssim_scan.subjects import FILLED, load_volume, mni152, projections, slices
-from deepssim_scan.transform import resample
+from deepssim_scan.imaging.augment import smooth_field
+from deepssim_scan.imaging.warp import resample
+from deepssim_scan.training.pseudo_subjects import FILLED, load_volume, mni152, projections, slices
 
 MRICRON = Path("/usr/share/mricron/templates")
 CRANIUM = Path("/usr/share/doc/invesalius-examples/examples/Cranium.inv3")

@@ -7,6 +7,6 @@ program's own script again, and must not load torch with it, several times their
 
 def main() -> None:
     """Run the command line."""
-    from deepssim_scan.cli.commands import run
+    from deepssim_scan.cli.app import run
 
     run()

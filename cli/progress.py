@@ -14,8 +14,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deepssim_scan.training import Step
-
 _LINE_EVERY = 10.0  # seconds between the lines of a log
 
 
@@ -28,7 +26,6 @@ class Reporter:
         self.started: dict[str, float] = {}
         self.first: dict[str, int] = {}
         self.printed: dict[str, float] = {}
-        self.error = ""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` units of `stage` are done; `note` says more."""
@@ -47,11 +44,9 @@ class Reporter:
             parts = (f"{stage} {done:,}/{total:,}", rate, f"{left} left", note)
             self.console.print("  ".join(part for part in parts if part), highlight=False)
 
-    def training(self, step: Step) -> None:
-        """Show a step of training: its loss, and the newest validation error."""
-        if step.error is not None:
-            self.error = f"validation MAE {step.error:.4f}"
-        self("step", step.step, step.steps, f"loss {step.loss:.4f}  {self.error}")
+    def warn(self, text: str) -> None:
+        """Show a sentence that the person who runs the job should read."""
+        self.console.print(text, style="bold yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Each query's nearest training images, through a FAISS flat inner-product index of a store.
 
     store -> folder: flat.faiss, index.json
-    queries (Q, D) or their views (Q, V, D) float32, k -> Matches: rows (Q, k), scores (Q, k)
+    queries (Q, D), or test-time views (Q, V, D), float32, k -> Matches: rows and scores (Q, k)
 
 Both sides are unit-norm, so the inner product is the cosine, in [-1, 1]. FAISS only proposes
 candidates: its last bits change with the batch and the threads. The scores are computed again
@@ -10,67 +10,30 @@ float32; they sort by score descending, then by training row. So the matches dep
 queries and the store, and on nothing else. With fewer than k training images, k shrinks.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepssim_scan.embeddings import Store, Vectors, first_not_unit
-from deepssim_scan.errors import Damaged, DependencyMissing, InputError, StoreMismatch
-from deepssim_scan.files import HashingFile, check_sha256, replacing, sha256
-from deepssim_scan.records import check_types, read_json, record, write_json
+from deepssim_scan.errors import Damaged, InputError, StoreMismatch
+from deepssim_scan.index.library import load_faiss, on_gpu, read_index, write_index
+from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.rescore import Ids, Matches, best, blocks, cosines
+from deepssim_scan.storage.files import check_sha256, replacing, sha256
+from deepssim_scan.storage.layout import INDEX, INDEX_MANIFEST
+from deepssim_scan.storage.records import write_json
+from deepssim_scan.store.array import Vectors, first_not_unit
+from deepssim_scan.store.store import Store
 
-Ids = NDArray[np.int64]
 Found = tuple[Vectors, Ids]
 
-MANIFEST, INDEX = "index.json", "flat.faiss"
-FORMAT = 2
 MARGIN = 16  # candidates asked for beyond k, so that few queries need a second look
 GPU_MAX_K = 2048
 QUERY_BLOCK = 1024
-BLAS_QUERIES = 20  # queries from which FAISS multiplies matrices
 CANDIDATE_BLOCK = 2**20  # ids and scores that FAISS returns at a time
 PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 16 MiB a side at D 256
-
-
-@dataclass(frozen=True, slots=True)
-class IndexManifest:
-    """What index.json records: of which store and encoder, and the SHA-256 of the files."""
-
-    encoder: str
-    store: str
-    rows: int
-    dimension: int
-    files: dict[str, str]
-    faiss: str
-    factory: str = "Flat"
-    format: int = FORMAT
-
-    def __post_init__(self) -> None:
-        """Raise InputError for a value that no index of this version can have."""
-        check_types(self)
-        fixed = (self.factory, self.format) == ("Flat", FORMAT)
-        if min(self.rows, self.dimension) < 1 or not fixed or INDEX not in self.files:
-            raise InputError(
-                f"{self} must have rows and dimension >= 1, factory 'Flat', format {FORMAT} and "
-                f"the SHA-256 of {INDEX}"
-            )
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read index.json; InputMissing when `folder` is not a finished index, or Damaged."""
-        return record(cls, read_json(folder / MANIFEST), folder / MANIFEST)
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """The best k training rows (Q, k) int64 of each query and their scores (Q, k) float32."""
-
-    rows: Ids
-    scores: Vectors
 
 
 def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManifest:
@@ -83,11 +46,12 @@ def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManife
     """
     if store.rows == 0:
         raise InputError(f"{store.folder}: holds no embedded image, so there is nothing to index.")
-    if store.manifest.views > 1:
+    if store.manifest.tta_views > 1:
         raise InputError(
-            f"{store.folder}: holds {store.manifest.views} views of each image; an index has one."
+            f"{store.folder}: holds {store.manifest.tta_views} views of each image, and an index "
+            "takes one. Embed the training images with one view."
         )
-    faiss = _faiss()
+    faiss = load_faiss()
     index = faiss.IndexFlatIP(store.dimension)
     for first, rows in store.shards():
         bad = first_not_unit(rows)  # FAISS would take a NaN, and never find it
@@ -96,7 +60,7 @@ def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManife
         index.add(rows)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(folder / INDEX) as file:
-        _write(index, file)
+        write_index(index, file)
     manifest = IndexManifest(
         encoder=store.manifest.encoder,
         store=store.digest,
@@ -105,18 +69,18 @@ def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManife
         files={name: sha256(folder / name) for name in (INDEX, *beside)},
         faiss=faiss.__version__,
     )
-    write_json(folder / MANIFEST, asdict(manifest))
+    write_json(folder / INDEX_MANIFEST, asdict(manifest))
     return manifest
 
 
 class TrainingIndex:
-    """An index opened for search, known to be of the store and the bytes that were built."""
+    """An index opened for search, verified to be of the store and the bytes that were built."""
 
     def __init__(self, index: Any, manifest: IndexManifest, device: str) -> None:
         """Use `TrainingIndex.open`."""
         self.manifest, self.rows = manifest, manifest.rows
         self._index = index
-        self._gpu = _on_gpu(index) if device == "cuda" else None
+        self._gpu = on_gpu(index) if device == "cuda" else None
         # Bound of what float32 sums of D products, and the one rounding of ours, can be off by.
         self._tolerance = np.float32((manifest.dimension + 8) * 2.0**-23)
 
@@ -138,7 +102,7 @@ class TrainingIndex:
                     "Use the store that it was built of, or build the index again."
                 )
         check_sha256(folder / INDEX, manifest.files[INDEX])
-        return cls(_read(folder / INDEX, manifest), manifest, device)
+        return cls(read_index(folder / INDEX, manifest), manifest, device)
 
     def search(self, queries: Vectors, k: int) -> Matches:
         """Return the best min(k, rows) training rows of each query (Q, D), best first.
@@ -151,7 +115,7 @@ class TrainingIndex:
         wanted = min(k + MARGIN, self.rows)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
-        for block in _blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
+        for block in blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
             rows[block], scores[block] = self._search(queries[block], k, wanted)
         return Matches(rows, scores)
 
@@ -169,7 +133,7 @@ class TrainingIndex:
         ids, scores = np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
         again = np.zeros(ids.shape, bool)
         again[:, 1:] = ids[:, 1:] == ids[:, :-1]
-        return Matches(*_best(ids, np.where(again, -np.inf, scores), k))
+        return Matches(*best(ids, np.where(again, -np.inf, scores), k))
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1 as the index holds them, (stop - start, D) float32."""
@@ -196,7 +160,7 @@ class TrainingIndex:
             raise Damaged(f"FAISS found fewer than {wanted} of {self.rows} rows. Build it again.")
         owners = np.repeat(np.arange(len(queries)), wanted)
         scores = self._scores(queries, owners, ids.ravel()).reshape(ids.shape)
-        rows, scores = _best(ids, scores, k)
+        rows, scores = best(ids, scores, k)
         if wanted < self.rows:
             # A row that FAISS left out may tie with, or beat by rounding, the last one kept.
             unsure = estimates[:, -1] >= scores[:, -1] - self._tolerance
@@ -218,94 +182,12 @@ class TrainingIndex:
         radius = float(score - self._tolerance)
         _, _, ids = self._index.range_search(query[None], radius)
         owners = np.zeros(len(ids), np.int64)
-        return _best(ids, self._scores(query[None], owners, ids), k)
+        return best(ids, self._scores(query[None], owners, ids), k)
 
     def _scores(self, queries: Vectors, owners: Ids, ids: Ids) -> Vectors:
         """Score the pairs (queries[owners[i]], stored row ids[i]), a block at a time."""
         scores = np.empty(len(ids), np.float32)
-        for block in _blocks(len(ids), PAIR_BLOCK):
+        for block in blocks(len(ids), PAIR_BLOCK):
             stored = self._index.reconstruct_batch(ids[block])
-            scores[block] = _cosines(queries[owners[block]], stored)
+            scores[block] = cosines(queries[owners[block]], stored)
         return scores
-
-
-def _cosines(left: Vectors, right: Vectors) -> Vectors:
-    """Return the inner product of each pair of rows (n, D), in [-1, 1], rounded once.
-
-    A product of two float32 is exact in float64; the loop fixes the order of the sum, which
-    numpy's own reductions change with the shape.
-    """
-    total = np.zeros(len(left), np.float64)
-    for products in np.multiply(left.T, right.T, dtype=np.float64, order="C"):
-        total += products
-    return np.clip(total.astype(np.float32), -1, 1)
-
-
-def _best(ids: Ids, scores: Vectors, k: int) -> tuple[Ids, Vectors]:
-    """Return the first k along the last axis by score descending, then by row."""
-    order = np.lexsort((ids, -scores), axis=-1)[..., :k]
-    return np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
-
-
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
-
-
-def _write(index: Any, file: HashingFile) -> None:
-    """Write through Python, whose writes raise when the disk is full, and to any file name."""
-    failed: list[OSError] = []
-
-    def write(block: bytes) -> int:
-        try:
-            return file.write(block)
-        except OSError as error:  # which FAISS would lose
-            failed.append(error)
-            return 0
-
-    faiss = _faiss()
-    try:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-    except RuntimeError as error:
-        raise (failed[0] if failed else error) from error
-
-
-def _read(path: Path, manifest: IndexManifest) -> Any:
-    faiss = _faiss()
-    try:
-        with path.open("rb") as file:
-            index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-    except RuntimeError as error:
-        raise Damaged(f"{path}: not an index that FAISS can read. Build it again.") from error
-    found = (type(index), index.ntotal, index.d)
-    if found != (faiss.IndexFlatIP, manifest.rows, manifest.dimension):
-        raise Damaged(
-            f"{path}: holds {found[0].__name__} of {found[1:]} rows and dimensions, and "
-            f"{MANIFEST} says IndexFlatIP of {(manifest.rows, manifest.dimension)}. Build it again."
-        )
-    return index
-
-
-def _on_gpu(index: Any) -> Any:
-    """Return a copy of `index` on the first GPU, or None when FAISS has no GPU or no room."""
-    faiss = _faiss()
-    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
-        return None
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    except RuntimeError:
-        return None
-
-
-def _faiss() -> Any:
-    """Import FAISS when it is first needed: it is not among the base dependencies."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise DependencyMissing(
-            "The search needs FAISS, which is not installed. Install one of the two extras: "
-            "pip install 'deepssim-scan[cpu]' or pip install 'deepssim-scan[gpu]'."
-        ) from error
-    # Matrix products for small blocks of queries too: by default FAISS 1.15 takes the slow way
-    # below some 500 queries of 256 dimensions, which costs several times as long.
-    faiss.cvar.distance_compute_blas_threshold = BLAS_QUERIES
-    return faiss

@@ -9,6 +9,10 @@ class InputError(ScanError, ValueError):
     """A folder, option or image set that no result could be made of."""
 
 
+class Unfinished(InputError):
+    """An interrupted run with other options left something; the text says which differ."""
+
+
 class InputMissing(ScanError, FileNotFoundError):
     """A folder or file that was named and is not there."""
 

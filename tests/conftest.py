@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pictures import TINY, write
+from pictures import TINY, in_memory, write
 
-from deepssim_scan.encoder import Encoder
-from deepssim_scan.listing import list_images
-from deepssim_scan.pools import load_images
+from deepssim_scan.encoder.network import Encoder
 
 torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
 
@@ -48,6 +46,6 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def images(corpus, tiny):
-    """Its images, 36 of them held out."""
-    return load_images(list_images(corpus), tiny, held_out=0.3, workers=0)
+def dataset(corpus, tiny):
+    """Its images in memory, 36 of them held out."""
+    return in_memory(corpus, tiny, held_out=0.3)

@@ -13,6 +13,7 @@ import os
 import pickle
 import stat
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from image_bytes import chunk, nifti, npy, png, saved, saved_all
 from numpy.random import Generator
 from PIL import Image
 
-EMBEDDED = "embedded"
+EMBEDDED, BLANK = "embedded", "blank"
 EXECUTED = "PICKLE_EXECUTED"
 """The folder that the pickles make in the working directory of who runs them."""
 
@@ -54,19 +55,14 @@ class Case:
     """A file, link or folder, and what must become of it.
 
     `put` writes it; None: another case does, or nothing is there. `ends` holds the end of every
-    frame by (member, frame): EMBEDDED, or a reason. `ignored` counts what is passed over: the file
-    itself, or members of an archive.
+    frame by (member, frame): EMBEDDED, BLANK, or a reason. `ignored` counts what is passed over:
+    the file itself, or members of an archive.
     """
 
     path: str
     put: Callable[[Path], object] | None
     ends: Mapping[tuple[str, str], str]
     ignored: int = 0
-
-    @property
-    def rejections(self) -> int:
-        """How many rows of rejected.csv it must give."""
-        return sum(end != EMBEDDED for end in self.ends.values())
 
 
 def plant(folder: Path, cases: Iterable[Case]) -> None:
@@ -84,8 +80,8 @@ def moved(cases: Iterable[Case], folder: str) -> list[Case]:
 
 
 def expected(cases: Iterable[Case]) -> list[tuple[str, str, str, str]]:
-    """List what must be in a catalog: path, member, frame, and EMBEDDED or a reason; sorted."""
-    return sorted((case.path, *place, end) for case in cases for place, end in case.ends.items())
+    """List what must be in a catalog: path, member, frame, and what became of it; sorted."""
+    return sorted((case.path, *image, end) for case in cases for image, end in case.ends.items())
 
 
 def corpus(seed: int) -> list[Case]:
@@ -370,10 +366,7 @@ def several_frames(rng: Generator) -> list[Case]:
     # Every frame has every grey level: Pillow misreads GIF frames of fewer, which are rejected.
     levels = np.tile(np.arange(SIDE**2) % 256, (4, 1)).astype(np.uint8)
     stack = rng.permuted(levels, axis=1).reshape(4, SIDE, SIDE)
-    blank = noise(rng, 3, SIDE, SIDE)
-    blank[1] = 7
     gif, all_four = saved_all(stack, "GIF"), [EMBEDDED] * 4
-    pages = saved_all(blank, "TIFF")
     many = {"4097.gif": tiny_frames(4097), "4097.npy": npy(noise(rng, 4097, 9, 9))}
     return [
         several("four.gif", gif, "frame={}", all_four),
@@ -383,7 +376,6 @@ def several_frames(rng: Generator) -> list[Case]:
         several("four.npy", npy(stack), "axis=0,slice={}", all_four),
         several("forty.nii", nifti(stack), "axis=2,slice={}", [EMBEDDED] * SIDE),
         several("four.npz", npz(stack), "array={}", all_four),
-        several("blank-page.tif", pages, "frame={}", (EMBEDDED, "constant", EMBEDDED)),
         *rejected("damaged", {"no-trailer.gif": gif[:-1]}),
         *rejected("too-large", many),
         *rejected("unsupported", {"four-axes.npy": npy(noise(rng, 2, 2, SIDE, SIDE))}),
@@ -696,6 +688,66 @@ def endless(rng: Generator) -> list[Case]:
     ]
 
 
+def padded_dicom(rng: Generator) -> list[Case]:
+    """Row 39: CT with padding, part of an image or all of it, and padding that is no number."""
+    samples = rng.integers(0, 3000, (SIDE, SIDE)).astype(np.int16)
+    samples[:9] = -2000
+    value = element(0x00280120, b"SS", struct.pack("<h", -2000))
+    pair = element(0x00280120, b"SS", struct.pack("<2h", -2000, 0))
+    return [
+        *embedded({"padded.dcm": dicom(samples, more=value)}),
+        *rejected("constant", {"all-padding.dcm": dicom(samples[:9], more=value)}),
+        *rejected("damaged", {"two-values.dcm": dicom(samples, more=pair)}),
+    ]
+
+
+def blank_frames(rng: Generator) -> list[Case]:
+    """Row 43: frames with nothing on them, beside others and alone."""
+    stack = noise(rng, 5, SIDE, SIDE)
+    stack[0] = stack[3:] = 0
+    ends = (BLANK, EMBEDDED, EMBEDDED, BLANK, BLANK)
+    values = stack.astype(np.float32)
+    values[1, 2, 3] = np.nan
+    mixed = (BLANK, "not-finite", EMBEDDED, BLANK, BLANK)
+    shades = np.arange(3, dtype=np.uint8).repeat(SIDE**2).reshape(3, SIDE, SIDE)
+    return [
+        several("volume.nii.gz", gzip.compress(nifti(stack.T)), "axis=2,slice={}", ends),
+        several("volume.npy", npy(values), "axis=0,slice={}", mixed),
+        several("pages.tif", saved_all(stack, "TIFF"), "frame={}", ends),
+        several("frames.dcm", dicom(stack), "frame={}", ends),
+        several("arrays.npz", npz(stack), "array={}", ends),
+        several("all.npy", npy(shades), "axis=0,slice={}", ["constant"] * 3),
+        *rejected("constant", {"one-slice.npy": npy(shades[:1])}),
+    ]
+
+
+def containers(rng: Generator) -> list[Case]:
+    """Row 45: files and folders that may hold images, and are not read."""
+    data = b"\x89HDF\r\n\x1a\n" + rng.bytes(900)
+    names = ("a.h5", "b.mat", "c.pkl", "d.parquet", "e.MP4", "f.exr", "no-suffix", "g.raw.gz")
+    files = dict.fromkeys(names, data)
+    return [
+        *rejected("unsupported", files | {"h.bin": rng.bytes(900)}),
+        one("array.zarr", Path.mkdir, "unsupported"),
+        Case("array.zarr/c/0", writing(data), {}),
+        *embedded({"an-image.raw": picture(rng)}),
+        packed("a.zip", zipped(image(rng), Member("b.pt", data)), ONE | {"b.pt": "unsupported"}),
+    ]
+
+
+def vast_headers(rng: Generator) -> list[Case]:
+    """Row 48: a tar of a few kilobytes whose header says that it goes on for 900 MB."""
+    info = tarfile.TarInfo("@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, 900 << 20
+
+    def sparse(path: Path) -> None:
+        path.write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+        os.truncate(path, 901 << 20)
+
+    whole = tarred({"a.png": picture(rng)})
+    return [one("vast.tar", sparse, "too-large"), packed("whole.tar", whole, ONE)]
+
+
 ROWS: dict[int, Callable[[Generator], list[Case]]] = {
     1: truncated,
     3: wrong_checksums,
@@ -720,4 +772,8 @@ ROWS: dict[int, Callable[[Generator], list[Case]]] = {
     24: same_names,
     25: odd_names,
     28: endless,
+    39: padded_dicom,
+    43: blank_frames,
+    45: containers,
+    48: vast_headers,
 }

@@ -40,7 +40,7 @@ def dicom_tags(pixels: np.ndarray, photometric: bytes = b"MONOCHROME2") -> bytes
         us(0x00280100, bits),
         us(0x00280101, bits),
         us(0x00280102, bits - 1),
-        us(0x00280103, 0),
+        us(0x00280103, int(pixels.dtype.kind == "i")),
     ]
     return b"".join(parts)
 

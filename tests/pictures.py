@@ -1,4 +1,4 @@
-"""Procedural images for tests: by number, by family, in folders; and a small network for them."""
+"""Procedural images for tests: by number, by family, in folders, in memory; small networks."""
 
 from dataclasses import replace
 
@@ -6,10 +6,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deepssim_scan.encoder import REFERENCE, Architecture
-from deepssim_scan.procedural import FAMILIES, nested_ellipses
-from deepssim_scan.standardise import Standardisation
-from deepssim_scan.transform import restandardise
+from deepssim_scan.encoder.architecture import REFERENCE, Architecture
+from deepssim_scan.imaging.warp import restandardise
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.listing import Listing, list_images
+from deepssim_scan.ingest.standardise import Standardisation
+from deepssim_scan.training.config import TrainingConfig
+from deepssim_scan.training.dataset import load_dataset
+from deepssim_scan.training.procedural import FAMILIES, nested_ellipses
 
 TINY = Architecture(
     depths=(1, 1),
@@ -46,3 +50,10 @@ def write(folder, count, *, per_folder, side=32):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return folder
+
+
+def in_memory(images, architecture, **training):
+    """Read a folder or a listing into memory in this process, split as a TrainingConfig says."""
+    listing = images if isinstance(images, Listing) else list_images(images)
+    config, run = TrainingConfig(**training), RunContext(workers=0)
+    return load_dataset(listing, architecture, config, IngestConfig(), run)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepssim_scan import archives
-from deepssim_scan.archives import Place, list_members, read_member
-from deepssim_scan.decode import REASONS, Rejected, Rejection
+from deepssim_scan.ingest import archives
+from deepssim_scan.ingest.archives import MemberLocation, list_members, read_member
+from deepssim_scan.ingest.rejection import REASONS, Rejected, Rejection
 
 NOISE = np.random.default_rng(3).integers(0, 256, 5000).astype(np.uint8).tobytes()
 CONTENT = {
@@ -197,7 +197,7 @@ def edited(data, name, **fields):
 def test_zip_members_that_are_not_read(fields, expected):
     found = members(edited(ALL["deflated"], "a.png", **fields))
     assert found["a.png"].reason == expected
-    others = {name for name, place in found.items() if isinstance(place, Place)}
+    others = {name for name, place in found.items() if isinstance(place, MemberLocation)}
     assert others == set(CONTENT) - {"a.png"}
 
 

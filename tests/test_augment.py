@@ -7,28 +7,28 @@ import torch
 from pictures import of_every_family
 from torch.nn import functional
 
-from deepssim_scan import augment as module
-from deepssim_scan.augment import (
+from deepssim_scan.imaging import augment as module
+from deepssim_scan.imaging.augment import (
     DEGRADATIONS,
     PERTURBATIONS,
     augment,
-    disguise,
     other_subject,
     perturb,
+    simulate_copy,
     smooth_field,
 )
-from deepssim_scan.registration import register
-from deepssim_scan.ssim import image_range, ssim
-from deepssim_scan.transform import restandardise
+from deepssim_scan.imaging.registration import register
+from deepssim_scan.imaging.ssim import image_range, ssim
+from deepssim_scan.imaging.warp import restandardise
 
 SIDE = 48
 
 
-def disguised(images, generator):
-    return disguise(images, generator)[0]
+def copied(images, generator):
+    return simulate_copy(images, generator)[0]
 
 
-CHANGES = {change.__name__: change for change in (augment, disguised, perturb, other_subject)}
+CHANGES = {change.__name__: change for change in (augment, copied, perturb, other_subject)}
 PROBABILITIES = ("FLIP_PROBABILITY", "ROTATION_PROBABILITY", "GAMMA_PROBABILITY")
 
 
@@ -112,7 +112,7 @@ def test_a_constant_image_stays_finite():
     assert augment(torch.zeros(4, 16, 16), generator()).isfinite().all()
 
 
-# What a copy may show.
+# The reference's augmentation.
 
 
 def test_nothing_drawn_changes_nothing(images, probabilities):
@@ -142,9 +142,9 @@ def test_rotations_stay_within_ten_degrees(probabilities):
     probabilities(rotation=1.0)
     dot = torch.zeros(300, 65, 65)
     dot[:, 31:34, 55:58] = 1  # at 24 pixels from the centre, on its right
-    turned = augment(restandardise(dot), generator()).clamp_min(0)
+    rotated = augment(restandardise(dot), generator()).clamp_min(0)
     rows = torch.arange(65.0)
-    height = (turned.sum(2) * rows).sum(1) / turned.sum((1, 2)) - 32
+    height = (rotated.sum(2) * rows).sum(1) / rotated.sum((1, 2)) - 32
     angle = torch.asin((height / 24).clamp(-1, 1))
     assert 0.14 < angle.max() < 0.18
     assert -0.18 < angle.min() < -0.14
@@ -161,7 +161,7 @@ def test_gammas_span_the_references_range(probabilities):
     assert 1.47 < exponent.max() < 1.51
 
 
-# What it may not show.
+# Changes of content.
 
 
 def test_the_cosine_basis_equals_scipys_and_is_orthonormal():
@@ -197,48 +197,48 @@ def test_a_smooth_field_is_smooth_and_of_about_unit_variance(size):
         assert fields.diff(dim=dim).square().mean() < 0.6 * fields.var()
 
 
-def test_perturbing_spans_the_range_of_ssim_and_a_stranger_is_farther_off(images):
-    scores, stranger = [], []
+def test_perturbing_spans_the_range_of_ssim_and_another_subject_is_farther_off(images):
+    scores, others = [], []
     for seed in range(16):
-        for found, change in ((scores, perturb), (stranger, other_subject)):
+        for found, change in ((scores, perturb), (others, other_subject)):
             changed = change(images, generator(seed))
             found.append(ssim(images, changed, image_range(images)))
-    scores, stranger = torch.cat(scores), torch.cat(stranger)
+    scores, others = torch.cat(scores), torch.cat(others)
     assert (scores > 0.9).float().mean() > 0.05
     assert (scores < 0.6).float().mean() > 0.05
     assert ((scores > 0.6) & (scores < 0.9)).float().mean() > 0.1
-    assert stranger.mean() < scores.mean() - 0.1
-    assert stranger.max() < 0.95
+    assert others.mean() < scores.mean() - 0.1
+    assert others.max() < 0.95
 
 
-def test_a_disguised_image_is_still_recognised_by_what_is_in_it(images):
-    """Registered, a copy in disguise is closer to its source than another subject is."""
+def test_a_simulated_copy_is_closer_to_its_source_than_another_subject(images):
+    """Once they are registered."""
     wide = functional.interpolate(images[:, None], (128, 128), mode="bicubic")[:, 0]
     wide = restandardise(wide)
-    copies = register(disguise(wide, generator(1))[0], wide).ssim
-    strangers = register(other_subject(wide, generator(2)), wide).ssim
-    assert copies.median() > strangers.median() + 0.1
+    copies = register(simulate_copy(wide, generator(1))[0], wide).ssim
+    others = register(other_subject(wide, generator(2)), wide).ssim
+    assert copies.median() > others.median() + 0.1
 
 
-def test_a_disguise_shows_each_of_its_parts(images, monkeypatch):
-    """Of many, half are not turned, 40 % are shifted, and half get dark borders."""
-    turned, moved, outside = [], [], []
+def test_simulated_copies_are_transformed_in_every_way(images, monkeypatch):
+    """Of many, half are not rotated, 40 % are shifted, and half get dark borders."""
+    rotated, shifted, outside = [], [], []
     real = module.resample
 
     def spy(images, linear, displacement, dark):
-        turned.extend(torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0])).tolist())
-        moved.extend(displacement.mean((2, 3)).norm(dim=1).tolist())
+        rotated.extend(torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0])).tolist())
+        shifted.extend(displacement.mean((2, 3)).norm(dim=1).tolist())
         outside.extend(dark.tolist())
         return real(images, linear, displacement, dark)
 
     monkeypatch.setattr(module, "resample", spy)
     for seed in range(8):
-        disguise(images, generator(seed))
-    turned, moved, outside = map(np.array, (turned, moved, outside))
-    assert 0.35 < (turned == 0).mean() < 0.65
-    assert 9 < np.abs(turned).max() < 11
-    assert 0.25 < (moved > 0.03).mean() < 0.5
-    assert moved.max() < 0.17
+        simulate_copy(images, generator(seed))
+    rotated, shifted, outside = map(np.array, (rotated, shifted, outside))
+    assert 0.35 < (rotated == 0).mean() < 0.65
+    assert 9 < np.abs(rotated).max() < 11
+    assert 0.25 < (shifted > 0.03).mean() < 0.5
+    assert shifted.max() < 0.17
     assert 0.35 < outside.mean() < 0.65
 
 

@@ -11,19 +11,32 @@ import torch
 from pictures import TINY, TINY_CONVNEXT
 from PIL import Image
 
-from deepssim_scan import checkpoint, embed, scan
-from deepssim_scan.check import RepairConfig, check, repair
-from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.embed import EmbedConfig
-from deepssim_scan.encoder import Encoder
-from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
-from deepssim_scan.files import sha256
-from deepssim_scan.publish import locked
-from deepssim_scan.records import read_json, write_json
-from deepssim_scan.scan import QueryConfig
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.errors import (
+    Busy,
+    CheckpointError,
+    Damaged,
+    InputError,
+    InputMissing,
+    StoreMismatch,
+)
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig, RepairConfig
+from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.repair import repair
+from deepssim_scan.matching.config import VerdictConfig
+from deepssim_scan.storage.files import sha256
+from deepssim_scan.storage.publish import locked
+from deepssim_scan.storage.records import read_json, write_json
+from deepssim_scan.store import embed_listing as embed
+from deepssim_scan.store.config import EmbedConfig
 
-CONFIG = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
-HERE = RepairConfig(workers=0)
+SMALL = EmbedConfig(batch=3, shard_rows=8)
+RUN = RunContext("cpu", workers=0)
 
 
 def save(folder, numbers, seed=0):
@@ -44,9 +57,14 @@ def made(tmp_path_factory):
     save(root / "synthetic", range(10), seed=5)
     torch.manual_seed(0)
     checkpoint.save(root / "encoder.safetensors", Encoder(TINY), Thresholds(0.6, 0.999), {})
-    scan.build_index(root / "training", root / "index", root / "encoder.safetensors", CONFIG)
-    query = QueryConfig(3, embed=CONFIG)
-    scan.query(root / "synthetic", root / "index", root / "report", query)
+    build_index(
+        root / "training",
+        root / "index",
+        IndexConfig(root / "encoder.safetensors", embed=SMALL),
+        RUN,
+    )
+    config = QueryConfig(embed=SMALL, verdict=VerdictConfig(3))
+    query(root / "synthetic", root / "index", root / "report", config, RUN)
     return root
 
 
@@ -85,8 +103,8 @@ def test_what_is_intact_is_said_to_be(made, kind):
     checked = check(made / PLACES[kind])
     assert (checked.kind, checked.problems, checked.intact) == (kind, (), True)
     expected = {
-        "index": {"listed": 24, "rows": 23, "rejected": 1},
-        "report": {"listed": 10, "rows": 10, "rejected": 0, "matches": 30},
+        "index": {"listed": 24, "rows": 23, "rejected": 1, "blank": 0},
+        "report": {"listed": 10, "rows": 10, "rejected": 0, "blank": 0, "matches": 30},
         "checkpoint": {},
     }
     assert checked.counts == expected.get(kind, expected["index"])
@@ -124,8 +142,9 @@ def test_row_32_damaged_rows_are_named(root):
 
 def test_a_store_that_is_not_that_of_the_index(root):
     other = root / "other"
-    config = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
-    scan.build_index(root / "synthetic", other, root / "encoder.safetensors", config)
+    build_index(
+        root / "synthetic", other, IndexConfig(root / "encoder.safetensors", embed=SMALL), RUN
+    )
     shutil.rmtree(root / "index/store")
     shutil.copytree(other / "store", root / "index/store")
     (problem,) = check(root / "index").problems
@@ -203,26 +222,26 @@ def test_damaged_rows_are_embedded_again_to_the_byte(made, root, place, store):
     chunks = sorted((root / place / store / "embeddings.zarr").glob("c.*"))
     flip(chunks[0])
     chunks[-1].unlink()
-    checked = repair(root / place, HERE)
+    checked = repair(root / place, run=RUN)
     assert checked.intact
     assert contents(root / place) == contents(made / place)
 
 
 def test_images_too_small_were_in_the_batches_too(tmp_path, monkeypatch):
-    exact = embed.embed_views
+    exact = embed.embed_tta
     # Rows that depend on how many images are in their batch, as last bits may.
-    monkeypatch.setattr(embed, "embed_views", lambda *given: exact(*given).roll(len(given[1]), 1))
+    monkeypatch.setattr(embed, "embed_tta", lambda *given: exact(*given).roll(len(given[1]), 1))
     save(tmp_path / "training", range(8))
     small = np.random.default_rng(0).integers(0, 256, (6, 6), np.uint8)
     Image.fromarray(small).save(tmp_path / "training" / "01b.png")
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "encoder", Encoder(TINY_CONVNEXT), Thresholds(), {})
     index = tmp_path / "index"
-    scan.build_index(tmp_path / "training", index, tmp_path / "encoder", CONFIG)
+    build_index(tmp_path / "training", index, IndexConfig(tmp_path / "encoder", embed=SMALL), RUN)
     before = contents(index)
     assert b"too-small" in before["rejected.csv"]
     flip(index / "store/embeddings.zarr/c.0.0")
-    assert repair(index, HERE).intact
+    assert repair(index, run=RUN).intact
     assert contents(index) == before
 
 
@@ -230,8 +249,8 @@ def test_a_store_alone_is_repaired_with_its_encoder(made, root):
     flip(root / "index/store/embeddings.zarr/c.1.0")
     shutil.move(root / "index/store", root / "store")
     with pytest.raises(StoreMismatch, match="Give that one with --encoder"):
-        repair(root / "store", HERE)
-    checked = repair(root / "store", RepairConfig(encoder=root / "encoder.safetensors", workers=0))
+        repair(root / "store", run=RUN)
+    checked = repair(root / "store", RepairConfig(encoder=root / "encoder.safetensors"), RUN)
     assert checked.intact
     assert contents(root / "store") == contents(made / "index/store")
 
@@ -242,7 +261,7 @@ def test_an_index_is_made_again_of_its_store(made, root, name, and_rows):
     flip(root / "index" / name)
     if and_rows:
         flip(root / "index/store/embeddings.zarr/c.1.0")
-    assert repair(root / "index", HERE).intact
+    assert repair(root / "index", run=RUN).intact
     assert contents(root / "index") == contents(made / "index")
 
 
@@ -251,8 +270,8 @@ def test_what_cannot_be_made_again_is_left_and_named(root, name):
     flip(root / "index" / name, 40)
     flip(root / "index/flat.faiss")
     before = contents(root / "index")
-    with pytest.raises((Damaged, StoreMismatch, checkpoint.CheckpointError)):
-        repair(root / "index", HERE)
+    with pytest.raises((Damaged, StoreMismatch, CheckpointError)):
+        repair(root / "index", run=RUN)
     assert contents(root / "index") == before
 
 
@@ -260,7 +279,7 @@ def test_row_31_a_repair_is_a_writer(root):
     flip(root / "index/store/embeddings.zarr/c.0.0")
     before = contents(root / "index")
     with locked(root / "index"), pytest.raises(Busy, match="is being written by process"):
-        repair(root / "index", HERE)
+        repair(root / "index", run=RUN)
     assert contents(root / "index") == before
 
 
@@ -270,7 +289,7 @@ def test_images_that_are_not_where_they_were(root):
     value["source"]["folder"] = str(root / "nowhere")
     write_json(root / "report/synthetic/store.json", value)
     with pytest.raises(InputMissing, match="Say where the images are now with --images"):
-        repair(root / "report", HERE)
+        repair(root / "report", run=RUN)
 
 
 def test_a_summary_that_is_none(root):
@@ -280,9 +299,9 @@ def test_a_summary_that_is_none(root):
 
 
 def test_a_report_of_another_store(root):
-    other = QueryConfig(3, embed=CONFIG)
+    other = QueryConfig(embed=SMALL, verdict=VerdictConfig(3))
     save(root / "more", range(12), seed=5)
-    scan.query(root / "more", root / "index", root / "other", other)
+    query(root / "more", root / "index", root / "other", other, RUN)
     shutil.rmtree(root / "report/synthetic")
     shutil.copytree(root / "other/synthetic", root / "report/synthetic")
     assert "is of another store" in " ".join(p.what for p in check(root / "report").problems)
@@ -291,7 +310,7 @@ def test_a_report_of_another_store(root):
 def test_a_damaged_catalog_is_not_guessed_at(root):
     flip(root / "index/store/catalog.sqlite", 5000)
     with pytest.raises(Damaged, match=r"catalog\.sqlite"):
-        repair(root / "index", HERE)
+        repair(root / "index", run=RUN)
 
 
 def test_images_that_changed_are_not_embedded(root):
@@ -302,25 +321,25 @@ def test_images_that_changed_are_not_embedded(root):
     shutil.copy(root / "moved/20.png", root / "moved/03.png")
     before = contents(root / "index")
     with pytest.raises(InputError, match=r"'03.png' is not the image any more"):
-        repair(root / "index", RepairConfig(root / "moved", workers=0))
+        repair(root / "index", RepairConfig(root / "moved"), RUN)
     (root / "moved/03.png").unlink()
     with pytest.raises(InputError, match=r"1 images of damaged rows are gone, the first '03.png'"):
-        repair(root / "index", RepairConfig(root / "moved", workers=0))
+        repair(root / "index", RepairConfig(root / "moved"), RUN)
     assert contents(root / "index") == before
     shutil.copy(root / "training/03.png", root / "moved/03.png")
-    assert repair(root / "index", RepairConfig(root / "moved", workers=0)).intact
+    assert repair(root / "index", RepairConfig(root / "moved"), RUN).intact
 
 
 def test_rows_that_come_out_otherwise_are_not_written(root, monkeypatch):
     flip(root / "index/store/embeddings.zarr/c.0.0")
     before = contents(root / "index")
-    exact = embed.embed_views
+    exact = embed.embed_tta
 
     def shaky(*given):
         rows = exact(*given)
         return rows * torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
 
-    monkeypatch.setattr(embed, "embed_views", shaky)
+    monkeypatch.setattr(embed, "embed_tta", shaky)
     with pytest.raises(InputError, match="not the same to the last bit"):
-        repair(root / "index", HERE)
+        repair(root / "index", run=RUN)
     assert contents(root / "index") == before

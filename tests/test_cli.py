@@ -3,23 +3,23 @@
 import hashlib
 import hmac
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pictures import TINY, drawn
 from PIL import Image
 from typer.main import get_command
 
-from deepssim_scan import checkpoint
-from deepssim_scan.checkpoint import Thresholds
 from deepssim_scan.cli import main
-from deepssim_scan.cli.commands import app
-from deepssim_scan.encoder import Encoder
-from deepssim_scan.procedural import dead_leaves
+from deepssim_scan.cli.app import app
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.training.procedural import dead_leaves
 
 COMMANDS = get_command(app).commands
 
@@ -69,15 +69,17 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
     code, out, _ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
     assert code == 0
     assert "12 training images indexed in deepssim-index" in out
-    assert "Images: 12 listed = 12 embedded + 0 rejected" in out
+    assert "Images: 12 listed = 12 embedded + 0 rejected + 0 blank" in out
     code, out, err = run("query", "--synthetic", "synthetic")
     assert code == 0
     assert "11.png" in out
     assert "duplicate" in out
     assert "Report: deepssim-report" in out
-    assert "Images: 2 listed = 2 embedded + 0 rejected" in out
+    assert "Images: 2 listed = 2 embedded + 0 rejected + 0 blank" in out
     assert "synthetic images 2/2" in err
     assert sorted(path.name for path in Path("deepssim-report").iterdir()) == [
+        "blank.csv",
+        "evidence",
         "flagged.csv",
         "job.json",
         "matches.parquet",
@@ -94,19 +96,123 @@ def test_the_table_says_what_makes_a_duplicate(run, indexed):
 
     assert "SSIM > 0.95, or score > 0.9999 and SSIM > 0.8" in printed()
     assert "SSIM > 0.97, or score > 0.9999 and SSIM > 0.97" in printed("--ssim", "0.97")
-    assert "SSIM > 0.9, or score > 0.9999 and SSIM > 0.8" in printed("--certain", "0.9")
+    assert "SSIM > 0.9, or score > 0.9999 and SSIM > 0.8" in printed("--high-ssim", "0.9")
     assert "SSIM >" not in printed("--no-verify")
-    code, _, err = run("query", "--synthetic", "synthetic", "--certain", "0.7")
+    code, _, err = run("query", "--synthetic", "synthetic", "--high-ssim", "0.7")
     assert code == 1
-    assert "found ssim 0.8, certain 0.7" in err
+    assert "found ssim 0.8, high_ssim 0.7" in err
 
 
 def test_the_number_of_views_can_be_chosen(run, indexed):
-    code, out, _ = run("query", "--synthetic", "synthetic", "--views", "1", "--json")
-    assert (code, json.loads(out)["views"]) == (0, 1)
-    code, _, err = run("query", "--synthetic", "synthetic", "--views", "6")
+    code, out, _ = run("query", "--synthetic", "synthetic", "--tta-views", "1", "--json")
+    assert (code, json.loads(out)["tta_views"]) == (0, 1)
+    code, _, err = run("query", "--synthetic", "synthetic", "--tta-views", "6")
     assert code == 2
-    assert "--views" in err
+    assert "--tta-views" in err
+
+
+def test_the_number_of_candidates_can_be_chosen_and_is_not_that_of_matches(run, indexed):
+    options = ("--synthetic", "synthetic", "--candidates", "3", "--top-k", "2", "--json")
+    code, out, _ = run("query", *options)
+    summary = json.loads(out)
+    assert (code, summary["candidates"], summary["top_k"]) == (0, 3, 2)
+    assert summary["verification"]["registered"] == 2 * 3
+    code, _, err = run("query", "--synthetic", "synthetic", "--candidates", "0")
+    assert (code, "--candidates" in err) == (2, True)
+
+
+def test_pairs_are_not_verified_by_request_and_the_result_says_so(run, indexed):
+    code, _, err = run("query", "--synthetic", "synthetic", "--no-verify")
+    assert code == 0
+    assert "Not verified, as --no-verify asks for" in err
+    assert "INCOMPLETE" not in err
+    code, _, err = run("query", "--synthetic", "synthetic", "--no-verify", "--training", "training")
+    assert code == 2
+
+
+def test_row_46_training_images_that_are_gone_make_a_query_incomplete(run, indexed):
+    Path("training").rename("moved")
+    code, out, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
+    assert code == 4
+    assert "Pairs not verified: 10" in err
+    assert "Not looked at: synthetic images 0, training images 0, pairs 10." in err
+    code, out, err = run("query", "--synthetic", "synthetic", "--training", "moved")
+    assert code == 0
+    assert "Pairs registered: 10" in out
+    assert "INCOMPLETE" not in err
+
+
+def test_row_45_files_are_left_out_on_purpose_and_counted(run, folders):
+    Path("training/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    options = ("build-index", "--training", "training", "--encoder", "e.safetensors")
+    code, out, err = run(*options)
+    assert code == 4
+    assert "Rejected images: 1; deepssim-index/rejected.csv says why." in err
+    assert "INCOMPLETE" in err
+    code, out, err = run(*options, "--exclude", "broken.*", "--exclude", "00.png")
+    assert code == 0
+    assert "Excluded files (--exclude): 2." in err
+    assert "Images: 11 listed = 11 embedded + 0 rejected + 0 blank" in out
+    assert "INCOMPLETE" not in err
+
+
+def test_row_43_blank_slices_are_counted_and_make_nothing_incomplete(run, indexed):
+    volume = np.random.default_rng(0).normal(size=(9, 40, 40)).astype(np.float32)
+    volume[:2] = 0
+    np.save("synthetic/v.npy", volume)
+    code, out, err = run("query", "--synthetic", "synthetic")
+    assert code == 0
+    assert "Images: 11 listed = 9 embedded + 0 rejected + 2 blank" in out
+    assert "Blank images, with nothing on them: 2; deepssim-report/blank.csv lists them." in err
+    assert "INCOMPLETE" not in err
+
+
+def test_the_subject_is_taken_from_the_path(run, indexed):
+    options = ("--training", "training", "--encoder", "e.safetensors", "--subject-regex", "^[0-9]")
+    assert run("build-index", *options)[0] == 0
+    code, out, _ = run("query", "--synthetic", "synthetic")
+    assert code == 0
+    assert "Subjects of whom an image is copied: 1 of 2" in out
+    matches = pq.read_table("deepssim-report/matches.parquet")
+    names, subjects = matches["training"].to_pylist(), matches["subject"].to_pylist()
+    assert subjects == [name[0] for name in names]
+    for command in (("build-index", "--training"), ("query", "--synthetic")):
+        code, _, err = run(*command, "training", "--subject-regex", "(")
+        assert (code, "subject_regex" in err) == (2, True)
+    code, *_ = run("train", "--images", "training", "--out", "t", "--subject-regex", "(a)(b)")
+    assert code == 2
+
+
+def test_row_51_an_interrupted_run_of_other_options_asks_for_restart(run, folders, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    options = ("build-index", "--training", "training", "--encoder", "e.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("deepssim_scan.jobs.build_index.write_left_out", interrupted)
+        assert run(*options)[0] != 0
+    left = sorted(Path(".deepssim-index.partial").rglob("*"))
+    code, _, err = run(*options, "--exclude", "00.png")
+    assert code == 1
+    assert "exclude was" in err
+    assert "--restart" in err
+    assert sorted(Path(".deepssim-index.partial").rglob("*")) == left
+    code, out, _ = run(*options, "--exclude", "00.png", "--restart")
+    assert code == 0
+    assert "11 training images indexed" in out
+
+
+def test_a_gpu_that_is_not_there_is_an_error_of_usage(run, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (
+        ("build-index", "--training", "training"),
+        ("query", "--synthetic", "synthetic"),
+        ("train", "--images", "training", "--out", "t.safetensors"),
+        ("demo",),
+    ):
+        code, _, err = run(*command, "--device", "cuda")
+        assert code == 2, command
+        assert "cuda was asked for" in " ".join(err.split())
 
 
 def test_json_is_the_summary_and_nothing_else(run, indexed):
@@ -132,7 +238,7 @@ def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
     Path("synthetic/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     code, _, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
     assert code == 4
-    assert "Not looked at: 1 synthetic and 0 training images." in err
+    assert "Not looked at: synthetic images 1, training images 0, pairs 0." in err
     assert "Rejected images: 1; deepssim-report/rejected.csv says why." in err
 
 
@@ -147,7 +253,7 @@ def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
     options = (*options, "--subject-key", "key")
     code, out, _ = run("query", *options)
     assert code == 0
-    assert "Images: 5 listed = 5 embedded + 0 rejected" in out
+    assert "Images: 5 listed = 5 embedded + 0 rejected + 0 blank" in out
     assert "v.npy#axis=0,slice=2" in out.replace("\n", "")
     catalog = Path("deepssim-report/synthetic/catalog.sqlite").read_bytes()
     hashed = hmac.new(b"0123456789abcdef", b"Jane Doe", hashlib.sha256).hexdigest()
@@ -156,7 +262,7 @@ def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
 
 def test_check_says_what_is_damaged_and_repairs_it(run, indexed):
     code, out, _ = run("check", "deepssim-index")
-    assert (code, "index is intact (12 listed, 12 rows, 0 rejected)" in out) == (0, True)
+    assert (code, "index is intact (12 listed, 12 rows, 0 rejected, 0 blank)" in out) == (0, True)
     chunk = Path("deepssim-index/store/embeddings.zarr/c.0.0")
     chunk.write_bytes(chunk.read_bytes()[:-1])
     code, out, _ = run("check", "deepssim-index")
@@ -176,7 +282,7 @@ def test_a_subject_key_must_be_long(run, folders):
     options = ("--training", "training", "--subject-key", "short.key")
     code, _, err = run("build-index", *options)
     assert code == 2
-    assert "a subject key of 6 bytes, and 16 are needed" in err
+    assert "the subject key has 6 bytes, and at least 16 are needed" in " ".join(err.split())
 
 
 def test_exit_code_1_is_one_line_and_no_traceback(run, folders):
@@ -221,7 +327,8 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
     for number in range(100, 160):
         Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
     options = ("--images", "training", "--steps", "2", "--batch", "4", "--device", "cpu")
-    code, out, err = run("train", *options, "--out", "t.safetensors", "--resume", "--json")
+    options = (*options, "--init", "e.safetensors", "--resume", "--json")
+    code, out, err = run("train", *options, "--out", "t.safetensors")
     assert code == 0
     facts = json.loads(out)
     assert facts["kind"] == "checkpoint"
@@ -271,7 +378,7 @@ def test_train_warns_of_thresholds_fitted_on_near_copies(run, folders):
         other = pixels + (pixels > 128).astype(np.uint8)
         Image.fromarray(other).save(f"training/again/{999 - number}.png")
     options = ("--images", "training", "--steps", "1", "--batch", "4", "--device", "cpu")
-    code, _, err = run("train", *options, "--out", "t.safetensors")
+    code, _, err = run("train", *options, "--out", "t.safetensors", "--init", "e.safetensors")
     assert code == 0
     assert "near copies of images trained on" in " ".join(err.split())
 
@@ -303,13 +410,27 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme(run, comman
     assert f"deepssim-scan {command}" in readme
 
 
-def test_decode_workers_do_not_load_torch():
-    code = "import sys, deepssim_scan.cli, deepssim_scan.images; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_in_a_panel_and_help_comes_last(run, command):
+    panels = {"Input", "Output", "Verdict", "Training", "Machine"}
+    options = [each for each in COMMANDS[command].params if each.param_type_name == "option"]
+    assert {each.rich_help_panel for each in options} <= panels
+    _, out, _ = run(command, "--help")
+    titles = [line.split()[1] for line in out.splitlines() if line.startswith("╭")]
+    assert titles[-1] == "Help"
+    assert set(titles) <= panels | {"Arguments", "Help"}
+    assert titles.index("Output") < len(titles) - 1
 
 
-def test_the_installed_program_runs(folders):
-    command = [str(Path(sys.executable).parent / "deepssim-scan"), "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("deepssim-scan 0.")
+def test_each_command_takes_what_its_place_in_the_flow_needs():
+    def options(command):
+        return {name for each in COMMANDS[command].params for name in each.opts}
+
+    kept = {"--index", "--include", "--manifest", "--json"}
+    assert kept | {"--training", "--encoder", "--restart"} <= options("build-index")
+    named = {"--synthetic", "--training", "--report", "--top-k", "--fail-on-flagged"}
+    assert kept | named <= options("query")
+    assert {"--candidates", "--tta-views", "--high-ssim", "--no-verify"} <= options("query")
+    for command in ("build-index", "query", "train"):
+        shared = {"--exclude", "--manifest", "--subject-regex", "--subject-key"}
+        assert shared <= options(command)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import (
+    BLANK,
     EMBEDDED,
     EXECUTED,
     MAX_MEMORY,
@@ -35,21 +36,26 @@ from corpus import (
     rejected,
 )
 from dicom_bytes import PATIENT, PATIENT_ID
+from image_bytes import nifti
 from pictures import TINY
 
-from deepssim_scan import checkpoint, scan
-from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.decode import REASONS
-from deepssim_scan.embed import EmbedConfig
-from deepssim_scan.embeddings import Store
-from deepssim_scan.encoder import Encoder
-from deepssim_scan.listing import Selection
-from deepssim_scan.workers import Limits
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.rejection import REASONS
+from deepssim_scan.ingest.selection import Selection
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.progress import Silent
+from deepssim_scan.store.config import EmbedConfig
+from deepssim_scan.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent / "deepssim-scan"
 LIMITS = Limits(MAX_SECONDS, MAX_MEMORY)
-TWO = EmbedConfig(limits=LIMITS, device="cpu", shard_rows=50, workers=2)
+SHARDS = EmbedConfig(shard_rows=50)
 BLOCKER = """
 import os, socket, sys
 
@@ -73,7 +79,7 @@ note("started", *sys.orig_argv)
 
 def catalog(store):
     """Read the catalog of a store as `expected` lists it, without the program's own code."""
-    query = "SELECT path, member, frame, coalesce(reason, ?) FROM entries"
+    query = "SELECT path, member, frame, coalesce(reason, ?) FROM images"
     with closing(sqlite3.connect(store / "catalog.sqlite")) as database:
         rows = database.execute(query, (EMBEDDED,)).fetchall()
     return sorted((os.fsdecode(path), os.fsdecode(member), *rest) for path, member, *rest in rows)
@@ -113,6 +119,17 @@ def encoder_file(path):
     return path
 
 
+class Meddler(Silent):
+    """Does something when all files are listed, and none has been read."""
+
+    def __init__(self, meddle):
+        self.meddle = meddle
+
+    def __call__(self, stage, done, total, note=""):
+        if not done:
+            self.meddle()
+
+
 class Built:
     """An index of the corpus, and what must be in it."""
 
@@ -126,13 +143,11 @@ class Built:
         ends += rejected("changed", dict.fromkeys(names[1:], b""))
         self.cases = [*corpus(0), *moved(ends, "row-23")]
         self.other = picture(rng)
-        encoder = encoder_file(root / "encoder.safetensors")
-        self.result = scan.build_index(self.training, self.index, encoder, TWO, self.meddle)
+        config = IndexConfig(encoder_file(root / "encoder.safetensors"), embed=SHARDS)
+        run = RunContext("cpu", 2, LIMITS, Meddler(self.meddle))
+        self.result = build_index(self.training, self.index, config, run)
 
-    def meddle(self, stage, done, total):
-        """Change files when all are listed, and none has been read."""
-        if done:
-            return
+    def meddle(self):
         goes, grows, touched, replaced = sorted((self.training / "row-23").iterdir())[:4]
         goes.unlink()
         grows.write_bytes(grows.read_bytes() + b"\0")
@@ -187,7 +202,7 @@ def audited(tmp_path_factory, blocked):
     return Audited(tmp_path_factory.mktemp("audited"), blocked)
 
 
-def test_rows_01_to_28_every_file_ends_as_it_must(built):
+def test_rows_01_to_48_every_file_ends_as_it_must(built):
     assert catalog(built.index / "store") == expected(built.cases)
     assert built.result.ignored == sum(case.ignored for case in built.cases)
     assert not built.result.complete
@@ -195,11 +210,22 @@ def test_rows_01_to_28_every_file_ends_as_it_must(built):
 
 def test_the_states_sum_to_what_was_listed(built, audited):
     counts = json.loads(audited.second.stdout)["counts"]
-    ends = Counter(end == EMBEDDED for *_, end in expected(audited.cases))
-    assert counts["judged"] == ends[True]
-    assert counts["rejected"] == ends[False]
+    ends = Counter(end for *_, end in expected(audited.cases))
+    assert counts["judged"] == ends[EMBEDDED]
     assert counts["listed"] == ends.total()
-    assert built.result.indexed + built.result.rejected == built.result.listed
+    assert counts["rejected"] == ends.total() - ends[EMBEDDED] - ends[BLANK]
+    with Store.open(built.index / "store") as store:
+        found = {
+            "embedded": store.rows,
+            "rejected": store.rejected_count,
+            "blank": store.blank_count,
+        }
+        blanks = sorted(record.name for record in store.blanks())
+        assert len(blanks) == store.blank_count
+    with closing(sqlite3.connect(built.index / "store/catalog.sqlite")) as database:
+        query = "SELECT state, count(*) FROM images GROUP BY state"
+        assert dict(database.execute(query)) == found
+    assert blanks == sorted(named(*key) for *key, end in expected(built.cases) if end == BLANK)
     assert built.result.listed == len(expected(built.cases))
 
 
@@ -216,7 +242,8 @@ def test_row_25_rejected_csv_names_each_and_no_other(job, request):
     made = request.getfixturevalue(job)
     folder = made.index if job == "built" else made.report
     rows = [(undone(row["path"]), row["reason"]) for row in rejections(folder)]
-    wanted = [(named(*place), end) for *place, end in expected(made.cases) if end != EMBEDDED]
+    ends = [(named(*key), end) for *key, end in expected(made.cases)]
+    wanted = [(name, end) for name, end in ends if end not in (EMBEDDED, BLANK)]
     assert sorted(rows) == sorted(wanted)
     text = (folder / "rejected.csv").read_bytes()
     assert len(text.splitlines()) == len(rows) + 1
@@ -224,13 +251,14 @@ def test_row_25_rejected_csv_names_each_and_no_other(job, request):
     assert not any(row["path"].startswith(("=", "+", "-", "@")) for row in rejections(folder))
 
 
-def test_what_was_embedded_is_unit_and_finite_and_two_of_16_bits_stay_two(built):
+def test_row_07_two_of_16_bits_stay_two_rows_whatever_their_format(built):
     with Store.open(built.index / "store") as store:
         rows, names = store.read(0, store.rows), store.paths()
-    assert np.abs(np.linalg.norm(rows.astype(float), axis=1) - 1).max() < 1e-5
-    places = [names.index(f"row-07/{name}") for name in ("one.png", "other.png", "one.tif")]
-    assert np.array_equal(rows[places[0]], rows[places[2]])
-    assert not np.array_equal(rows[places[0]], rows[places[1]])
+    one, other, tiff = (
+        rows[names.index(f"row-07/{name}")] for name in ("one.png", "other.png", "one.tif")
+    )
+    assert np.array_equal(one, tiff)
+    assert not np.array_equal(one, other)
 
 
 def test_the_corpus_has_every_reason_that_a_file_can_give(built):
@@ -303,11 +331,29 @@ def test_row_22_every_row_of_a_manifest_has_an_end(built, tmp_path):
     plant(tmp_path / "images", cases)
     plant(tmp_path / "images", embedded({"not-named.png": picture(np.random.default_rng(2))}))
     (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
-    config = EmbedConfig(Selection(manifest=tmp_path / "manifest.csv"), device="cpu", workers=1)
-    encoder = built.index.parent / "encoder.safetensors"
-    result = scan.build_index(tmp_path / "images", tmp_path / "index", encoder, config)
+    ingest = IngestConfig(Selection(manifest=tmp_path / "manifest.csv"))
+    config = IndexConfig(built.index.parent / "encoder.safetensors", ingest)
+    run = RunContext("cpu", workers=1)
+    result = build_index(tmp_path / "images", tmp_path / "index", config, run)
     assert catalog(tmp_path / "index" / "store") == expected(cases)
     assert result.ignored == sum(case.ignored for case in cases)
+
+
+def test_row_43_a_volume_with_blank_end_slices_makes_no_run_incomplete(built, tmp_path):
+    volume = np.random.default_rng(0).integers(0, 256, (40, 40, 9), np.uint8)
+    volume[..., :2] = volume[..., 8] = 0
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/t1.nii").write_bytes(nifti(volume))
+    config = IndexConfig(built.index.parent / "encoder.safetensors")
+    result = build_index(
+        tmp_path / "images", tmp_path / "index", config, RunContext("cpu", workers=0)
+    )
+    assert result.complete
+    assert (result.listed, result.indexed, result.rejected) == (9, 6, 0)
+    assert rejections(tmp_path / "index") == []
+    with Store.open(tmp_path / "index/store") as store:
+        blank = [record.name for record in store.blanks()]
+    assert blank == [f"t1.nii#axis=2,slice={number}" for number in (0, 1, 8)]
 
 
 def rows_of_the_table():
@@ -321,7 +367,7 @@ def test_every_row_of_the_table_of_inputs_has_tests_that_exist():
     for path in (ROOT / "tests").rglob("test_*.py"):
         tests |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     table = rows_of_the_table()
-    assert list(table) == list(range(1, 39))
+    assert list(table) == [*range(1, 40), 43, *range(45, 49), 50, 51, 52]
     for number, (_, _, proof) in table.items():
         names = re.findall(r"`(\w+)`", proof)
         assert set(names) <= tests, number

@@ -19,25 +19,27 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, floating_dtypes, integer_dtypes
 from image_bytes import FORMATS, NOISE, STACK, nifti, npy, npz
 
-from deepssim_scan.decode import Reading, Rejected, decode
-from deepssim_scan.decode import arrays as arrays_module
+from deepssim_scan.ingest.decode import arrays as arrays_module
+from deepssim_scan.ingest.decode import decode
+from deepssim_scan.ingest.read_options import ReadOptions
+from deepssim_scan.ingest.rejection import Rejected
 
 VOLUME = np.random.default_rng(4).integers(-999, 999, (5, 6, 7)).astype(np.int16)
 
 
-def one(data, reading=Reading()):
+def one(data, reading=ReadOptions()):
     (frame,) = decode(data, reading)
     assert frame.name == ""
     return frame.pixels
 
 
 def named(data, **options):
-    return {frame.name: frame.pixels for frame in decode(data, Reading(**options))}
+    return {frame.name: frame.pixels for frame in decode(data, ReadOptions(**options))}
 
 
 def reason(data, **options):
     with pytest.raises(Rejected) as caught:
-        list(decode(data, Reading(**options)))
+        list(decode(data, ReadOptions(**options)))
     assert caught.value.__context__ is None
     assert "\n" not in caught.value.rejection.detail
     return caught.value.rejection.reason
@@ -115,7 +117,9 @@ def test_row_10_a_range_of_slices(slices, taken):
 def test_fractions_part_a_volume_with_nothing_lost_or_doubled(length, parts):
     bounds = ["", *(f"{part:.3f}" for part in sorted(set(parts) - {0, 1})), ""]
     pieces = itertools.pairwise(bounds)
-    taken = [number for a, b in pieces for number in Reading(slices=f"{a}:{b}").cut(length)]
+    taken = [
+        number for a, b in pieces for number in ReadOptions(slices=f"{a}:{b}").slice_range(length)
+    ]
     assert taken == list(range(length))
 
 
@@ -123,9 +127,9 @@ def test_fractions_part_a_volume_with_nothing_lost_or_doubled(length, parts):
 def test_row_10_a_range_that_selects_nothing_says_so(slices):
     for data in (nifti(VOLUME), npy(VOLUME.transpose(2, 0, 1))):
         with pytest.raises(Rejected, match=f"slices {slices} select nothing") as caught:
-            list(decode(data, Reading(slices=slices)))
+            list(decode(data, ReadOptions(slices=slices)))
         assert caught.value.rejection.reason == "no-pixels"
-    assert one(npy(NOISE), Reading(slices=slices, axis=1)).shape == NOISE.shape  # no volume
+    assert one(npy(NOISE), ReadOptions(slices=slices, axis=1)).shape == NOISE.shape  # no volume
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2, 2), (3, 8, 9, 5), (1, 2, 8, 9, 2, 1)])
@@ -309,13 +313,13 @@ def test_a_window_clips_a_nifti_in_rescaled_units():
     np.testing.assert_array_equal(frames["axis=2,slice=3"], expected)
     plain = named(nifti(VOLUME, 2.0, -5.0), window="file")["axis=2,slice=3"]
     np.testing.assert_array_equal(plain, VOLUME[..., 3].T * 2.0 - 5)
-    np.testing.assert_array_equal(one(npy(NOISE), Reading(window="60,20")), NOISE)
+    np.testing.assert_array_equal(one(npy(NOISE), ReadOptions(window="60,20")), NOISE)
 
 
 def test_row_08_a_window_does_not_hide_what_is_not_finite():
     samples = NOISE.astype(np.float32)
     samples[3, 4] = np.nan
-    assert np.isnan(one(nifti(samples), Reading(window="60,20"))[4, 3])
+    assert np.isnan(one(nifti(samples), ReadOptions(window="60,20"))[4, 3])
 
 
 def test_row_12_nifti_headers_that_lie():

@@ -7,11 +7,12 @@ import pytest
 from pictures import drawn
 from PIL import Image, ImageChops
 
-from deepssim_scan import demo
 from deepssim_scan.errors import InputError
-from deepssim_scan.scan import EmbedConfig
+from deepssim_scan.evaluation.planted import COPIES
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs import demo
 
-ONE = EmbedConfig(device="cpu", workers=1)
+RUN = RunContext("cpu", workers=1)
 
 
 def pictures(first, count):
@@ -22,18 +23,18 @@ def pictures(first, count):
     return images
 
 
-def test_an_audit_counts_what_the_report_says(tmp_path):
-    training, strangers = pictures(0, 40), pictures(500, 12)
-    result = demo.audit(
-        tmp_path / "out", training, {"stranger": strangers}, copies_per_kind=4, config=ONE
+def test_a_planted_benchmark_counts_what_the_report_says(tmp_path):
+    training, others = pictures(0, 40), pictures(500, 12)
+    result = demo.planted_benchmark(
+        tmp_path / "out", training, {"non-member": others}, copies_per_kind=4, run=RUN
     )
     assert result.training_images == 40
-    assert [row.kind for row in result.rows] == [*demo.COPIES, "stranger"]
-    assert [row.images for row in result.rows] == [4] * len(demo.COPIES) + [12]
+    assert [row.kind for row in result.rows] == [*COPIES, "non-member"]
+    assert [row.images for row in result.rows] == [4] * len(COPIES) + [12]
     identity = result.rows[0]
     assert (identity.found, identity.flagged) == (4, 4)
     copies = result.total(copies=True)
-    assert copies.images == 4 * len(demo.COPIES)
+    assert copies.images == 4 * len(COPIES)
     assert copies.found == sum(row.found for row in result.rows if row.copies)
     with (tmp_path / "out" / "truth.csv").open(newline="") as file:
         truth = list(csv.DictReader(file))
@@ -45,31 +46,31 @@ def test_an_audit_counts_what_the_report_says(tmp_path):
 
 def test_every_kind_of_copy_but_identity_changes_the_pixels():
     image = next(iter(pictures(3, 1).values()))
-    for kind, change in demo.COPIES.items():
+    for kind, change in COPIES.items():
         changed = change(image, np.random.default_rng(0))
         assert changed.size == image.size
         same = ImageChops.difference(changed.convert("L"), image).getbbox() is None
         assert same == (kind == "identity"), kind
 
 
-def test_strangers_are_not_among_the_training_images(tmp_path):
-    result = demo.run(tmp_path / "out", config=ONE)
+def test_non_members_are_not_among_the_training_images(tmp_path):
+    result = demo.demo(tmp_path / "out", run=RUN)
     training = {p.read_bytes() for p in (tmp_path / "out" / "training").rglob("*.png")}
-    strangers = [
+    others = [
         path.read_bytes()
-        for kind in ("stranger, same slice", "stranger, other slice")
+        for kind in ("non-member, same slice", "non-member, other slice")
         for path in (tmp_path / "out" / "synthetic" / kind).iterdir()
     ]
     assert len(training) == result.training_images >= 1000
-    assert not training & set(strangers)
+    assert not training & set(others)
     copies = result.total(copies=True)
-    assert len(strangers) == copies.images == 280
+    assert len(others) == copies.images == 280
     # What `make demo` promises, on the encoder that ships.
     assert copies.found >= 0.95 * copies.images
     assert copies.flagged >= 0.90 * copies.images
-    assert result.total(copies=False).flagged <= 0.02 * len(strangers)
+    assert result.total(copies=False).flagged <= 0.02 * len(others)
 
 
-def test_an_audit_without_strangers_of_a_kind_is_refused(tmp_path):
-    with pytest.raises(InputError, match="strangers of every kind"):
-        demo.audit(tmp_path / "out", pictures(0, 2), {"none": {}})
+def test_a_planted_benchmark_without_non_members_of_a_kind_is_refused(tmp_path):
+    with pytest.raises(InputError, match="non-members of every kind"):
+        demo.planted_benchmark(tmp_path / "out", pictures(0, 2), {"none": {}})

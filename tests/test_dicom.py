@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import RGB, WEIGHTS, saved
+from pictures import drawn
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
@@ -38,8 +39,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from deepssim_scan.decode import MAX_FRAMES, REASONS, Reading, Rejected, decode
-from deepssim_scan.decode import dicom as dicom_module
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.decode import decode, dicom_tags
+from deepssim_scan.ingest.decode.values import MAX_FRAMES
+from deepssim_scan.ingest.read_options import ReadOptions
+from deepssim_scan.ingest.rejection import REASONS, Rejected
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.query import query
 
 CANARY = "CANARY^SECRET"
 FILES = {
@@ -52,14 +58,14 @@ MANY = np.random.default_rng(4).integers(0, 4096, (3, 8, 6)).astype(np.uint16)
 
 
 def one(data, **options):
-    (frame,) = decode(data, Reading(**options))
+    (frame,) = decode(data, ReadOptions(**options))
     assert frame.name == ""
     assert frame.pixels.dtype == np.float32
     return frame.pixels
 
 
 def several(data, **options):
-    frames = list(decode(data, Reading(**options)))
+    frames = list(decode(data, ReadOptions(**options)))
     assert [frame.name for frame in frames] == [f"frame={n}" for n in range(len(frames))]
     return [frame.pixels for frame in frames]
 
@@ -67,7 +73,7 @@ def several(data, **options):
 def reason(data, **options):
     """Decode until it is rejected; check what holds for every rejection of DICOM."""
     with pytest.raises(Rejected) as caught:
-        list(decode(data, Reading(**options)))
+        list(decode(data, ReadOptions(**options)))
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
     return caught.value.rejection.reason
@@ -134,7 +140,11 @@ def shown(path):
     assert "ModalityLUTSequence" not in dataset
     slope, intercept = dataset.get("RescaleSlope", 1), dataset.get("RescaleIntercept", 0)
     values = stack.astype(np.float64) * float(slope) + float(intercept)
-    return -values if dataset.PhotometricInterpretation == "MONOCHROME1" else values
+    values = -values if dataset.PhotometricInterpretation == "MONOCHROME1" else values
+    if "PixelPaddingValue" in dataset:
+        for frame, padded in zip(values, stack == dataset.PixelPaddingValue, strict=True):
+            frame[padded] = frame[~padded].min()
+    return values
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -328,6 +338,133 @@ def test_every_frame_has_its_own_rescale_and_window():
         np.testing.assert_array_equal(windowed[place], clipped)
 
 
+HU = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+PADDED = np.random.default_rng(9).integers(0, 3000, (8, 6)).astype(np.int16)
+PADDED[0] = -2000
+SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+def padded(samples, syntax=ExplicitVRLittleEndian, vr="SS", **tags):
+    """Write padding values as the given VR says, whatever the samples are."""
+    dataset = made(samples, syntax, **(HU | tags))
+    for name in tags:
+        if name.startswith("PixelPadding"):
+            dataset[name].VR = vr
+    return written(dataset)
+
+
+def filled(samples, is_padding):
+    """The rule, by hand: padding gets the least of the other values, in Hounsfield units."""
+    values = samples.astype(float) - 1024
+    values[is_padding] = values[~is_padding].min()
+    return values
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(("vr", "written_as"), [("SS", -2000), ("US", 63536)])
+def test_row_39_padding_is_background_whatever_sign_it_was_written_with(syntax, vr, written_as):
+    data = padded(PADDED, syntax, vr, PixelPaddingValue=written_as)
+    expected = filled(PADDED, PADDED == -2000)
+    assert expected.min() >= -1024
+    np.testing.assert_array_equal(one(data), expected)
+
+
+@pytest.mark.parametrize("value", [0, 65535, 3000])
+def test_row_39_unsigned_padding_may_be_the_brightest(value):
+    samples = PADDED.astype(np.uint16)
+    samples[0] = value
+    data = padded(samples, vr="US", PixelPaddingValue=value)
+    np.testing.assert_array_equal(one(data), filled(samples, samples == value))
+
+
+@pytest.mark.parametrize("ends", [(-2000, -1500), (-1500, -2000)])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_row_39_a_range_of_padding_in_either_order_holds_its_ends(syntax, ends):
+    samples = PADDED.copy()
+    samples[1] = [-2000, -1999, -1501, -1500, -1499, -2001]
+    data = padded(samples, syntax, PixelPaddingValue=ends[0], PixelPaddingRangeLimit=ends[1])
+    expected = filled(samples, (samples >= -2000) & (samples <= -1500))
+    assert expected.min() == -2001 - 1024
+    np.testing.assert_array_equal(one(data), expected)
+
+
+def test_row_39_padding_is_that_of_the_stored_samples_and_filled_last():
+    tags = {"PixelPaddingValue": -2000, "RescaleSlope": 2, "RescaleIntercept": 5}
+    values = np.where(PADDED == -2000, np.nan, PADDED * 2.0 + 5)
+    for window, shown_values in (("800,400", np.clip(values, 600, 1000)), (None, values)):
+        expected = np.where(np.isnan(values), np.nanmin(shown_values), shown_values)
+        np.testing.assert_array_equal(one(padded(PADDED, **tags), window=window), expected)
+        inverted = padded(PADDED, PhotometricInterpretation="MONOCHROME1", **tags)
+        expected = np.where(np.isnan(values), -np.nanmax(shown_values), -shown_values)
+        np.testing.assert_array_equal(one(inverted, window=window), expected)
+
+
+def test_row_39_padding_before_a_modality_table():
+    samples = PADDED.copy()
+    table = np.random.default_rng(5).integers(100, 65536, 3000)
+    table[0] = 7  # of everything below 0, and so of padding
+    entry = lut(0, table)
+    entry["LUTDescriptor"].VR = entry["LUTData"].VR = "US"
+    samples[1, 0] = 0
+    data = padded(samples, PixelPaddingValue=-2000, ModalityLUTSequence=[entry])
+    expected = table[np.clip(samples, 0, 2999)]
+    expected[0] = expected[1:].min()
+    np.testing.assert_array_equal(one(data), expected)
+
+
+def test_row_39_every_frame_has_its_own_background():
+    samples = MANY.copy()
+    samples[:, :2] = 5000
+    samples[2] = 5000
+    frames = several(padded(samples, vr="US", PixelPaddingValue=5000))
+    for frame, stored in zip(frames[:2], samples, strict=False):
+        np.testing.assert_array_equal(frame, filled(stored, stored == 5000))
+    assert len(np.unique(frames[2])) == 1  # all padding: constant
+
+
+def test_row_39_padding_in_floats_and_none_in_colour():
+    values = CT.astype(np.float32) / 7
+    values[0] = -9999.5
+    floats = made(values)
+    floats.FloatPixelData = floats.PixelData
+    floats.FloatPixelPaddingValue = -9999.5
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(floats, name)
+    values[0] = values[1:].min()
+    np.testing.assert_array_equal(one(written(floats)), values)
+    colour = made(RGB, **COLOUR, PixelPaddingValue=int(RGB[0, 0, 0]))
+    colour["PixelPaddingValue"].VR = "US"
+    np.testing.assert_allclose(one(written(colour)), RGB @ WEIGHTS, rtol=1e-6)
+
+
+def test_row_39_a_padding_value_that_is_none_changes_nothing_and_a_broken_one_is_rejected():
+    empty, double = made(CT, PixelPaddingValue=None), made(CT, PixelPaddingValue=[1, 2])
+    empty["PixelPaddingValue"].VR = double["PixelPaddingValue"].VR = "SS"
+    np.testing.assert_array_equal(one(written(empty)), CT)
+    assert reason(written(double)) == "damaged"
+    limit = padded(CT, PixelPaddingRangeLimit=5)
+    np.testing.assert_array_equal(one(limit), CT.astype(float) - 1024)
+
+
+def test_row_39_copies_without_the_padding_are_found(tmp_path):
+    """CT slices padded round the field of view, and copies of them with air there: all flagged."""
+    side, here = 96, RunContext("cpu", workers=0)
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    outside = rows**2 + columns**2 > (side / 2) ** 2
+    for folder in ("training", "synthetic"):
+        (tmp_path / folder).mkdir()
+    for number in range(6):
+        samples = drawn(number, side).astype(np.int16) * 6
+        samples[outside] = 0  # air, once rescaled
+        np.save(tmp_path / f"synthetic/{number}.npy", samples - 1024)
+        samples[outside] = -2000
+        data = padded(samples, PixelPaddingValue=-2000)
+        (tmp_path / f"training/{number}.dcm").write_bytes(data)
+    build_index(tmp_path / "training", tmp_path / "index", run=here)
+    found = query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", run=here)
+    assert found.flagged == 6
+
+
 COLOUR = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 
 
@@ -514,7 +651,7 @@ def test_row_15_a_deflate_bomb_is_not_inflated(monkeypatch):
     press = zlib.compressobj(1, zlib.DEFLATED, -15)
     packed = press.compress(body + bytes(80_000_000)) + press.flush()
     bomb = data[:offset] + packed
-    monkeypatch.setattr(dicom_module, "MAX_INFLATED", 5_000_000)
+    monkeypatch.setattr(dicom_tags, "MAX_INFLATED", 5_000_000)
     tracemalloc.start()
     try:
         assert reason(bomb) == "too-large"
@@ -577,14 +714,14 @@ def test_row_14_the_subject_is_a_keyed_hash():
     key = b"a secret"
     data = dicom(CT, PatientID="PAT-7")
     expected = hmac.new(key, b"PAT-7", hashlib.sha256).hexdigest()
-    (frame,) = decode(data, Reading(subject_key=key))
+    (frame,) = decode(data, ReadOptions(subject_key=key))
     assert frame.subject == expected
     assert next(decode(data)).subject == ""
     for other in ({}, {"PatientID": ""}, {"PatientID": "  "}):
-        assert next(decode(dicom(CT, **other), Reading(subject_key=key))).subject == ""
-    frames = list(decode(dicom(MANY, PatientID="PAT-7 "), Reading(subject_key=key)))
+        assert next(decode(dicom(CT, **other), ReadOptions(subject_key=key))).subject == ""
+    frames = list(decode(dicom(MANY, PatientID="PAT-7 "), ReadOptions(subject_key=key)))
     assert [frame.subject for frame in frames] == [expected] * 3
-    (frame,) = decode(data, Reading(subject_key=b"another"))
+    (frame,) = decode(data, ReadOptions(subject_key=b"another"))
     assert frame.subject not in ("", expected)
 
 
@@ -639,7 +776,7 @@ def told(data, capfd, caplog, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            frames = list(decode(data, Reading(**options)))
+            frames = list(decode(data, ReadOptions(**options)))
         except Rejected as error:
             text = "".join(traceback.format_exception(error)) + repr(error) + repr(error.rejection)
             while error is not None:
@@ -723,7 +860,7 @@ def test_row_14_and_15_altered_files_raise_nothing_but_rejected(data, draw):
     list(decode(data))  # so that no import is counted
     tracemalloc.start()
     try:
-        frames = list(decode(bytes(altered), Reading(window="file", max_pixels=100_000)))
+        frames = list(decode(bytes(altered), ReadOptions(window="file", max_pixels=100_000)))
     except Rejected as rejected:
         assert rejected.rejection.reason in REASONS
         assert "CANARY" not in "".join(traceback.format_exception(rejected)).upper()

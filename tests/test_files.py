@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepssim_scan.errors import Damaged
-from deepssim_scan.files import copy, flush, make_private, replacing, sha256, shown
+from deepssim_scan.storage.files import copy, flush, link, make_private, replacing, sha256, shown
 
 
 class Failed(Exception):
@@ -167,3 +167,18 @@ def test_row_25_printable_names_stay_readable(name):
 )
 def test_row_25_names(name, text):
     assert shown(name) == text
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_folder_is_linked_or_copied(tmp_path, monkeypatch, linked):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "a" / "deep" / "x").write_bytes(b"content")
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "no links")))
+    link(tmp_path / "a", tmp_path / "b")
+    made = tmp_path / "b" / "deep" / "x"
+    assert made.read_bytes() == b"content"
+    assert made.samefile(tmp_path / "a" / "deep" / "x") == linked
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    (tmp_path / "a" / "deep" / "x").unlink()
+    assert made.read_bytes() == b"content"

@@ -17,9 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepssim_scan import files, index
-from deepssim_scan.catalog import Entry
-from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
 from deepssim_scan.errors import (
     Damaged,
     DependencyMissing,
@@ -27,8 +24,16 @@ from deepssim_scan.errors import (
     InputMissing,
     StoreMismatch,
 )
-from deepssim_scan.index import IndexManifest, Matches, TrainingIndex, flat
-from deepssim_scan.records import read_json, write_json
+from deepssim_scan.index import flat
+from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.rescore import Matches
+from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.storage import files
+from deepssim_scan.storage.records import read_json, write_json
+from deepssim_scan.store.manifest import StoreManifest
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.writer import StoreWriter
 
 ENCODER = "ab" * 32
 
@@ -40,7 +45,7 @@ def unit(count: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
 
 def write_store(folder: Path, rows: np.ndarray, encoder: str = ENCODER) -> Path:
     facts = ("", "", 1, 1, 1, "", "L", "", None, "")
-    entries = [Entry(f"{i}.png", *facts) for i in range(len(rows))]
+    entries = [ImageRecord(f"{i}.png", *facts) for i in range(len(rows))]
     shard_rows = max(16, len(rows) // 3)
     with StoreWriter(folder, StoreManifest(encoder, rows.shape[1], shard_rows)) as writer:
         writer.add(entries, rows)
@@ -53,7 +58,7 @@ def indexed(rows: np.ndarray) -> Iterator[TrainingIndex]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Store.open(write_store(folder / "store", rows)) as store:
-            index.build(store, folder / "index")
+            flat.build(store, folder / "index")
             yield TrainingIndex.open(folder / "index", store)
 
 
@@ -77,7 +82,7 @@ def same(left: Matches, right: Matches) -> bool:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     with Store.open(write_store(tmp_path / "store", unit(40))) as store:
-        index.build(store, tmp_path / "index")
+        flat.build(store, tmp_path / "index")
     return tmp_path / "store", tmp_path / "index"
 
 
@@ -155,9 +160,9 @@ def test_of_several_views_the_best_counts(count: int, k: int) -> None:
 
 
 def test_a_store_of_several_views_is_not_indexed(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16, views=2)) as writer:
+    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16, tta_views=2)) as writer:
         facts = ("", "", 1, 1, 1, "", "L", "", None, "")
-        writer.add([Entry("0.png", *facts)], unit(2).reshape(1, 16))
+        writer.add([ImageRecord("0.png", *facts)], unit(2).reshape(1, 16))
         writer.finish(1)
     with Store.open(tmp_path / "s") as store, pytest.raises(InputError, match="holds 2 views"):
         flat.build(store, tmp_path / "index")
@@ -262,14 +267,14 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
 def test_any_folder_name_will_do(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"i\xff\n")
     with Store.open(write_store(tmp_path / "store", unit(3))) as store:
-        index.build(store, folder)
+        flat.build(store, folder)
         assert TrainingIndex.open(folder, store).rows == 3
 
 
 def test_an_empty_store_is_not_indexed(tmp_path: Path) -> None:
     empty = Store.open(write_store(tmp_path / "store", unit(0)))
     with empty as store, pytest.raises(InputError, match="nothing to index"):
-        index.build(store, tmp_path / "index")
+        flat.build(store, tmp_path / "index")
     assert not (tmp_path / "index").exists()
 
 
@@ -278,7 +283,7 @@ def test_a_damaged_store_is_not_indexed(folders: tuple[Path, Path]) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (store_folder / "embeddings.zarr/c.1.0").unlink()
     with Store.open(store_folder) as store, pytest.raises(Damaged, match="rows 16 to 31 are"):
-        index.build(store, folder)
+        flat.build(store, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -290,7 +295,7 @@ def test_a_row_that_is_not_unit_norm_never_reaches_the_index(
     rows[3, 0] = value
     monkeypatch.setattr(Store, "shards", lambda self: iter([(16, rows)]))
     with Store.open(folders[0]) as store, pytest.raises(Damaged, match="row 19 "):
-        index.build(store, folders[1])
+        flat.build(store, folders[1])
 
 
 def test_a_lost_tail_is_found_and_the_old_index_stays(
@@ -306,7 +311,7 @@ def test_a_lost_tail_is_found_and_the_old_index_stays(
 
     monkeypatch.setattr(os, "fsync", losing)
     with Store.open(store_folder) as store, pytest.raises(Damaged, match="was written"):
-        index.build(store, folder)
+        flat.build(store, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -315,11 +320,11 @@ def test_a_full_disk_is_an_error_and_the_old_index_stays(folders: tuple[Path, Pa
     store_folder, folder = folders
     before = {path: path.read_bytes() for path in folder.iterdir()}
     code = (
-        "import resource, sys; from pathlib import Path; from deepssim_scan import index\n"
-        "from deepssim_scan.embeddings import Store\n"
+        "import resource, sys; from pathlib import Path; from deepssim_scan.index import flat\n"
+        "from deepssim_scan.store.store import Store\n"
         "with Store.open(Path(sys.argv[1])) as store:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))\n"
-        "    index.build(store, Path(sys.argv[2]))\n"
+        "    flat.build(store, Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", code, str(store_folder), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -404,7 +409,7 @@ def test_an_index_of_the_same_rows_under_other_names_is_refused(
 ) -> None:
     facts = ("", "", 1, 1, 1, "", "L", "", None, "")
     with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16)) as writer:
-        writer.add([Entry(f"other-{i}.png", *facts) for i in range(40)], unit(40))
+        writer.add([ImageRecord(f"other-{i}.png", *facts) for i in range(40)], unit(40))
         writer.finish(40)
     with (
         Store.open(tmp_path / "s") as store,
@@ -423,6 +428,6 @@ def test_without_faiss_the_error_names_both_extras(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with Store.open(folders[0]) as store:
-        for use in (index.build, lambda s, f: TrainingIndex.open(f, s)):
+        for use in (flat.build, lambda s, f: TrainingIndex.open(f, s)):
             with pytest.raises(DependencyMissing, match=r"\[cpu\].*\[gpu\]"):
                 use(store, folders[1])

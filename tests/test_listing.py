@@ -8,7 +8,11 @@ import csv
 import gzip
 import io
 import os
+import pickle
 import socket
+import struct
+import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,12 +25,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepssim_scan.archives import read_member
-from deepssim_scan.decode import REASONS
 from deepssim_scan.errors import InputError, InputMissing
-from deepssim_scan.listing import FOREIGN, PACKED, SUFFIXES, Selection, list_images
+from deepssim_scan.ingest.archives import read_member
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.listing import list_images
+from deepssim_scan.ingest.listing.formats import CONTAINERS, FOREIGN, PACKED, SUFFIXES
+from deepssim_scan.ingest.rejection import REASONS
+from deepssim_scan.ingest.selection import Selection
 
 NOISE = np.random.default_rng(7).integers(0, 256, (9, 7)).astype(np.uint8)
+HERE = RunContext("cpu", workers=0)
+
+
+def list_here(folder, selection=Selection()):
+    """List a folder in this process, its archives too."""
+    return list_images(folder, selection, HERE)
 
 
 def saved(form):
@@ -80,7 +94,7 @@ def why(items):
 
 
 def listed(folder, *include, manifest=None):
-    return why(list_images(folder, Selection(include, manifest)).files)
+    return why(list_here(folder, Selection(include, manifest)).files)
 
 
 def manifest(folder, text):
@@ -110,7 +124,7 @@ def test_row_19_links_that_leave_the_folder(tmp_path):
         "IM1": "outside-folder",
         "nothing.png": "vanished",
     }
-    assert list_images(folder).ignored == 2  # "staying" and ".hidden"
+    assert list_here(folder).ignored == 2  # "staying" and ".hidden"
     assert listed(folder, "*.png") == {
         "a.png": None,
         "stays.png": None,
@@ -148,13 +162,20 @@ def test_row_21_fifo_socket_and_folder(tmp_path, monkeypatch):
             "fifo.png": "not-a-file",
             "socket.zip": "not-a-file",
         }
-        assert list_images(tmp_path).ignored == 1
+        assert list_here(tmp_path).ignored == 1
         names = manifest(tmp_path, "path\nfifo.png\nsocket.zip\nfolder.png\nfifo\n")
         assert set(listed(tmp_path, manifest=names).values()) == {"not-a-file"}
 
 
-def test_row_21_a_device_is_not_opened(tmp_path):
+def test_row_21_a_device_is_not_opened(tmp_path, monkeypatch):
     names = manifest(tmp_path, "path\nzero\nnull\n")
+    opened = os.open
+
+    def watch(path, flags, *options):
+        assert not os.fspath(path).startswith("/dev/")
+        return opened(path, flags, *options)
+
+    monkeypatch.setattr(os, "open", watch)
     assert listed(Path("/dev"), manifest=names) == {"null": "not-a-file", "zero": "not-a-file"}
 
 
@@ -170,7 +191,7 @@ def test_row_22_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     assert listed(tmp_path) == {"a.png": None, "closed": "unreadable"}
     with pytest.raises(InputError, match="Permission denied"):
-        list_images(tmp_path / "closed")
+        list_here(tmp_path / "closed")
 
 
 def test_row_22_a_file_that_cannot_be_looked_into_is_not_passed_over(tmp_path, monkeypatch):
@@ -192,7 +213,7 @@ def test_row_24_one_name_in_two_folders_and_two_archives(tmp_path):
     fill(tmp_path, "b/image.png", "a/image.png")
     for name in ("b.zip", "a.zip"):
         fill(tmp_path, name, data=zipped({"image.png": PNG}))
-    files = [(item.path, item.member) for item in list_images(tmp_path).files]
+    files = [(item.path, item.member) for item in list_here(tmp_path).files]
     assert files == [
         ("a.zip", "image.png"),
         ("a/image.png", ""),
@@ -209,10 +230,10 @@ def test_row_25_any_name(tmp_path):
     for name in ODD:
         (tmp_path / os.fsdecode(name + b".png")).write_bytes(PNG)
     expected = sorted(name + b".png" for name in ODD)
-    assert [os.fsencode(item.path) for item in list_images(tmp_path).files] == expected
+    assert [os.fsencode(item.path) for item in list_here(tmp_path).files] == expected
     text = io.StringIO()
     csv.writer(text).writerows([["path"], *([os.fsdecode(name)] for name in reversed(expected))])
-    files = list_images(tmp_path, Selection(manifest=manifest(tmp_path, text.getvalue()))).files
+    files = list_here(tmp_path, Selection(manifest=manifest(tmp_path, text.getvalue()))).files
     assert [os.fsencode(item.path) for item in files] == expected
     assert not any(item.rejection for item in files)
 
@@ -220,30 +241,30 @@ def test_row_25_any_name(tmp_path):
 def test_row_25_any_name_of_a_member(tmp_path):
     names = sorted(name + b".png" for name in ODD)
     fill(tmp_path, "a.tar", data=tarred({os.fsdecode(name): PNG for name in reversed(names)}))
-    files = list_images(tmp_path).files
+    files = list_here(tmp_path).files
     assert [os.fsencode(item.member) for item in files] == names
     assert {item.path for item in files} == {"a.tar"}
 
 
 def test_row_26_nothing_to_read(tmp_path):
     with pytest.raises(InputMissing, match="no such folder"):
-        list_images(tmp_path / "absent")
+        list_here(tmp_path / "absent")
     with pytest.raises(InputError, match=r"no image to read \(0 other"):
-        list_images(tmp_path)
+        list_here(tmp_path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=r"no image to read \(1 other.*--include"):
-        list_images(tmp_path)
+        list_here(tmp_path)
     with pytest.raises(InputError, match="not a folder"):
-        list_images(tmp_path / "notes.txt")
+        list_here(tmp_path / "notes.txt")
     fill(tmp_path, "a.png")
     with pytest.raises(InputError, match=r"no image to read \(2 other"):
-        list_images(tmp_path, Selection(("*.tif",)))
+        list_here(tmp_path, Selection(("*.tif",)))
     fill(tmp_path, "a.png", data=b"no image")
     (tmp_path / "a.png").rename(tmp_path / "a")
     fill(tmp_path, "a.zip", data=zipped({"notes.txt": b"x", "more.txt": b"y"}))
     fill(tmp_path, "b.zip", data=zipped({}))
     with pytest.raises(InputError, match=r"no image to read \(5 other"):
-        list_images(tmp_path)
+        list_here(tmp_path)
 
 
 def test_what_is_listed_and_what_is_counted(tmp_path):
@@ -252,7 +273,7 @@ def test_what_is_listed_and_what_is_counted(tmp_path):
     fill(tmp_path, *names)
     fill(tmp_path, "x.gz", "png", "y.txt", data=b"text")
     fill(tmp_path, ".h.png", ".hidden/z.png", ".hidden/more.png", "DICOMDIR", "B/DICOMDIR")
-    listing = list_images(tmp_path)
+    listing = list_here(tmp_path)
     assert [item.path for item in listing.files] == sorted(names)
     assert listing.ignored == 7
 
@@ -318,7 +339,7 @@ def test_files_of_other_names_that_are_nothing_are_counted(tmp_path):
     fill(
         tmp_path, "c.zip", data=zipped({"b.png": PNG, "1.txt": b"text", "2": b"", "3": zipped({})})
     )
-    listing = list_images(tmp_path)
+    listing = list_here(tmp_path)
     assert why(listing.files) == {"a.png": None, ("c.zip", "b.png"): None}
     assert listing.ignored == 5 + 3
 
@@ -341,23 +362,230 @@ def test_files_of_other_names_that_are_nothing_are_counted(tmp_path):
 def test_include_patterns(tmp_path, pattern, paths):
     fill(tmp_path, "a.png", "1/training.png", "1/gen-0.png", "2/training.png", ".h/training.png")
     fill(tmp_path, "x/b.raw", "x/y/a.png", "keep.txt", "DICOMDIR", "looks-like-one")
-    listing = list_images(tmp_path, Selection((pattern, "keep.txt")))
+    listing = list_here(tmp_path, Selection((pattern, "keep.txt")))
     assert [item.path for item in listing.files] == sorted([*paths, "keep.txt"])
     assert listing.ignored == 10 - len(listing.files)
 
 
 def test_include_chooses_archives_and_not_their_members(tmp_path):
     fill(tmp_path, "a.zip", "b.zip", data=zipped({"x.png": PNG, "y.txt": b"text"}))
-    listing = list_images(tmp_path, Selection(("a.*",)))
+    listing = list_here(tmp_path, Selection(("a.*",)))
     assert why(listing.files) == {("a.zip", "x.png"): None}
     assert listing.ignored == 2
 
 
 @pytest.mark.parametrize("pattern", ["", "/a.png", "../*.png", "a//b", "./a.png", "a/"])
-def test_include_patterns_that_could_not_match(tmp_path, pattern):
+def test_patterns_that_could_not_match(pattern):
+    for option in ("include", "exclude"):
+        with pytest.raises(InputError, match=f"{option} pattern"):
+            Selection(**{option: (pattern,)})
+
+
+@pytest.mark.parametrize(
+    ("selection", "paths", "ignored", "excluded"),
+    [
+        ({}, ["a.png", "a/b.png", "a/c/b.png", "m.zip", "x.h5"], 1, 0),
+        ({"exclude": ("*.png",)}, ["a/b.png", "a/c/b.png", "m.zip", "x.h5"], 1, 1),
+        ({"exclude": ("**/b.png", "*.h5")}, ["a.png", "m.zip"], 1, 3),
+        ({"exclude": ("a/**", "note.txt")}, ["a.png", "m.zip", "x.h5"], 0, 3),
+        ({"exclude": ("a",)}, ["a.png", "a/b.png", "a/c/b.png", "m.zip", "x.h5"], 1, 0),
+        ({"exclude": ("*.zip",)}, ["a.png", "a/b.png", "a/c/b.png", "x.h5"], 1, 1),
+        (
+            {"exclude": ("m.zip/*", "1.png")},
+            ["a.png", "a/b.png", "a/c/b.png", "m.zip", "x.h5"],
+            1,
+            0,
+        ),
+        ({"include": ("a/**",), "exclude": ("*/b.png",)}, ["a/c/b.png"], 4, 1),
+    ],
+)
+def test_row_45_exclude_patterns(tmp_path, selection, paths, ignored, excluded):
+    fill(tmp_path, "a.png", "a/b.png", "a/c/b.png", ".hidden.png")
+    fill(tmp_path, "note.txt", data=b"text")
+    fill(tmp_path, "x.h5", data=b"\x89HDF\r\n\x1a\n")
+    fill(tmp_path, "m.zip", data=zipped({"1.png": PNG}))
+    (tmp_path / ".hidden.png").unlink()
+    listing = list_here(tmp_path, Selection(**selection))
+    assert [item.path for item in listing.files] == paths
+    assert (listing.ignored, listing.excluded) == (ignored, excluded)
+
+
+def test_row_45_a_manifests_rows_and_links_can_be_excluded(tmp_path):
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "out.png").symlink_to("/")
+    listing = list_here(tmp_path, Selection(exclude=("out.png",)))
+    assert ([item.path for item in listing.files], listing.excluded) == (["a.png", "b.png"], 1)
+    names = manifest(tmp_path, "path\na.png\nb.png\nabsent.png\n")
+    listing = list_here(tmp_path, Selection(manifest=names, exclude=("a*",)))
+    assert (why(listing.files), listing.excluded) == ({"b.png": None}, 2)
+    with pytest.raises(InputError, match=r"no image to read \(0 other files, 3 excluded"):
+        list_here(tmp_path, Selection(manifest=names, exclude=("*",)))
+
+
+@pytest.mark.parametrize("suffix", [*CONTAINERS, ".tfrecord-00000-of-00010", ".pkl.gz", ".mat.xz"])
+def test_row_45_containers_are_rejected_by_their_name(tmp_path, suffix):
+    name = "B" + suffix.upper()
     fill(tmp_path, "a.png")
-    with pytest.raises(InputError, match="include pattern"):
-        list_images(tmp_path, Selection((pattern,)))
+    fill(tmp_path, name, data=b"what nobody looks for")
+    fill(tmp_path, "z.zip", data=zipped({name: b"", "a.png": PNG}))
+    listing = list_here(tmp_path)
+    assert why(listing.files) == {
+        "a.png": None,
+        name: "unsupported",
+        ("z.zip", name): "unsupported",
+        ("z.zip", "a.png"): None,
+    }
+    assert listing.ignored == 0
+    for detail in {item.rejection.detail for item in listing.files if item.rejection}:
+        assert "container that is not read" in detail
+        assert "--exclude" in detail
+    names = manifest(tmp_path, f"path\n{name}\n")
+    assert listed(tmp_path, manifest=names) == {name: "unsupported"}
+    assert listed(tmp_path, "B*") == {name: "unsupported"}
+
+
+def containers():
+    yield from (b"\x89HDF\r\n\x1a\n", b"MATLAB 5.0 MAT-file, Platform: GLNXA64", b"PAR1\x15\4")
+    yield from (b"ARROW1\0\0", pickle.dumps(NOISE, 4), pickle.dumps([NOISE], 5))
+    yield b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41"
+    yield b"RIFF\x24\x10\0\0AVI LIST"
+    yield b"\x1aE\xdf\xa3\x9fB\x86\x81\1"
+    yield b"v/1\1\2\0\0\0channels"
+    yield b"NRRD0004\ntype: float\n"
+    yield b"ObjectType = Image\nNDims = 3\n"
+    yield bytes(16) + b"\xde\xc0\xef\xbe\1\0\0\0"  # LMDB
+    yield b"\0\0\x08\3" + struct.pack(">3i", 60000, 28, 28)  # IDX, as MNIST is kept
+    yield gzip.compress(b"\0\0\x08\3" + bytes(99))
+
+
+@pytest.mark.parametrize("data", list(containers()))
+@pytest.mark.parametrize("name", ["blob", "train-images-ubyte", "weights.v2"])
+def test_row_45_containers_of_other_names_are_told_by_their_first_bytes(tmp_path, data, name):
+    fill(tmp_path, "a.png")
+    fill(tmp_path, name, data=data)
+    fill(tmp_path, "z.tar", data=tarred({name: data, "a.png": PNG}))
+    expected = {"a.png": None, name: "unsupported", ("z.tar", "a.png"): None}
+    assert listed(tmp_path) == expected | {("z.tar", name): "unsupported"}
+
+
+@pytest.mark.parametrize("name", ["IM1.raw", "scan.bin", "slice.mat", "1.rec"])
+def test_row_45_an_image_under_the_name_of_a_container_is_an_image(tmp_path, name):
+    fill(tmp_path, name)
+    fill(tmp_path, "z.zip", data=zipped({name: PNG}))
+    assert listed(tmp_path) == {name: None, ("z.zip", name): None}
+
+
+def test_row_45_a_folder_that_is_one_array_is_rejected_once(tmp_path):
+    fill(tmp_path, "a.png")
+    fill(tmp_path, "old.zarr/.zarray", "old.zarr/0.0", "v2/.zgroup", "v2/x/.zarray", data=b"{}")
+    fill(tmp_path, "new/zarr.json", "new/c/0/0", "named.ZARR/0/0", data=b"{}")
+    fill(tmp_path, "b.n5/attributes.json", "b.n5/0/0", "other/attributes.json", data=b"{}")
+    arrays = ("b.n5", "named.ZARR", "new", "old.zarr", "v2")
+    listing = list_here(tmp_path)
+    assert why(listing.files) == {"a.png": None} | dict.fromkeys(arrays, "unsupported")
+    assert listing.ignored == 1
+    listing = list_here(tmp_path, Selection(exclude=("*.[zZn]*", "v2", "new")))
+    assert why(listing.files) == {"a.png": None}
+    assert listing.excluded == 5
+
+
+def test_row_45_an_array_in_an_archive_is_not_passed_over(tmp_path):
+    store = {"x.zarr/.zgroup": b"{}", "x.zarr/0/.zarray": b"{}", "x.zarr/0/0.0": bytes(99)}
+    fill(tmp_path, "folder.zip", data=zipped(store | {"a.png": PNG}))
+    fill(tmp_path, "whole.zip", data=zipped({"zarr.json": b"{}", "c/0": bytes(99)}))
+    assert listed(tmp_path) == {
+        ("folder.zip", "a.png"): None,
+        ("folder.zip", "x.zarr"): "unsupported",
+        ("folder.zip", "x.zarr/0"): "unsupported",
+        "whole.zip": "unsupported",
+    }
+
+
+def with_vast_header(kind):
+    """Return the first block of a tar whose header says that it goes on for 900 MB."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, 900 << 20
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def vast_zip():
+    """Return a zip, but for the 900 MB of its directory, and the end that says so."""
+    size = 900 << 20
+    return b"PK\3\4", struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, size, 4, 0)
+
+
+LIST = """
+import resource, sys
+from pathlib import Path
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.listing import list_images
+
+if __name__ == "__main__":
+    run = RunContext(limits=Limits(max_memory=int(sys.argv[2])))
+    for item in list_images(Path(sys.argv[1]), run=run).files:
+        print(item.path, item.rejection and item.rejection.reason)
+    print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def listed_apart(folder, max_memory=Limits().max_memory):
+    """List a folder in a process of its own; return the reasons, and its peak memory in MiB."""
+    program = folder.parent / "list.py"
+    program.write_text(LIST)
+    command = [sys.executable, program, folder, str(max_memory)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    *lines, last = run.stdout.splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines), int(last.split()[1]) / 1024
+
+
+@pytest.mark.parametrize("max_memory", [Limits().max_memory, 1 << 28])
+def test_row_48_headers_that_need_memory_are_rejected_and_cost_none_here(tmp_path, max_memory):
+    """Each file takes a few kilobytes of the disk, and listing it would take 900 MB."""
+    plain, folder = tmp_path / "plain/in", tmp_path / "vast/in"
+    fill(plain, "a.png")
+    fill(folder, "a.png", "z.zip/not-an-archive.png")
+    for name, kind in (("pax.tar", tarfile.XHDTYPE), ("global.tar", tarfile.XGLTYPE)):
+        fill(folder, name, data=with_vast_header(kind))
+    fill(folder, "name.tar", data=with_vast_header(tarfile.GNUTYPE_LONGNAME))
+    for path in folder.glob("*.tar"):
+        os.truncate(path, 901 << 20)
+    start, end = vast_zip()
+    with (folder / "directory.zip").open("wb") as file:
+        file.write(start)
+        file.seek((900 << 20) + 4)
+        file.write(end)
+    _, before = listed_apart(plain)
+    found, after = listed_apart(folder, max_memory)
+    small = max_memory < Limits().max_memory
+    assert found == {
+        "a.png": "None",
+        "z.zip/not-an-archive.png": "None",
+        "directory.zip": "too-large" if small else "bad-archive",
+        **dict.fromkeys(["pax.tar", "global.tar", "name.tar"], "too-large"),
+    }
+    assert after < before + 20
+
+
+def test_row_48_an_archive_that_takes_too_long_to_list_is_rejected(tmp_path):
+    fill(tmp_path, "a.png")
+    fill(tmp_path, "many.tar", data=tarred({f"{n}.png": b"" for n in range(5000)}))
+    fill(tmp_path, "one.tar", data=tarred({"a.png": PNG}))
+    hurried = RunContext(limits=Limits(max_seconds=0.02))
+    assert why(list_images(tmp_path, run=hurried).files)["many.tar"] == "decoder-timeout"
+    listing = list_images(tmp_path)
+    assert len(listing.files) == 5002
+    assert listing == list_here(tmp_path)
+
+
+def test_row_48_a_folder_without_archives_needs_no_process(tmp_path):
+    """A script that may start none, because it does not guard its main module."""
+    program = LIST.replace('if __name__ == "__main__":', "if True:")
+    (tmp_path / "program.py").write_text(program)
+    fill(tmp_path, "in/a.png")
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "in", str(1 << 30)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("a.png None\n")
 
 
 def test_a_folder_deeper_than_the_recursion_limit(tmp_path, monkeypatch):
@@ -376,21 +604,21 @@ def test_a_folder_deeper_than_the_recursion_limit(tmp_path, monkeypatch):
             Path("d").rmdir()
 
 
-def test_items_know_size_time_and_place(tmp_path):
+def test_items_know_size_time_and_location(tmp_path):
     fill(tmp_path, "a.png", "b.bin")
     content = {"sub/c.png": PNG, "d": npy(NOISE)}
     fill(tmp_path, "e.zip", data=zipped(content))
     fill(tmp_path, "f.tar", data=tarred(content))
-    items = list_images(tmp_path).files
+    items = list_here(tmp_path).files
     assert len(items) == 6
     for item in items:
         status = (tmp_path / item.path).stat()
         assert (item.size, item.mtime_ns) == (status.st_size, status.st_mtime_ns)
         if item.member:
             with (tmp_path / item.path).open("rb") as file:
-                assert read_member(file, item.place) == content[item.member]
+                assert read_member(file, item.location) == content[item.member]
         else:
-            assert item.place is None
+            assert item.location is None
 
 
 def test_a_dataset_in_tars_with_labels_beside_the_images(tmp_path):
@@ -400,7 +628,7 @@ def test_a_dataset_in_tars_with_labels_beside_the_images(tmp_path):
         content |= {f"{number:03}.png": PNG, f"{number:03}.cls": b"1", f"{number:03}.json": b"{}"}
     for shard in range(2):
         fill(tmp_path, f"shard-{shard:06}.tar", data=tarred(content))
-    listing = list_images(tmp_path)
+    listing = list_here(tmp_path)
     assert [(item.path, item.member) for item in listing.files] == [
         (f"shard-{shard:06}.tar", f"{number:03}.png") for shard in range(2) for number in range(3)
     ]
@@ -429,14 +657,14 @@ def test_row_19_21_members_that_are_refused_by_name_or_kind(tmp_path):
     fill(tmp_path, "z.zip", data=zipped(content))
     links = [*infos(tarfile.SYMTYPE, "l.png", "l"), *infos(tarfile.FIFOTYPE, "f.png", "f")]
     fill(tmp_path, "t.tar", data=tarred(content, *links))
-    files = list_images(tmp_path).files
+    files = list_here(tmp_path).files
     assert {item.member: item.rejection and item.rejection.reason for item in files} == {
         **expected,
         **dict.fromkeys(["l.png", "f.png"], "not-a-file"),
     }
     assert len(files) == 2 * len(expected) + 2
-    assert list_images(tmp_path).ignored == 2 * len(hidden) + 2
-    assert all(item.place is None for item in files if item.rejection)
+    assert list_here(tmp_path).ignored == 2 * len(hidden) + 2
+    assert all(item.location is None for item in files if item.rejection)
 
 
 def test_a_name_used_twice_in_an_archive_is_rejected_once(tmp_path):
@@ -447,7 +675,7 @@ def test_a_name_used_twice_in_an_archive_is_rejected_once(tmp_path):
         for name in ("a.png", "b.png", "a.png", "n.txt", "n.txt"):
             z.writestr(name, PNG)
     fill(tmp_path, "t.tar", data=tarred({"a.png": PNG}, *infos(b"0", "a.png", "a.png")))
-    files = list_images(tmp_path).files
+    files = list_here(tmp_path).files
     assert why(files) == {
         ("t.tar", "a.png"): "bad-archive",
         ("z.zip", "a.png"): "bad-archive",
@@ -483,7 +711,7 @@ def test_manifest_rows_subjects_and_archives(tmp_path):
     text = '\ufeffpath,subject\r\nd.zip,P2\r\n\r\na.png,P1\r\n./b//c.raw,\r\n.hidden.png,"P,3"\r\n'
     text += "absent.png,P4\nDICOMDIR,P5\ne.zip,P6\nf.tgz,P7\n../up.png,P8\n/etc/passwd,P9\n"
     names = manifest(tmp_path, text)
-    listing = list_images(tmp_path, Selection(manifest=names))
+    listing = list_here(tmp_path, Selection(manifest=names))
     assert why(listing.files) == {
         "../up.png": "outside-folder",
         ".hidden.png": None,
@@ -541,7 +769,7 @@ def test_row_19_a_manifest_row_that_leaves_through_a_link(tmp_path):
 def test_manifests_that_are_refused(tmp_path, text, message):
     fill(tmp_path, "a.png", "b.png", "x/a.png")
     with pytest.raises(InputError, match=message) as raised:
-        list_images(tmp_path, Selection(manifest=manifest(tmp_path, text)))
+        list_here(tmp_path, Selection(manifest=manifest(tmp_path, text)))
     assert str(raised.value).startswith(str(tmp_path / ".list.csv"))
 
 
@@ -549,10 +777,10 @@ def test_a_manifest_that_is_no_file(tmp_path):
     fill(tmp_path, "a.png")
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(InputMissing, match=r"absent\.csv: cannot be read"):
-        list_images(tmp_path, Selection(manifest=tmp_path / "absent.csv"))
+        list_here(tmp_path, Selection(manifest=tmp_path / "absent.csv"))
     for path in (tmp_path, tmp_path / "fifo"):
         with pytest.raises(InputError, match="cannot be read") as raised:
-            list_images(tmp_path, Selection(manifest=path))
+            list_here(tmp_path, Selection(manifest=path))
         assert not isinstance(raised.value, InputMissing)
 
 
@@ -575,7 +803,7 @@ def test_any_manifest_lists_each_row_once(rows):
         csv.writer(text).writerows([["path", "subject"], *rows])
         data = text.getvalue().encode("utf-8", "surrogatepass")
         names = manifest(folder, data)
-        files = list_images(folder, Selection(manifest=names)).files
+        files = list_here(folder, Selection(manifest=names)).files
         found = {item.path: item.subject for item in files}
         assert found == {
             path: subject.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
@@ -590,7 +818,7 @@ def test_any_bytes_as_a_manifest_are_a_listing_or_an_input_error(data):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         try:
-            listing = list_images(folder, Selection(manifest=manifest(folder, b"path\n" + data)))
+            listing = list_here(folder, Selection(manifest=manifest(folder, b"path\n" + data)))
         except InputError as error:
             assert ".list.csv" in str(error)
         else:
@@ -598,6 +826,6 @@ def test_any_bytes_as_a_manifest_are_a_listing_or_an_input_error(data):
 
 
 def test_every_suffix_is_lower_case_and_in_one_list():
-    every = [*SUFFIXES, *FOREIGN, *PACKED]
+    every = [*SUFFIXES, *FOREIGN, *PACKED, *CONTAINERS]
     assert len(set(every)) == len(every)
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in every)

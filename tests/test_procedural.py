@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepssim_scan import procedural
-from deepssim_scan.procedural import FAMILIES, band_limited, nested_ellipses, pink_noise
+from deepssim_scan.training import procedural
+from deepssim_scan.training.procedural import FAMILIES, band_limited, nested_ellipses, pink_noise
 
 
 def one(family, seed, side=64):

@@ -6,15 +6,18 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deepssim_scan.errors import Busy, Damaged, InputError, WriteFailed
-from deepssim_scan.publish import publishing
-from deepssim_scan.records import write_json
+from deepssim_scan.errors import Busy, Damaged, InputError, Unfinished, WriteFailed
+from deepssim_scan.storage.publish import Job, Stage, publishing, read_job, refuse_foreign
+from deepssim_scan.storage.records import write_json
 
-JOB = {"command": "test", "numbers": [1, 2]}
+FIRST = Stage("first", {"size": 1}, {"images": "abc"}, ("content",))
+SECOND = Stage("second", {}, {"threshold": 0.5}, ("other",))
+JOB = Job("test", (FIRST, SECOND))
 NAMES = ("content", "other")
 
 
@@ -44,7 +47,7 @@ def enter(folder):
 
 def _ours(folder, text="old"):
     folder.mkdir()
-    write_json(folder / "job.json", {"command": "other"})
+    write_json(folder / "job.json", {"command": "test"})
     (folder / "content").write_text(text)
 
 
@@ -87,17 +90,69 @@ def test_row_30_the_same_job_goes_on_with_what_a_run_left(tmp_path, error):
     fail(tmp_path / "folder", error=error)
     assert (tmp_path / "folder" / "content").read_text() == "old"
     assert names(tmp_path) == [".folder.partial", "folder"]
-    with publishing(tmp_path / "folder", NAMES, dict(JOB)) as folder:
+    with publishing(tmp_path / "folder", NAMES, Job("test", (FIRST, SECOND))) as folder:
         assert (folder / "content").read_text() == "ne"
         (folder / "content").write_text("new")
     assert (tmp_path / "folder" / "content").read_text() == "new"
     assert names(tmp_path) == ["folder"]
 
 
-def test_row_30_another_job_starts_anew(tmp_path):
-    fail(tmp_path / "folder", {"command": "other"})
+class Said(list):
+    """Progress that keeps what it was told."""
+
+    def __call__(self, *_):
+        pass
+
+    warn = list.append
+
+
+def test_row_51_other_options_are_named_and_nothing_is_lost(tmp_path):
+    fail(tmp_path / "folder")
+    other = Job("test", (replace(FIRST, options={"size": 2, "deep": {"a": 1}}), SECOND))
+    with (
+        pytest.raises(Unfinished, match=r"deep was None, is .*size was 1, is 2.*--restart"),
+        publishing(tmp_path / "folder", NAMES, other),
+    ):
+        raise AssertionError("the block ran")
     with publishing(tmp_path / "folder", NAMES, JOB) as folder:
+        assert (folder / "content").read_text() == "ne"
+
+
+def test_row_51_another_command_is_named(tmp_path):
+    fail(tmp_path / "folder")
+    with (
+        pytest.raises(Unfinished, match="command was test, is other"),
+        publishing(tmp_path / "folder", NAMES, replace(JOB, command="other")),
+    ):
+        raise AssertionError("the block ran")
+
+
+def test_row_51_restart_drops_what_was_left(tmp_path):
+    fail(tmp_path / "folder")
+    other = Job("test", (replace(FIRST, options={"size": 2}), SECOND))
+    with publishing(tmp_path / "folder", NAMES, other, restart=True) as folder:
         assert names(folder) == ["job.json"]
+
+
+def test_other_images_begin_anew_and_that_is_said(tmp_path):
+    fail(tmp_path / "folder")
+    said = Said()
+    other = Job("test", (replace(FIRST, inputs={"images": "xyz"}), SECOND))
+    with publishing(tmp_path / "folder", NAMES, other, progress=said) as folder:
+        assert names(folder) == ["job.json"]
+    assert len(said) == 1
+    assert "It begins anew" in said[0]
+
+
+def test_row_52_a_later_stage_that_differs_keeps_the_first(tmp_path):
+    with pytest.raises(Failed), publishing(tmp_path / "folder", NAMES, JOB) as folder:
+        (folder / "content").write_text("first")
+        (folder / "other").write_text("second")
+        raise Failed
+    other = Job("test", (FIRST, replace(SECOND, inputs={"threshold": 0.6})))
+    with publishing(tmp_path / "folder", NAMES, other) as folder:
+        assert names(folder) == ["content", "job.json"]
+    assert read_job(tmp_path / "folder") == other.record()
 
 
 @pytest.mark.parametrize("text", ["", "{}", None])
@@ -168,10 +223,11 @@ def test_row_30_a_killed_runs_leftovers_are_removed(tmp_path):
 
 HOLD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
-from deepssim_scan.publish import publishing
-from deepssim_scan.records import write_json
-with publishing(Path(sys.argv[1]), ["content"], {}):
+from deepssim_scan.storage.publish import Job, publishing
+from deepssim_scan.storage.records import write_json
+with publishing(Path(sys.argv[1]), ["content"], Job("held", ())):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -200,7 +256,7 @@ def test_row_31_a_killed_writer_holds_nothing(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert names(tmp_path) == [".folder.lock", ".folder.partial"]
-    with publishing(tmp_path / "folder", NAMES, JOB):
+    with publishing(tmp_path / "folder", NAMES, Job("held", ())):
         pass
     assert names(tmp_path) == ["folder"]
 
@@ -241,11 +297,27 @@ def test_a_folder_that_is_not_all_ours_is_refused(tmp_path, files):
     path = tmp_path / "folder"
     path.mkdir()
     for name, text in files.items():
-        write_json(path / name, JOB) if text is None else (path / name).write_text(text)
+        write_json(path / name, JOB.record()) if text is None else (path / name).write_text(text)
     before = {each.name: each.read_bytes() for each in path.iterdir()}
     with pytest.raises(InputError, match="so it is not replaced"):
         enter(path)
     assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "added", ["store/notes.txt", "store/deep/down/notes.txt", "store/folder/", "store/a.bin"]
+)
+def test_row_47_a_users_file_is_found_anywhere_inside(tmp_path, added):
+    path, patterns = tmp_path / "folder", ("content", "store/*.json", "store/rows/c.*.0")
+    _ours(path)
+    (path / "store" / "rows").mkdir(parents=True)
+    (path / "store" / "rows" / "c.11.0").touch()
+    (path / "store" / "store.json").touch()
+    refuse_foreign(path, patterns)
+    (path / added).parent.mkdir(parents=True, exist_ok=True)
+    (path / added).mkdir() if added.endswith("/") else (path / added).write_text("precious")
+    with pytest.raises(InputError, match=r"holds store/.*so it is not replaced"):
+        refuse_foreign(path, patterns)
 
 
 def test_what_is_added_while_the_folder_is_made_is_not_lost(tmp_path):

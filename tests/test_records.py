@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepssim_scan.errors import Damaged, InputMissing
-from deepssim_scan.records import read_json, write_json
+from deepssim_scan.storage.records import read_json, write_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.registration import FLIPS, register
-from deepssim_scan.standardise import Standardisation, standardise
-from deepssim_scan.subjects import mni152, slices
+from deepssim_scan.imaging.registration import FLIPS, register
+from deepssim_scan.ingest.standardise import Standardisation, standardise
+from deepssim_scan.training.pseudo_subjects import mni152, slices
 
 RULE = Standardisation()
 TRANSPOSES = {1: [Image.Transpose.FLIP_LEFT_RIGHT], 2: [Image.Transpose.FLIP_TOP_BOTTOM]}
@@ -87,7 +87,7 @@ def test_what_left_the_image_does_not_count():
     assert found.ssim[0] > 0.95
 
 
-def test_noise_does_not_make_a_neighbour_more_alike_than_the_source():
+def test_noise_does_not_give_a_neighbour_a_higher_ssim_than_the_source():
     """Laid half a pixel off, a noisy image is read between its pixels, which blurs it."""
     volume = mni152()
     person = torch.Generator().manual_seed(5)
@@ -107,7 +107,7 @@ def test_noise_does_not_make_a_neighbour_more_alike_than_the_source():
     assert abs(smoother - own) < 0.05
 
 
-def test_strangers_stay_strangers(heads):
+def test_other_subjects_have_a_low_ssim(heads):
     images = standard(heads)
     assert register(images.roll(1, 0), images).ssim.max() < 0.8
 
@@ -116,10 +116,10 @@ def test_a_pair_fares_the_same_alone_and_among_others(heads):
     copies = standard([planted(image, 1, 5, (2, 1), 1) for image in heads])
     images = standard(heads)
     together = register(torch.cat([copies] * 3), torch.cat([images] * 3))
-    for place in (0, 17, 35):
-        alone = register(copies[place % 12, None], images[place % 12, None])
-        assert float(alone.degrees) == pytest.approx(float(together.degrees[place]), abs=1e-2)
-        assert float(alone.ssim) == pytest.approx(float(together.ssim[place]), abs=1e-3)
+    for index in (0, 17, 35):
+        alone = register(copies[index % 12, None], images[index % 12, None])
+        assert float(alone.degrees) == pytest.approx(float(together.degrees[index]), abs=1e-2)
+        assert float(alone.ssim) == pytest.approx(float(together.ssim[index]), abs=1e-3)
 
 
 def test_flat_and_noisy_pairs_give_finite_answers():

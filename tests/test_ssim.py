@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from nilearn.datasets import load_mni152_template
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.ssim import image_range, ssim, ssim_matrix
+from deepssim_scan.imaging.ssim import image_range, ssim, ssim_matrix
 
 RNG = np.random.default_rng(7)
 

@@ -11,14 +11,15 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
-from deeds import DeadOnArrival, act, address_space, nap, pid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from worker_faults import DeadOnArrival, act, address_space, nap, pid
 
-from deepssim_scan import workers as workers_module
-from deepssim_scan.decode import Rejection
 from deepssim_scan.errors import InputError, ScanError
-from deepssim_scan.workers import Limits, each
+from deepssim_scan.ingest import workers as workers_module
+from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.rejection import Rejection
+from deepssim_scan.ingest.workers import each
 
 SHORT = Limits(max_seconds=1.0)
 SMALL = Limits(max_memory=1 << 28)
@@ -185,8 +186,9 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from deepssim_scan.workers import Limits, each
-from deeds import act, slowly
+from deepssim_scan.ingest.workers import each
+from deepssim_scan.ingest.limits import Limits
+from worker_faults import act, slowly
 
 if __name__ == "__main__":
     folder, limit, *items = sys.argv[1:]

@@ -19,23 +19,30 @@ from client import HERE
 from PIL import Image
 from trials import Command, Job
 
-from deepssim_scan import checkpoint, scan
-from deepssim_scan.check import check
-from deepssim_scan.checkpoint import Thresholds
-from deepssim_scan.embed import EmbedConfig
-from deepssim_scan.embeddings import Store
-from deepssim_scan.encoder import Architecture, Encoder
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.architecture import Architecture
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import Damaged
-from deepssim_scan.procedural import nested_ellipses
-from deepssim_scan.publish import JOB
-from deepssim_scan.report import best_matches
-from deepssim_scan.scan import QueryConfig
-from deepssim_scan.standardise import Standardisation
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.standardise import Standardisation
+from deepssim_scan.jobs import build_index as index_job
+from deepssim_scan.jobs import query as query_job
+from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig
+from deepssim_scan.matching.config import VerdictConfig
+from deepssim_scan.reporting.matches import best_matches
+from deepssim_scan.storage.layout import BLANK, JOB, MATCHES, REJECTED, STORE, SUMMARY
+from deepssim_scan.storage.layout import SYNTHETIC as SYNTHETIC_STORE
+from deepssim_scan.store.config import EmbedConfig
+from deepssim_scan.store.store import Store
+from deepssim_scan.training.procedural import nested_ellipses
 
 TINY = Architecture(
     depths=(1,), widths=(16,), pose=(16,), dimension=8, standardisation=Standardisation(size=16)
 )
-SMALL = EmbedConfig(device="cpu", workers=0, shard_rows=8, batch=3)
+SMALL = EmbedConfig(batch=3, shard_rows=8)
+RUN = RunContext("cpu", workers=0)
 MODULES = ("faiss", "jobs", "flips")  # what a fork server imports
 READERS = ("judge", "check_index", "check_report", "load_checkpoint")
 INCOMPLETE = 4  # the exit code of a run that rejected something
@@ -49,20 +56,25 @@ pyarrow.array([""])  # imports pandas, where there is one: once, and not in ever
 
 def build_index(inputs: str, workers: int = 0) -> None:
     """Index the training images of `inputs`."""
-    config = replace(SMALL, workers=workers)
-    scan.build_index(Path(inputs, TRAINING), INDEX, Path(inputs, ENCODER), config)
+    config = IndexConfig(Path(inputs, ENCODER), embed=SMALL)
+    index_job.build_index(Path(inputs, TRAINING), INDEX, config, replace(RUN, workers=workers))
 
 
 def query(inputs: str, workers: int = 0) -> None:
     """Judge the synthetic images of `inputs` by the index that is there."""
-    config = QueryConfig(3, embed=replace(SMALL, workers=workers))
-    scan.query(Path(inputs, SYNTHETIC), INDEX, REPORT, config)
+    run = replace(RUN, workers=workers)
+    query_job.query(Path(inputs, SYNTHETIC), INDEX, REPORT, top(3), run)
+
+
+def top(k: int) -> QueryConfig:
+    """Ask for k matches an image, in small shards."""
+    return QueryConfig(embed=SMALL, verdict=VerdictConfig(k))
 
 
 def judge() -> str:
     """Run a query where damage must stop it; return what it said, or that it left a report."""
     try:
-        scan.query(Path(SYNTHETIC), INDEX, Path("verdict"), QueryConfig(3, embed=SMALL))
+        query_job.query(Path(SYNTHETIC), INDEX, Path("verdict"), top(3), RUN)
     except Exception:
         if left := [path.name for path in Path().iterdir() if "verdict" in path.name]:
             return f"it raised, and left {left}"
@@ -143,12 +155,12 @@ def real_jobs(inputs: Path, templates: Path) -> list[Job]:
 
     What they find in their folder before is made in `templates`.
     """
-    built, encoder = templates / "query", inputs / ENCODER
-    scan.build_index(inputs / TRAINING, built / INDEX, encoder, SMALL)
+    built, config = templates / "query", IndexConfig(inputs / ENCODER, embed=SMALL)
+    index_job.build_index(inputs / TRAINING, built / INDEX, config, RUN)
     older, again = templates / "build again", templates / "query again"
-    scan.build_index(inputs / OLDER, older / INDEX, encoder, SMALL)
-    scan.build_index(inputs / TRAINING, again / INDEX, encoder, SMALL)
-    scan.query(inputs / OLDER, again / INDEX, again / REPORT, QueryConfig(2, embed=SMALL))
+    index_job.build_index(inputs / OLDER, older / INDEX, config, RUN)
+    index_job.build_index(inputs / TRAINING, again / INDEX, config, RUN)
+    query_job.query(inputs / OLDER, again / INDEX, again / REPORT, top(2), RUN)
     (templates / "build").mkdir()
     return [
         _job("build", "build_index", inputs, templates, INDEX),
@@ -166,7 +178,7 @@ def _job(name: str, function: str, inputs: Path, templates: Path, target: Path) 
         str(target),
         rows,
         {"inputs": str(inputs)},
-        {scan.SUMMARY: "seconds"},
+        {SUMMARY: "seconds"},
     )
 
 
@@ -192,9 +204,9 @@ def _script(function: str, inputs: Path) -> list[str]:
 
 def write_whole(folder: Path, inputs: Path) -> Path:
     """Make all that the readers read: an index, a report of it, an encoder, and images."""
-    scan.build_index(inputs / TRAINING, folder / INDEX, inputs / ENCODER, SMALL)
-    config = QueryConfig(3, embed=SMALL)
-    scan.query(inputs / SYNTHETIC, folder / INDEX, folder / REPORT, config)
+    config = IndexConfig(inputs / ENCODER, embed=SMALL)
+    index_job.build_index(inputs / TRAINING, folder / INDEX, config, RUN)
+    query_job.query(inputs / SYNTHETIC, folder / INDEX, folder / REPORT, top(3), RUN)
     shutil.copytree(inputs / SYNTHETIC, folder / SYNTHETIC)
     shutil.copy(inputs / ENCODER, folder / ENCODER)
     return folder
@@ -203,18 +215,18 @@ def write_whole(folder: Path, inputs: Path) -> Path:
 def is_read_by(reader: str, file: str) -> bool:
     """Tell whether a reader is to find damage of a file that `write_whole` made."""
     first, name = Path(file).parts[0], Path(file).name
-    if reader == "judge":  # two files decide no verdict
-        return first == str(INDEX) and name not in (JOB, scan.REJECTED)
+    if reader == "judge":  # three files decide no verdict
+        return first == str(INDEX) and name not in (JOB, REJECTED, BLANK)
     return first == {"check_index": "index", "check_report": "report"}.get(reader, ENCODER)
 
 
 def rows(made: Path) -> list[str]:
     """Return the names of a finished index's or report's images, and of a report's verdicts."""
     found: list[str] = []
-    for name in (scan.STORE, scan.SYNTHETIC):
+    for name in (STORE, SYNTHETIC_STORE):
         if (made / name).is_dir():
             with Store.open(made / name) as store:
                 found += (entry.name for entry in (*store.embedded(), *store.rejections()))
-    if (made / scan.MATCHES).is_file():
+    if (made / MATCHES).is_file():
         found += (f"verdict on {match.synthetic}" for match in best_matches(made))
     return found

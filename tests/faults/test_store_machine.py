@@ -17,18 +17,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from jobs import INDEX
 
-from deepssim_scan import embeddings, scan
-from deepssim_scan.catalog import Entry
-from deepssim_scan.check import RepairConfig, check, repair
-from deepssim_scan.embeddings import Store, StoreManifest, StoreWriter
 from deepssim_scan.errors import Damaged, InputError, ScanError
+from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.jobs.repair import repair
+from deepssim_scan.storage.layout import ARRAY, CATALOG, STORE_MANIFEST
+from deepssim_scan.store.manifest import StoreManifest
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.writer import StoreWriter
 
 SHARD, DIMENSION = 3, 4
 MANIFEST = StoreManifest("ab" * 32, DIMENSION, SHARD)
-RECORDS = (embeddings.MANIFEST, embeddings.CATALOG, f"{embeddings.ARRAY}/zarr.json")
+RECORDS = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json")
 
 items = st.lists(
-    st.lists(st.sampled_from([None, None, "constant"]), min_size=1, max_size=4), max_size=8
+    st.lists(st.sampled_from([None, None, "constant", "blank"]), min_size=1, max_size=4), max_size=8
 )
 harms = st.tuples(st.sampled_from(["flip", "cut", "remove", "others"]), st.integers(0, 10**6))
 of_shards = st.dictionaries(st.integers(0, 9), harms, max_size=2)
@@ -57,27 +62,29 @@ def harm(path, how):
 
 
 def chunk(folder, shard):
-    return folder / embeddings.ARRAY / f"c.{shard}.0"
+    return folder / ARRAY / f"c.{shard}.0"
 
 
-def entries_of(item, reasons):
-    """Return an entry for each frame of a file, of which there is one or more."""
+def records_of(item, reasons):
+    """Return a record for each frame of a file, of which there is one or more."""
     frames = [f"frame={n}" for n in range(len(reasons))] if len(reasons) > 1 else [""]
     facts = 10, 1_700_000_000_123_456_789, "cd" * 32, "L", ""
     return [
-        Entry(f"{item:03d}.png", "", frame, len(reasons), *facts, reason, "why" if reason else "")
+        ImageRecord(
+            f"{item:03d}.png", "", frame, len(reasons), *facts, reason, "why" if reason else ""
+        )
         for frame, reason in zip(frames, reasons, strict=True)
     ]
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A store that is being written, and then read, and the entries that it was given."""
+    """A store that is being written, and then read, and the records that it was given."""
 
     def __init__(self):
         super().__init__()
         self.base = Path(tempfile.mkdtemp(prefix="store-"))
         self.folder = self.base / "0"
-        self.entries: list[Entry] = []
+        self.records: list[ImageRecord] = []
         self.items = 0
         self.damaged: set[int] = set()
         self.finished = False
@@ -86,8 +93,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @property
     def rows(self):
-        """The row of each entry that was embedded, different for every one."""
-        count = sum(entry.reason is None for entry in self.entries)
+        """The row of each record that was embedded, different for every one."""
+        count = sum(record.reason is None for record in self.records)
         rows = np.random.default_rng(0).standard_normal((count, DIMENSION))
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -98,16 +105,16 @@ class StoreMachine(RuleBasedStateMachine):
         return [(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
 
     def committed(self, shards):
-        """Return how many entries there are up to the last row of so many full shards."""
-        embedded = [place for place, entry in enumerate(self.entries) if entry.reason is None]
+        """Return how many records there are up to the last row of so many full shards."""
+        embedded = [index for index, record in enumerate(self.records) if record.reason is None]
         return embedded[shards * SHARD - 1] + 1 if shards else 0
 
     def full(self):
         return len(self.rows) // SHARD
 
-    def add_from(self, place):
-        rows = sum(entry.reason is None for entry in self.entries[:place])
-        self.writer.add(self.entries[place:], self.rows[rows:])
+    def add_from(self, index):
+        rows = sum(record.reason is None for record in self.records[:index])
+        self.writer.add(self.records[index:], self.rows[rows:])
 
     @precondition(lambda self: self.writer is None and not self.finished)
     @rule()
@@ -115,8 +122,8 @@ class StoreMachine(RuleBasedStateMachine):
         kept = min(self.damaged, default=self.full())
         self.writer = StoreWriter(self.folder, MANIFEST)
         assert self.writer.rows == kept * SHARD
-        last = self.entries[: self.committed(kept)]
-        same = sum(entry.path == last[-1].path for entry in last) if last else 0
+        last = self.records[: self.committed(kept)]
+        same = sum(record.path == last[-1].path for record in last) if last else 0
         assert self.writer.last_item() == ((last[-1], same) if last else None)
         self.damaged.clear()
         self.add_from(len(last))
@@ -124,11 +131,11 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.writer is not None)
     @rule(added=items)
     def add(self, added):
-        place = len(self.entries)
+        index = len(self.records)
         for reasons in added:
-            self.entries += entries_of(self.items, reasons)
+            self.records += records_of(self.items, reasons)
             self.items += 1
-        self.add_from(place)
+        self.add_from(index)
 
     def close(self):
         with self.writer:
@@ -195,8 +202,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def read_catalog(self):
         with Store.open(self.folder) as store:
-            assert list(store.embedded()) == [e for e in self.entries if e.reason is None]
-            assert list(store.rejections()) == [e for e in self.entries if e.reason is not None]
+            assert list(store.embedded()) == [r for r in self.records if r.reason is None]
+            assert list(store.rejections()) == [r for r in self.records if r.reason == "constant"]
+            assert list(store.blanks()) == [r for r in self.records if r.reason == "blank"]
 
     @precondition(lambda self: self.finished)
     @rule(harmed=of_shards)
@@ -230,14 +238,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.damaged and self.finished)
     @rule()
-    def mend(self):
+    def repair(self):
         with Store.open(self.folder) as store:
             found = store.damaged()
             assert [shard.first // SHARD for shard in found] == sorted(self.damaged)
             for shard in found:
                 with pytest.raises(InputError, match="not the same to the last bit"):
-                    store.mend(shard, -self.rows[shard.first : shard.stop])
-                store.mend(shard, self.rows[shard.first : shard.stop])
+                    store.repair(shard, -self.rows[shard.first : shard.stop])
+                store.repair(shard, self.rows[shard.first : shard.stop])
         self.damaged.clear()
         assert contents(self.folder) == self.whole
 
@@ -248,9 +256,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.writer.finish(self.items)
             self.close()
         if self.damaged:
-            self.mend()
+            self.repair()
         with StoreWriter(self.base / "undisturbed", MANIFEST) as writer:
-            writer.add(self.entries, self.rows)
+            writer.add(self.records, self.rows)
             writer.finish(self.items)
         assert contents(self.folder) == contents(self.base / "undisturbed")
         shutil.rmtree(self.base)
@@ -270,7 +278,8 @@ def built(tmp_path_factory):
     """Images, good and bad, an encoder, and an index of them."""
     folder = tmp_path_factory.mktemp("built")
     inputs = jobs.write_inputs(folder / "inputs")
-    scan.build_index(inputs / jobs.TRAINING, folder / INDEX, inputs / jobs.ENCODER, jobs.SMALL)
+    config = IndexConfig(inputs / jobs.ENCODER, embed=jobs.SMALL)
+    build_index(inputs / jobs.TRAINING, folder / INDEX, config, jobs.RUN)
     return folder / INDEX
 
 
@@ -289,7 +298,7 @@ def test_a_repair_from_the_images_gives_the_very_bytes(built, shards, others, ho
             harm(index / other, ("flip", how[1]) if other == "index.json" else how)
         rows = {problem.rows for problem in check(index).problems if problem.rows}
         assert rows >= {(8 * shard, min(8 * shard + 8, count_rows(built)) - 1) for shard in shards}
-        assert repair(index, RepairConfig(workers=0)).intact
+        assert repair(index, run=jobs.RUN).intact
         assert contents(index) == contents(built)
 
 

@@ -42,7 +42,7 @@ from client import (
 )
 
 from deepssim_scan.errors import Damaged
-from deepssim_scan.records import read_json
+from deepssim_scan.storage.records import read_json
 
 KILLS = (KILL_BEFORE, KILL_AFTER, KILL_TORN)
 SMALL = 1000  # bytes of a file up to which each of them is changed

@@ -1,0 +1,87 @@
+"""`deepssim-scan build-index`: embed the training images and index them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from deepssim_scan.cli import console, options
+from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.ingest.config import IngestConfig
+from deepssim_scan.ingest.limits import WORKERS
+from deepssim_scan.ingest.read_options import MAX_PIXELS, ReadOptions
+from deepssim_scan.jobs.config import IndexConfig
+
+if TYPE_CHECKING:
+    from deepssim_scan.jobs.build_index import IndexResult
+
+EXAMPLE = "deepssim-scan build-index --training scans/ --include '*/training.png'"
+
+Training = Annotated[
+    Path, options.input_option("--training", metavar="DIR", help="Folder of the training images.")
+]
+Encoder = Annotated[
+    Path,
+    options.input_option(
+        "--encoder",
+        metavar="FILE",
+        help="Checkpoint of the encoder; queries of the index use it too.",
+        show_default="the bundled one",
+    ),
+]
+Index = Annotated[
+    Path, options.output_option("--index", metavar="DIR", help="Folder to write the index to.")
+]
+
+
+def build_index(
+    training: Training,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    manifest: options.Manifest = None,
+    subject_regex: options.SubjectRegex = None,
+    subject_key: options.SubjectKey = None,
+    slices: options.Slices = None,
+    axis: options.Axis = None,
+    window: options.Window = None,
+    encoder: Encoder = BUNDLED,
+    index: Index = options.DEFAULT_INDEX,
+    json: options.Json = False,
+    device: options.Device = options.DeviceName.AUTO,
+    workers: options.Workers = WORKERS,
+    restart: options.Restart = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
+    max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
+    max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,
+) -> None:
+    """Embed the training images and index them."""
+    with options.usage():
+        read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
+        chosen = options.selection(include, manifest, exclude)
+        ingest = IngestConfig(chosen, read, subject_regex)
+        config = IndexConfig(encoder, ingest, restart=restart)
+    with options.running(workers, max_seconds, max_memory, device) as run:
+        from deepssim_scan.jobs.build_index import build_index as job
+
+        result = job(training, index, config, run)
+    if json:
+        folder = {"folder": str(result.folder), "complete": result.complete}
+        console.show_json(asdict(result) | folder)
+    else:
+        _show(result)
+    options.leave(complete=result.complete)
+
+
+def _show(result: "IndexResult") -> None:
+    """Print what an index holds, and what is not in it."""
+    console.say(
+        f"{result.indexed:,} training images indexed in {result.folder} "
+        f"({result.seconds:.1f} s, encoder {result.encoder[:12]})"
+    )
+    console.show_ledger(result.listed, result.indexed, result.rejected, result.blank)
+    left_out = result.rejected, result.blank, result.excluded, result.ignored
+    console.show_left_out(result.folder, *left_out)
+    if not result.complete:
+        console.warn(
+            "INCOMPLETE: a copy of a rejected training image cannot be found. Repair the rejected "
+            "files, or leave them out with --exclude, and run the command again."
+        )

@@ -1,0 +1,210 @@
+"""Options that several commands share, and the values that the options become."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepssim_scan.cli import console
+from deepssim_scan.cli.progress import reporting
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.selection import Selection
+
+FLAGGED, INCOMPLETE = 3, 4
+"""Exit codes, beside 0 for done, 1 for a run that failed and 2 for wrong usage."""
+
+GIB = 1 << 30
+SHORTEST_KEY = 16  # bytes
+LIMITS = Limits()
+DEFAULT_INDEX = Path("deepssim-index")
+
+input_option = partial(typer.Option, rich_help_panel="Input")
+output_option = partial(typer.Option, rich_help_panel="Output")
+verdict_option = partial(typer.Option, rich_help_panel="Verdict")
+machine_option = partial(typer.Option, rich_help_panel="Machine")
+
+
+class DeviceName(StrEnum):
+    """Where the networks run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Include = Annotated[
+    list[str] | None,
+    input_option(
+        "--include",
+        metavar="GLOB",
+        help="Read only files whose path matches, e.g. '*/training.png'; ** crosses folders. "
+        "Repeatable.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    input_option(
+        "--exclude",
+        metavar="GLOB",
+        help="Leave out files whose path matches; they are counted, and do not make the result "
+        "incomplete. Repeatable.",
+    ),
+]
+Manifest = Annotated[
+    Path | None,
+    input_option(
+        "--manifest",
+        metavar="CSV",
+        help="Read only the files that this CSV lists: a column path, relative to the folder, and "
+        "optionally a column subject.",
+    ),
+]
+SubjectRegex = Annotated[
+    str | None,
+    input_option(
+        "--subject-regex",
+        metavar="REGEX",
+        help="Regular expression that finds the subject in a path, as its group or all that it "
+        "matches, e.g. '(sub-[0-9]+)/'.",
+        show_default="the DICOM patient ID, or the folder",
+    ),
+]
+SubjectKey = Annotated[
+    Path | None,
+    input_option(
+        "--subject-key",
+        metavar="FILE",
+        help="File with a secret. Subjects are stored as hashes under it, and DICOM patient IDs "
+        "are read only with it.",
+    ),
+]
+Slices = Annotated[
+    str | None,
+    input_option(
+        "--slices",
+        metavar="START:STOP",
+        help="Slices of each volume to read: 40:120, or fractions of its length, 0.2:0.8.",
+        show_default="all",
+    ),
+]
+Axis = Annotated[
+    int | None,
+    input_option(
+        "--axis",
+        metavar="N",
+        min=0,
+        max=2,
+        help="Axis across which volumes are sliced.",
+        show_default="2 for NIfTI, 0 for arrays",
+    ),
+]
+Window = Annotated[
+    str | None,
+    input_option(
+        "--window",
+        metavar="CENTRE,WIDTH",
+        help="Intensity window for DICOM and NIfTI. 'file': the one that a DICOM file names.",
+        show_default="full range",
+    ),
+]
+Device = Annotated[
+    DeviceName,
+    machine_option("--device", help="Device for the networks; auto takes a GPU if there is one."),
+]
+Workers = Annotated[
+    int, machine_option("--workers", metavar="N", min=1, help="Processes that decode images.")
+]
+Restart = Annotated[
+    bool,
+    machine_option("--restart", help="Discard what an interrupted run left, and start again."),
+]
+MaxPixels = Annotated[
+    int,
+    machine_option(
+        "--max-pixels", metavar="N", min=1, help="Reject images that have more pixels than this."
+    ),
+]
+MaxSeconds = Annotated[
+    float,
+    machine_option(
+        "--max-seconds",
+        metavar="SECONDS",
+        min=0.1,
+        max=1_000_000,
+        help="Reject a file that takes longer than this to decode, in two attempts.",
+    ),
+]
+MaxMemory = Annotated[
+    float,
+    machine_option(
+        "--max-memory",
+        metavar="GIB",
+        min=0.25,
+        max=1024,
+        help="Reject a file that takes more memory than this to decode.",
+    ),
+]
+Json = Annotated[bool, output_option("--json", help="Print the result as JSON.")]
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn what is wrong with the options into an error of usage, exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def selection(
+    include: Sequence[str] | None, manifest: Path | None, exclude: Sequence[str] | None
+) -> Selection:
+    """Return which files the options name."""
+    return Selection(tuple(include or ()), manifest, tuple(exclude or ()))
+
+
+def subject_key(path: Path | None) -> bytes:
+    """Read the secret under which subjects are hashed."""
+    if path is None:
+        return b""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. --subject-key names a file that holds a secret.")
+    key = path.read_bytes()
+    if len(key) < SHORTEST_KEY:
+        raise InputError(
+            f"{path}: the subject key has {len(key)} bytes, and at least {SHORTEST_KEY} are "
+            f"needed. Make one with: head -c 32 /dev/urandom > {path}"
+        )
+    return key
+
+
+@contextmanager
+def running(
+    workers: int, max_seconds: float, max_memory: float, device: str = DeviceName.AUTO
+) -> Iterator[RunContext]:
+    """Give what a job runs with; its progress is shown while the block runs.
+
+    `max_memory` is in GiB. A GPU that is asked for and missing is an error of usage.
+    """
+    if device == DeviceName.CUDA:
+        from deepssim_scan.imaging.devices import pick_device
+
+        with usage():
+            pick_device(device)
+    limits = Limits(max_seconds, int(max_memory * GIB))
+    with reporting(console.messages) as progress:
+        yield RunContext(str(device), workers, limits, progress)
+
+
+def leave(*, complete: bool, flagged: bool = False) -> None:
+    """End with the exit code of a run; a run that is not complete is never only flagged."""
+    if not complete:
+        raise typer.Exit(INCOMPLETE)
+    if flagged:
+        raise typer.Exit(FLAGGED)

@@ -1,0 +1,1 @@
+"""The DeepSSIM encoder: standardised images in, unit-norm embeddings out."""

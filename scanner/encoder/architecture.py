@@ -1,0 +1,78 @@
+"""The shape of an encoder, and the two that are offered."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.standardisation import Standardisation
+
+ORIENTATIONS = 4
+"""Orientations that the `flips` trunk keeps of each feature: one for an image and each flip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The shape of an encoder; with its weights, all that is needed to run it.
+
+    `expansion` is how much wider a block is inside than outside. `pose` are the widths of the
+    network that estimates rigid parameters, which only the `flips` trunk has.
+    """
+
+    trunk: Literal["flips", "convnext"] = "flips"
+    depths: tuple[int, ...] = (1, 3, 3)
+    widths: tuple[int, ...] = (48, 96, 192)
+    pose: tuple[int, ...] = (32, 64, 64)
+    expansion: int = 2
+    dimension: int = 256
+    standardisation: Standardisation = field(default_factory=Standardisation)
+
+    def __post_init__(self) -> None:
+        if self.trunk not in ("flips", "convnext"):
+            raise ValueError(f"unknown trunk {self.trunk!r}")
+        if len(self.depths) != len(self.widths) or not self.depths:
+            raise ValueError(f"one width a stage: {self.depths} depths, {self.widths} widths")
+        if min(*self.depths, *self.widths, self.expansion, self.dimension) < 1:
+            raise ValueError(f"depths, widths, expansion and dimension must be >= 1: {self}")
+        if self.trunk == "flips":
+            self._check_flips()
+        else:
+            self._check_convnext()
+
+    def _check_flips(self) -> None:
+        step = 4 * ORIENTATIONS
+        for what, widths in (("the trunk", self.widths), ("the rigid estimator (pose)", self.pose)):
+            if not widths or any(width < 1 or width % step for width in widths):
+                raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
+        size = self.standardisation.size
+        if size is None:
+            raise ValueError("the flips trunk needs a fixed input size, found none")
+        least = max(self.least_side, 4 << len(self.pose))  # the estimator halves images first
+        if size % least:
+            raise InputError(
+                f"found size {size}, where {len(self.depths)} stages of the trunk and "
+                f"{len(self.pose)} of the rigid estimator need a multiple of {least}"
+            )
+
+    def _check_convnext(self) -> None:
+        size, least = self.standardisation.size, self.least_side
+        if self.pose:
+            raise ValueError(f"the convnext trunk has no rigid estimator, found widths {self.pose}")
+        if size is not None and size < least:
+            raise InputError(f"{len(self.depths)} stages need a size >= {least}, found {size}")
+
+    @property
+    def least_side(self) -> int:
+        """The fewest pixels a side that leave one position of the last stage's grid."""
+        return 2 << len(self.depths)
+
+
+SMALL = Architecture()
+REFERENCE = Architecture(
+    trunk="convnext",
+    depths=(3, 3, 27, 3),
+    widths=(128, 256, 512, 1024),
+    pose=(),
+    expansion=4,
+    standardisation=Standardisation(size=None),
+)
+ARCHITECTURES = {"small": SMALL, "base": REFERENCE}

@@ -1,0 +1,142 @@
+"""Canonicalise images before they are embedded: one contrast, one rotation, one position.
+
+A copy may be brighter, rotated or shifted. What is undone first need not be learnt: the rest of
+the network sees the copy as it sees its source.
+
+- `normalise_gamma` undoes any gamma, by a rule that has nothing to learn.
+- `RigidEstimator` estimates how far an image is rotated and shifted. It learns from images that
+  were rotated and shifted by known amounts. `Canonicaliser` undoes what it estimates (spatial
+  transformers, Jaderberg et al. 2015, arXiv:1506.02025; learnt canonicalisation, Kaba et al. 2023,
+  arXiv:2211.06489).
+
+Rigid parameters are (..., 3): an angle in radians, and a shift to the right and down in half sides.
+They say where `warp.read_at` reads an image to canonicalise it. Those of a flipped image are those
+of the image with the signs of `equivariant.RIGID_SIGNS`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepssim_scan.encoder import equivariant
+from deepssim_scan.imaging.warp import normalise_local_contrast, read_at, restandardise, rotation
+
+CHANNELS = 2  # that `Canonicaliser` makes of one
+_WINDOW, _FLOOR = 17, 0.05  # of local contrast normalisation, in the second channel
+_MEAN_GREY, _RANK_POWER = 0.6, 8
+_GLARE = 0.05  # of the range: greys so near the brightest have less weight
+_EXPONENTS, _TRIED = (0.9, 8.0), 32  # least and greatest, and how many are tried
+_AVERAGED = 4  # pixels a side of the squares of which the exponent is computed
+_DARKEST = 1e-4  # of the range
+_HALF = 2  # rigid parameters are estimated at half the resolution
+_RIGID_WINDOW, _RIGID_FLOOR = 9, 0.03
+_RIGID_DEPTH, _RIGID_EXPANSION, _RIGID_HIDDEN = 2, 2, 128
+_RIGID_UNIT = 0.2  # of a radian, and of half a side: about as far as training moves images
+_RIGID_LIMIT = 0.4  # radians, and half sides
+
+
+class Canonicaliser(nn.Module):
+    """Canonicalise images, and say which rigid parameters were estimated.
+
+        images (B, H, W) standardised -> channels (B, 2, H, W), rigid parameters (2, B, 3)
+
+    The parameters are estimated twice: of the gamma-normalised image, and again of what the first
+    estimate makes of it, which is nearer to canonical already. The channels are the
+    gamma-normalised image read at the second estimate, and the same after local contrast
+    normalisation.
+    """
+
+    def __init__(self, widths: tuple[int, ...], side: int) -> None:
+        super().__init__()
+        self.pose = RigidEstimator(widths, side)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels and the rigid parameters."""
+        with torch.autocast(images.device.type, enabled=False):
+            normalised = normalise_gamma(images)
+            rigid = self.rigid_parameters(normalised)
+            # Detached: the loss of scores does not train the estimator.
+            canonicalised = _canonicalised(normalised, rigid[-1].detach())
+            contrast = normalise_local_contrast(canonicalised, _WINDOW, _FLOOR)
+            return torch.stack([canonicalised, contrast], 1), rigid
+
+    def rigid_parameters(self, normalised: Tensor) -> Tensor:
+        """Estimate the rigid parameters of gamma-normalised images, twice: (2, B, 3)."""
+        first = self.pose(normalised)
+        fixed = first.detach()
+        second = self.pose(_canonicalised(normalised, fixed))
+        return torch.stack([first, _composed(fixed, second)])
+
+
+def _canonicalised(images: Tensor, rigid: Tensor) -> Tensor:
+    """Read images at their rigid parameters; where these are NaN, so is the whole image."""
+    return read_at(images, rigid[:, 0], rigid[:, 1:]) + 0 * rigid.sum(1)[:, None, None]
+
+
+def _composed(first: Tensor, second: Tensor) -> Tensor:
+    """Return the parameters that do what `first` does and then `second`."""
+    shift = first[:, 1:] + (rotation(first[:, 0]) @ second[:, 1:, None])[..., 0]
+    angle = first[:, :1] + second[:, :1]
+    return torch.cat([angle, shift], 1).clamp(-_RIGID_LIMIT, _RIGID_LIMIT)
+
+
+class RigidEstimator(nn.Module):
+    """Estimate how far images are rotated and shifted.
+
+    gamma-normalised images (B, side, side) -> rigid parameters (B, 3)
+    """
+
+    def __init__(self, widths: tuple[int, ...], side: int) -> None:
+        super().__init__()
+        grid = side // _HALF // (2 << len(widths))
+        depths = (_RIGID_DEPTH,) * len(widths)
+        self.trunk = equivariant.Trunk(1, widths, depths, _RIGID_EXPANSION)
+        self.head = equivariant.RigidHead(widths[-1], grid, _RIGID_HIDDEN)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the rigid parameters."""
+        small = functional.avg_pool2d(images, _HALF)
+        contrast = normalise_local_contrast(small, _RIGID_WINDOW, _RIGID_FLOOR)
+        rigid: Tensor = _RIGID_UNIT * self.head(self.trunk(contrast[:, None]))
+        return rigid.clamp(-_RIGID_LIMIT, _RIGID_LIMIT)
+
+
+def normalise_gamma(images: Tensor) -> Tensor:
+    """Raise images to the exponent that brings their weighted mean grey to 0.6: (B, H, W) -> same.
+
+    An image, and the same image after any gamma, are about the same after it. Greys run from 0 at
+    the darkest to 1 at the brightest. Each has the eighth power of its rank as its weight, so that
+    a dark background and its noise count next to nothing; greys within 5 % of the brightest have
+    less, and the brightest none, so that saturated parts do not count. The mean is of averages of
+    4 x 4 pixels. The result is standardised.
+    """
+    coarse = functional.avg_pool2d(images, _AVERAGED)
+    low = coarse.amin((1, 2), keepdim=True)
+    span = (coarse.amax((1, 2), keepdim=True) - low).clamp_min(1e-6)
+    exponent = gamma_exponents(((coarse - low) / span).flatten(1))[:, None, None]
+    return restandardise(((images - low) / span).clamp(_DARKEST, 1) ** exponent)
+
+
+def gamma_exponents(greys: Tensor) -> Tensor:
+    """Return the exponents, from 0.9 to 8, that `normalise_gamma` takes: (B, N) in [0, 1] -> (B,).
+
+    The weighted mean falls as the exponent grows. Where it crosses the wanted one is interpolated
+    between the exponents that are tried.
+    """
+    ordered = greys.sort(1).values
+    positions = torch.arange(greys.shape[1], device=greys.device)
+    rank = ((positions + 0.5) / len(positions)).to(greys)
+    weights = rank**_RANK_POWER * ((1 - ordered) / _GLARE).clamp_max(1)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-30)
+    least, greatest = map(math.log, _EXPONENTS)
+    tried = torch.linspace(least, greatest, _TRIED, device=greys.device)
+    logarithms = ordered.clamp_min(_DARKEST).log()
+    raised = (logarithms[:, None] * tried.exp()[:, None]).exp()
+    surplus = (raised @ weights[..., None])[..., 0] - _MEAN_GREY  # (B, tried)
+    after = (surplus > 0).sum(1, keepdim=True).clamp(1, _TRIED - 1)
+    above, below = surplus.gather(1, after - 1), surplus.gather(1, after)
+    share = (above.clamp_min(0) / (above - below).clamp_min(1e-12)).clamp_max(1)
+    exponent: Tensor = (tried[after - 1] + share * (tried[1] - tried[0])).exp()
+    return exponent[:, 0]

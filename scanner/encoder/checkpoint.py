@@ -1,0 +1,105 @@
+"""A checkpoint: one safetensors file that holds an encoder and all that is needed to use it.
+
+`checkpoint_file` says what its bytes are. Pickled checkpoints are never loaded: they are programs.
+So are TorchScript files, such as the reference's official weights; `torchscript.convert` runs one
+once, when told to trust it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as parse
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from deepssim_scan.encoder.architecture import Architecture
+from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.storage.files import replacing
+
+_MOST_BLOCKS, _MOST_CHANNELS = 1_000, 100_000  # far above any encoder in use
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An encoder, ready to use, and what its file says of it."""
+
+    encoder: Encoder
+    thresholds: Thresholds
+    training: Mapping[str, Any]
+    version: str
+    fingerprint: str
+
+    @property
+    def architecture(self) -> Architecture:
+        """The encoder's architecture."""
+        return self.encoder.architecture
+
+
+def save(path: Path, encoder: Encoder, thresholds: Thresholds, training: Mapping[str, Any]) -> None:
+    """Write a checkpoint, in place of what was there once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
+    }
+    facts = metadata(encoder.architecture, thresholds, training)
+    with replacing(path) as file:
+        file.write(with_digest(serialise(weights, facts)))
+
+
+def load(path: Path = BUNDLED) -> Checkpoint:
+    """Read a checkpoint, the bundled one by default, with its encoder in evaluation mode.
+
+    Raises InputMissing when there is no such file, CheckpointError when it is anything but a
+    whole checkpoint of finite weights that fit its architecture.
+    """
+    header, weights = read(path, parse)
+    try:
+        encoder = assemble(_architecture(header.architecture), weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise hostile(path, error) from error
+    return Checkpoint(
+        encoder, header.thresholds, header.training, header.version, header.fingerprint
+    )
+
+
+def assemble(architecture: Architecture, weights: Mapping[str, Tensor]) -> Encoder:
+    """Build an encoder with given weights, in evaluation mode.
+
+    Nothing is allocated until the shapes agree. Raises ValueError when they do not, when a weight
+    is not finite, or when the architecture is larger than any in use.
+    """
+    blocks = sum(architecture.depths)
+    channels = max(sum(architecture.widths), sum(architecture.pose))
+    if blocks > _MOST_BLOCKS or channels > _MOST_CHANNELS:
+        raise ValueError(f"an encoder of {blocks} blocks and {channels} channels")
+    with torch.device("meta"):
+        encoder = Encoder(architecture)
+    wanted, found = _shapes(encoder.state_dict()), _shapes(weights)
+    if wrong := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+        raise ValueError(
+            f"{len(wrong)} tensors do not fit the architecture, the first {wrong[0]!r}: "
+            f"found {found.get(wrong[0], 'none')}, wanted {wanted.get(wrong[0], 'none')}"
+        )
+    encoder.load_state_dict(dict(weights), assign=True)
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{name} holds values that are not finite")
+    return encoder.eval()
+
+
+def _architecture(values: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that the metadata of a file name."""
+    parts: dict[str, Any] = {key: tuple(values[key]) for key in ("depths", "widths", "pose")}
+    parts["standardisation"] = Standardisation(**values["standardisation"])
+    return Architecture(**{**values, **parts})
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{value.dtype} {list(value.shape)}" for name, value in weights.items()}

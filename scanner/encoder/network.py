@@ -1,0 +1,72 @@
+"""The DeepSSIM encoder: standardised images in, unit-norm embeddings out.
+
+Two networks:
+
+- `flips`, ours: images are canonicalised (`canonicalise`), then go through a small trunk that is
+  invariant to flips, and a head that projects the whole grid of features, since what tells two
+  people apart is where things are (`equivariant`).
+- `convnext`, the reference's (arXiv:2509.16582): ConvNeXt (arXiv:2201.03545) with torchvision's
+  parameter names, so that torchvision's weights and the reference's load as they are, then a
+  global average, BatchNorm, Linear, GELU, Dropout, Linear (`convnext`).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepssim_scan.encoder import canonicalise, convnext, equivariant
+from deepssim_scan.encoder.architecture import Architecture
+
+
+class Encoder(nn.Module):
+    """Embeds standardised images so that the inner product of two embeddings estimates SSIM."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = shape = architecture
+        size = shape.standardisation.size
+        self.canonical: canonicalise.Canonicaliser | None = None
+        self.feature_extractor: nn.Module
+        self.fc: nn.Module
+        if shape.trunk == "flips" and size is not None:
+            self.canonical = canonicalise.Canonicaliser(shape.pose, size)
+            self.feature_extractor = equivariant.Trunk(
+                canonicalise.CHANNELS, shape.widths, shape.depths, shape.expansion
+            )
+            grid = size // (2 << len(shape.depths))
+            self.fc = equivariant.LayoutHead(shape.widths[-1], grid, shape.dimension)
+        else:
+            self.feature_extractor = convnext.trunk(shape)
+            self.fc = convnext.head(shape)
+            self.apply(convnext.initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images standardised as the architecture says: (B, 1, H, W) -> (B, D) unit norm."""
+        return self.with_rigid_parameters(images)[0]
+
+    def with_rigid_parameters(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed images, and return the rigid parameters (2, B, 3), None without a canonicaliser."""
+        channels, rigid = images.expand(-1, convnext.CHANNELS, -1, -1), None
+        if self.canonical is not None:
+            channels, rigid = self.canonical(images[:, 0])
+        return functional.normalize(self.fc(self.feature_extractor(channels))), rigid
+
+
+def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
+    """Embed standardised images in evaluation mode, on the encoder's device.
+
+        images (N, H, W) float32 -> (N, D) float32 on the same device
+
+    A row that is not finite, or not of unit norm, cannot be scored: the network failed on it.
+    """
+    encoder.eval()
+    if not len(images):
+        return images.new_empty(0, encoder.architecture.dimension)
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), exact, equivariant.written_out(encoder):
+        return torch.cat([encoder(part[:, None]) for part in images.split(batch)])
+
+
+def device_of(encoder: Encoder) -> torch.device:
+    """Return where an encoder's weights are."""
+    return next(encoder.parameters()).device

@@ -1,0 +1,1 @@
+"""Operations on image batches: SSIM, resampling, registration, augmentation."""

@@ -1,0 +1,101 @@
+"""The samples of a DICOM file as they are stored, a frame at a time.
+
+Everything that can be checked is, before a decoder sees it: decoders allocate what the data says.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from deepssim_scan.ingest.decode.dicom_tags import PIXELS, Layout
+from deepssim_scan.ingest.rejection import Rejected
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_RLE = "1.2.840.10008.1.2.5"
+_FRAME_HEADERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS, and every JPEG
+_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+_END = b"\xff\xd9"
+
+
+def stored_frames(tags: "Dataset", layout: Layout) -> Iterator[tuple[npt.NDArray[Any], str]]:
+    """Decode every frame to samples as stored, with the photometric interpretation they now have.
+
+    (H, W), or (H, W, 3) for colour
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = tags.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+        available = decoder.is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        name = syntax.name if syntax.name != syntax else "an unknown transfer syntax"
+        raise Rejected(
+            "no-decoder", f"{name}; the extra 'dicom' brings those of JPEG, JPEG-LS and JPEG 2000"
+        )
+    if decoder.is_encapsulated:
+        _check_encapsulated(tags, layout)
+    else:
+        _check_native(tags, layout)
+    for stored, properties in decoder.iter_array(tags, allow_excess_frames=False):
+        yield stored, str(properties["photometric_interpretation"])
+
+
+def _check_native(tags: "Dataset", layout: Layout) -> None:
+    """Compare the bytes that there are with what the frames take; up to a frame may be padding."""
+    found = max(len(tags[name].value) for name in PIXELS if name in tags)
+    wanted = layout.nbytes(layout.count)
+    padded = found == wanted + wanted % 2
+    if not padded and not wanted <= found < layout.nbytes(layout.count + 1):
+        raise Rejected("damaged", "more or fewer samples than its frames take")
+
+
+def _check_encapsulated(tags: "Dataset", layout: Layout) -> None:
+    """Look at every compressed frame before any is decoded: all whole, and of the size declared.
+
+    Decoders allocate what the compressed data says, give parts of what was cut short, and leave
+    alone what follows the first image of a frame.
+    """
+    from pydicom.encaps import generate_fragmented_frames
+
+    table = (tags.get("ExtendedOffsetTable"), tags.get("ExtendedOffsetTableLengths"))
+    offsets = table if all(table) else None
+    found = 0
+    for fragments in generate_fragmented_frames(
+        tags.PixelData, number_of_frames=layout.count, extended_offsets=offsets
+    ):
+        found += 1
+        if tags.file_meta.TransferSyntaxUID == _RLE:  # two bytes of it give at least one
+            whole = len(fragments) == 1 and len(fragments[0]) <= 100 + 2 * layout.nbytes(1)
+        else:
+            whole = _coded_size(fragments[0]) == (layout.rows, layout.columns)
+            whole = whole and _END in fragments[-1][-10:]
+            whole = whole and not any(part.startswith(_STARTS) for part in fragments[1:])
+        if not whole:
+            raise Rejected("damaged", "a frame that is cut short, or not of the size declared")
+    if found != layout.count:
+        raise Rejected("damaged", "more or fewer frames than it declares")
+
+
+def _coded_size(data: bytes) -> tuple[int, int] | None:
+    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 image says it has."""
+    if not data.startswith(b"\xff\xd8"):
+        start = data.find(b"\xff\x4f\xff\x51")  # JPEG 2000, bare or in a box
+        right, bottom, left, top = struct.unpack(">4I", data[start + 8 : start + 24])
+        return (bottom - top, right - left) if start >= 0 else None
+    at = 2
+    while data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill
+            at += 1
+        elif marker in _FRAME_HEADERS:
+            return struct.unpack(">HH", data[at + 5 : at + 9])
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None

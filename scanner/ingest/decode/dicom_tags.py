@@ -1,0 +1,152 @@
+"""The tags of a DICOM file that say what its samples mean, and the layout of these.
+
+bytes -> pydicom's Dataset of these tags only -> Layout, checked before any sample is decoded
+"""
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deepssim_scan.ingest.decode.values import MAX_FRAMES, MAX_INFLATED
+from deepssim_scan.ingest.read_options import ReadOptions
+from deepssim_scan.ingest.rejection import Rejected
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+PALETTE = "PALETTE COLOR"
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_CHANNELS = ("Red", "Green", "Blue")
+_TAGS = (
+    *PIXELS,
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in _CHANNELS),
+    *(f"{colour}PaletteColorLookupTableData" for colour in _CHANNELS),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in _CHANNELS),
+    *(f"{kind}PixelPaddingValue" for kind in ("", "Float", "DoubleFloat")),
+    *(f"{kind}PixelPaddingRangeLimit" for kind in ("", "Float", "DoubleFloat")),
+    "BitsAllocated",
+    "BitsStored",
+    "Columns",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "HighBit",
+    "ModalityLUTSequence",
+    "NumberOfFrames",
+    "PatientID",
+    "PerFrameFunctionalGroupsSequence",
+    "PhotometricInterpretation",
+    "PixelPresentation",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "Rows",
+    "SamplesPerPixel",
+    "SharedFunctionalGroupsSequence",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the tags say of the stored samples; checked before any is decoded."""
+
+    rows: int
+    columns: int
+    count: int
+    photometric: str
+    samples: int
+    bits: int
+
+    def check(self, max_pixels: int) -> None:
+        """Refuse what is too large, or not one of the layouts that are read."""
+        if self.rows * self.columns > max_pixels:
+            raise Rejected("too-large", f"a frame is over the limit of {max_pixels} pixels")
+        if self.count > MAX_FRAMES:
+            raise Rejected("too-large", f"more frames than the limit of {MAX_FRAMES}")
+        if self.photometric not in (*GREY, *_COLOUR, PALETTE):
+            raise Rejected("unsupported", "a photometric interpretation that is not read")
+        if min(self.rows, self.columns, self.count) < 1:
+            raise Rejected("damaged", "no rows, no columns, or no frames")
+        if self.samples != (3 if self.photometric in _COLOUR else 1):
+            raise Rejected("damaged", "as many samples a pixel as its colours do not have")
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` frames that are not compressed."""
+        bits = self.rows * self.columns * self.samples * self.bits * count
+        return -(-bits * 2 // 24) if self.photometric == "YBR_FULL_422" else -(-bits // 8)
+
+
+def read_tags(data: bytes) -> "Dataset":
+    """Read the tags of interest; the samples must be there, and whole."""
+    # Imported late: most files are not DICOM.
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.tag import Tag
+    from pydicom.uid import (
+        UID,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ImplicitVRLittleEndian,
+    )
+
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if "TransferSyntaxUID" not in meta:
+        raise Rejected("damaged", "no transfer syntax")
+    syntax = UID(meta.TransferSyntaxUID)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data = _inflate(data[stream.tell() :])
+        stream = io.BytesIO(data)
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    tags = read_dataset(stream, implicit, little, specific_tags=[Tag(name) for name in _TAGS])
+    tags.file_meta = FileMetaDataset()
+    tags.file_meta.TransferSyntaxUID = syntax
+    held = [name for name in PIXELS if name in tags]
+    if len(held) != 1:
+        raise Rejected("no-pixels", f"{len(held)} elements of pixel data")
+    if stream.tell() > len(data):  # an element that is not of interest is only skipped
+        raise Rejected("damaged", "the file ends before its last element does")
+    return tags
+
+
+def _inflate(data: bytes) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = stream.decompress(data, MAX_INFLATED + 1)
+    if len(inflated) > MAX_INFLATED:
+        raise Rejected("too-large", f"inflates to more than {MAX_INFLATED} bytes")
+    if not stream.eof:
+        raise Rejected("damaged", "the deflated data ends early")
+    return inflated
+
+
+def layout_of(tags: "Dataset") -> Layout:
+    """Read the layout; Rejected when samples do not lie in the lowest bits."""
+    layout = Layout(
+        rows=int(tags.Rows),
+        columns=int(tags.Columns),
+        count=int(tags.get("NumberOfFrames") or 1),
+        photometric=str(tags.PhotometricInterpretation),
+        samples=int(tags.SamplesPerPixel),
+        bits=int(tags.BitsAllocated),
+    )
+    stored = tags.get("BitsStored", layout.bits)
+    if tags.get("HighBit", stored - 1) != stored - 1:
+        raise Rejected("unsupported", "samples that do not lie in the lowest bits")
+    return layout
+
+
+def subject_hash(tags: "Dataset", options: ReadOptions) -> str:
+    """Hash the bytes of the patient id, without what pads them."""
+    read = options.subject_key and "PatientID" in tags
+    value = tags.get_item("PatientID").value if read else None
+    value = value.strip(b" \0") if isinstance(value, bytes) else b""
+    return options.hashed(value) if value else ""

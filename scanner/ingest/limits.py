@@ -1,0 +1,30 @@
+"""How much time and memory one file may take, and how many processes decode."""
+
+import os
+from dataclasses import dataclass
+
+from deepssim_scan.errors import InputError
+
+WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
+"""Processes that decode images, by default: half of the cores; the network has the others."""
+
+_LEAST_MEMORY = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much time and memory one file may take.
+
+    `max_seconds`: wall-clock time for one file, or for the list of one archive. `max_memory`: bytes
+    of address space of a worker process, above what it starts with; not enforced where there is
+    no /proc.
+    """
+
+    max_seconds: float = 60.0
+    max_memory: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_seconds <= 1e6:
+            raise InputError(f"max_seconds ({self.max_seconds}) must be above 0 and at most 1e6")
+        if self.max_memory < _LEAST_MEMORY:
+            raise InputError(f"max_memory ({self.max_memory}) must be >= {_LEAST_MEMORY} bytes")

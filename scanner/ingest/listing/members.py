@@ -1,0 +1,85 @@
+"""The images among the members of one archive.
+
+archive -> an Item for each image or rejected member, and how many others
+"""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from deepssim_scan.ingest.archives import MemberLocation, list_members, read_member
+from deepssim_scan.ingest.listing import formats
+from deepssim_scan.ingest.listing.formats import Kind
+from deepssim_scan.ingest.listing.item import Item
+from deepssim_scan.ingest.listing.walk import is_hidden
+from deepssim_scan.ingest.rejection import Rejected, Rejection
+from deepssim_scan.ingest.safe_open import open_regular
+
+Members = tuple[list[Item], int]
+"""The items of an archive, and how many of its members are no images."""
+
+
+def members_of(archive: Item, folder: Path, *, named: bool) -> Members:
+    """List the images in an archive of a folder, and count what else it holds.
+
+    An archive without any counts as one file that is none, unless a manifest named it: then it
+    is rejected, because every row of a manifest has an end.
+    """
+    try:
+        with open_regular(folder / archive.path) as file:
+            found = list_members(file)
+            often = Counter(name for name, _ in found)
+            items = [_member(file, archive, name, location) for name, location in found]
+    except Rejected as error:
+        return [archive.rejected(error.rejection)], 0
+    images = {item.member: item for item in items if item is not None}
+    twice = Rejection("bad-archive", "several members of this name")
+    listed = [
+        replace(item, location=None, rejection=twice) if often[name] > 1 else item
+        for name, item in images.items()
+    ]
+    if not listed and named:
+        listed.append(archive.rejected(Rejection("bad-archive", "no image in it")))
+    return listed, max(items.count(None), not listed)
+
+
+def _member(
+    file: BinaryIO, archive: Item, name: str, location: MemberLocation | Rejection
+) -> Item | None:
+    """Judge a member by its name and, where that is not enough, its first bytes; None: no image."""
+    array = formats.array_folder(name.replace("\\", "/"))
+    if array is not None:
+        return replace(archive, member=array, rejection=formats.NOT_READ)
+    parts = re.split(r"[/\\]", name)
+    if any(is_hidden(part) and part not in (".", "..") for part in parts) or "__MACOSX" in parts:
+        return None
+    kind = formats.by_name(name)
+    try:
+        if kind in (Kind.UNKNOWN, Kind.CONTAINER):
+            kind = _look(file, kind, location)
+        if kind is Kind.IGNORED:
+            return None
+        return replace(archive, member=name, location=_checked(parts, kind, location))
+    except Rejected as error:
+        return replace(archive, member=name, rejection=error.rejection)
+
+
+def _look(file: BinaryIO, kind: Kind, location: MemberLocation | Rejection) -> Kind:
+    if isinstance(location, MemberLocation):
+        return formats.by_both(kind, read_member(file, location, formats.HEAD))
+    # A link leads to another member, which is listed; what cannot be read may be an image.
+    return Kind.IGNORED if location.reason == "not-a-file" else Kind.IMAGE
+
+
+def _checked(parts: list[str], kind: Kind, location: MemberLocation | Rejection) -> MemberLocation:
+    """Return the location of a member that can be read; raises Rejected for any other."""
+    if ".." in parts or not parts[0] or re.fullmatch("[A-Za-z]:", parts[0]):
+        raise Rejected("outside-folder", "an absolute name, or one with '..', in an archive")
+    if kind is Kind.ARCHIVE:
+        raise Rejected("unsupported", "an archive in an archive; unpack the outer one")
+    rejection = formats.UNREAD.get(kind, location)
+    if isinstance(rejection, Rejection):
+        raise Rejected(rejection.reason, rejection.detail)
+    return rejection

@@ -1,0 +1,153 @@
+"""Every file of a folder, or of a manifest, and what it is.
+
+    folder -> (Item, Kind) for each file, in no fixed order
+
+Links are followed only to files inside the folder, and never to folders, so no loop can occur.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.listing import formats
+from deepssim_scan.ingest.listing.formats import Kind
+from deepssim_scan.ingest.listing.item import Item
+from deepssim_scan.ingest.listing.manifest_csv import read_manifest
+from deepssim_scan.ingest.rejection import Rejected, Rejection
+from deepssim_scan.ingest.safe_open import inside, open_regular, regular_status
+from deepssim_scan.ingest.selection import Selection
+from deepssim_scan.storage.layout import INDEX_MANIFEST, JOB, SUMMARY
+from deepssim_scan.storage.publish import read_job
+
+Found = tuple[Item, Kind]
+
+_CONTENT_DECIDES = (Kind.UNKNOWN, Kind.CONTAINER)
+
+
+def walk(folder: Path, selection: Selection) -> Iterator[Found]:
+    """Give every file of a folder, and folders that cannot be listed or hold one array.
+
+    Not recursive, so any depth will do. Raises InputError when `folder` itself cannot be listed.
+    """
+    root = os.path.realpath(folder)
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        try:
+            children = _children(folder, parent)
+        except OSError as error:
+            if not parent:
+                raise InputError(f"{folder}: cannot be listed: {error.strerror}.") from error
+            yield _folder(parent, selection, Rejection("unreadable", f"folder: {error.strerror}"))
+            continue
+        if parent and not selection.include and _is_array(parent, children):
+            yield _folder(parent, selection, formats.NOT_READ)
+            continue
+        if parent and _is_ours(folder / parent, children):
+            yield Item(parent), Kind.IGNORED
+            continue
+        for path, entry in children:
+            if entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name):
+                pending.append(path)
+            else:
+                yield _judged(root, entry, path, _chosen(path, entry.name, selection))
+
+
+def named(folder: Path, manifest: Path, selection: Selection) -> Iterator[Found]:
+    """Give every file that a manifest names; whatever its name, it is meant to be an image."""
+    root = os.path.realpath(folder)
+    for path, subject in read_manifest(manifest):
+        item, kind = Item(path, subject=subject), formats.by_name(path)
+        if selection.excludes(path):
+            yield item, Kind.EXCLUDED
+        elif path.startswith("/") or ".." in path.split("/") or not inside(root, folder / path):
+            yield _refused(item, Rejection("outside-folder", "a path or link out of the folder"))
+        else:
+            asked = kind in (Kind.UNKNOWN, Kind.IGNORED)
+            yield _file(item, folder / path, Kind.IMAGE if asked else kind)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is hidden, and so ignored."""
+    return name.startswith(".")
+
+
+def _children(folder: Path, parent: str) -> list[tuple[str, os.DirEntry[str]]]:
+    with os.scandir(folder / parent) as entries:
+        return [(f"{parent}/{each.name}" if parent else each.name, each) for each in entries]
+
+
+def _is_array(parent: str, children: list[tuple[str, os.DirEntry[str]]]) -> bool:
+    marked = any(formats.array_folder(path) == parent for path, _ in children)
+    return marked or formats.names_array(parent)
+
+
+def _is_ours(folder: Path, children: list[tuple[str, os.DirEntry[str]]]) -> bool:
+    """Tell whether a folder is an index or a report of ours, which holds no image to read."""
+    names = {entry.name for _, entry in children}
+    made = JOB in names and bool({INDEX_MANIFEST, SUMMARY} & names)
+    return made and read_job(folder) is not None
+
+
+def _folder(path: str, selection: Selection, rejection: Rejection) -> Found:
+    """Return what stands for a folder that is not walked."""
+    item = Item(path)
+    return (item, Kind.EXCLUDED) if selection.excludes(path) else _refused(item, rejection)
+
+
+def _chosen(path: str, name: str, selection: Selection) -> Kind:
+    """Tell what a path is by its name, and by the patterns where there are any."""
+    if is_hidden(name):
+        return Kind.IGNORED
+    if selection.excludes(path):
+        return Kind.EXCLUDED
+    kind = formats.by_name(path)
+    if not selection.include:
+        return kind
+    if not selection.includes(path):
+        return Kind.IGNORED
+    return Kind.IMAGE if kind is Kind.UNKNOWN else kind
+
+
+def _judged(root: str, entry: os.DirEntry[str], path: str, kind: Kind) -> Found:
+    """Judge a link: one that leaves the folder is rejected, one to a folder in it ignored."""
+    if not entry.is_symlink():
+        return _file(Item(path), entry.path, kind)
+    to_folder = _is_folder(entry)
+    left_out = kind is Kind.EXCLUDED or is_hidden(entry.name)
+    if left_out or (kind is Kind.IGNORED and not to_folder):
+        return Item(path), kind
+    if not inside(root, entry.path):
+        return _refused(Item(path), Rejection("outside-folder", "a link to outside of the folder"))
+    return (Item(path), Kind.IGNORED) if to_folder else _file(Item(path), entry.path, kind)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that loops
+        return False
+
+
+def _refused(item: Item, rejection: Rejection) -> Found:
+    return item.rejected(rejection), Kind.IMAGE
+
+
+def _file(item: Item, path: str | Path, kind: Kind) -> Found:
+    """Add the size and time of what is at `path`, and look into it where its name is not enough."""
+    if kind in (Kind.IGNORED, Kind.EXCLUDED):
+        return item, kind
+    try:
+        status = regular_status(path)
+        item = replace(item, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        if kind in _CONTENT_DECIDES:
+            with open_regular(path) as file:
+                kind = formats.by_both(kind, file.read(formats.HEAD))
+    except Rejected as error:
+        if kind is Kind.UNKNOWN and error.rejection.reason == "not-a-file":
+            return item, Kind.IGNORED
+        return _refused(item, error.rejection)
+    unread = formats.UNREAD.get(kind)
+    return _refused(item, unread) if unread else (item, kind)

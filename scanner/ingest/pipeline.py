@@ -1,0 +1,182 @@
+"""Folders of image files to standardised pixels, with a reason for everything left out.
+
+    list_images(folder) -> Listing -> decode_images -> a list of Decoded per item, in its order
+
+Every item that is listed comes out exactly once, as one Decoded per frame: pixels (H', W')
+float32, or a reason. Sizes are bytes, times nanoseconds.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.archives import read_member
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.decode import decode
+from deepssim_scan.ingest.decode.values import Frame
+from deepssim_scan.ingest.listing import Item, Listing
+from deepssim_scan.ingest.record import Decoded, ImageRecord
+from deepssim_scan.ingest.rejection import BLANK, Rejected, Rejection
+from deepssim_scan.ingest.safe_open import MAX_BYTES, inside, open_regular
+from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.standardise import standardise
+from deepssim_scan.ingest.subjects import subject_of
+from deepssim_scan.ingest.workers import each
+
+_CHUNK_BYTES = 8 << 20
+_DEFAULT = IngestConfig()
+
+
+def decode_item(
+    folder: Path, item: Item, rule: Standardisation, ingest: IngestConfig = _DEFAULT
+) -> list[Decoded]:
+    """Read, hash, decode and standardise one item; every failure is a rejection.
+
+    A frame that is constant or not finite is left out among the others, whatever else is wrong
+    rejects the item whole. A constant frame is blank, unless all frames are constant. The bytes
+    are read once, and the hash is of those that were decoded.
+    """
+    record = ImageRecord(item.path, item.member, "", 1, 0, 0, "", "", "")
+    try:
+        if item.rejection is not None:
+            raise Rejected(item.rejection.reason, item.rejection.detail)
+        data = _read(folder, item)
+        record = replace(
+            record,
+            size=len(data),
+            mtime_ns=max(-(1 << 63), min(item.mtime_ns, (1 << 63) - 1)),  # SQLite: year 2262
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        frames = decode(data, ingest.read_options)
+        images = _all_frames([_standardised(record, frame, rule) for frame in frames])
+    except Rejected as error:
+        images = [_left_out(record, error.rejection)]
+    except MemoryError:
+        images = [_left_out(record, Rejection("too-large", "not enough memory"))]
+    return [_with_subject(image, item, ingest) for image in images]
+
+
+def _standardised(record: ImageRecord, frame: Frame, rule: Standardisation) -> Decoded:
+    record = replace(record, frame=frame.name, mode=frame.mode, subject=frame.subject)
+    try:
+        return Decoded(record, standardise(frame.pixels, rule))
+    except Rejected as error:
+        return _left_out(record, error.rejection)
+
+
+def _left_out(record: ImageRecord, rejection: Rejection) -> Decoded:
+    return Decoded(replace(record, reason=rejection.reason, detail=rejection.detail), None)
+
+
+def _all_frames(images: list[Decoded]) -> list[Decoded]:
+    """Complete the records of the frames of one file: how many there are, and which are blank."""
+    if not images:
+        raise Rejected("damaged", "no frame in it")
+    if len({image.record.frame for image in images}) < len(images):
+        raise Rejected("bad-array", "two of its frames have one name")
+    records = [replace(image.record, frames=len(images)) for image in images]
+    if any(record.reason != "constant" for record in records):
+        records = [
+            replace(record, reason=BLANK) if record.reason == "constant" else record
+            for record in records
+        ]
+    return [Decoded(record, image.pixels) for record, image in zip(records, images, strict=True)]
+
+
+def _with_subject(image: Decoded, item: Item, ingest: IngestConfig) -> Decoded:
+    """Decide whose image it is; until here, the record has the hashed patient id of a DICOM."""
+    record = image.record
+    subject = subject_of(item, record.frame, record.subject, ingest)
+    record = replace(record, subject=subject.name, subject_known=subject.known)
+    return replace(image, record=record)
+
+
+def _read(folder: Path, item: Item) -> bytes:
+    """Return an item's bytes, of a file that did not change since it was listed."""
+    path = folder / item.path
+    if not inside(os.path.realpath(folder), path):
+        raise Rejected("outside-folder", "the path leaves the folder")
+    with open_regular(path) as file:
+        _check_same(os.fstat(file.fileno()), item)
+        data = read_member(file, item.location) if item.location else _read_whole(file, item)
+        _check_same(os.fstat(file.fileno()), item)
+    return data
+
+
+def _read_whole(file: BinaryIO, item: Item) -> bytes:
+    if item.size > MAX_BYTES:
+        raise Rejected("too-large", f"{item.size} bytes, over the limit of {MAX_BYTES}")
+    data = file.read(item.size + 1)
+    if len(data) != item.size:
+        raise Rejected("changed", "its size changed while it was read")
+    return data
+
+
+def _check_same(status: os.stat_result, item: Item) -> None:
+    if (status.st_size, status.st_mtime_ns) != (item.size, item.mtime_ns):
+        raise Rejected("changed", "its size or time is not what it was when it was listed")
+
+
+def decode_images(
+    listing: Listing,
+    rule: Standardisation,
+    ingest: IngestConfig,
+    run: RunContext,
+    *,
+    chunk: int = 32,
+) -> Generator[list[Decoded], None, None]:
+    """Decode every item of a listing, in its order: one list of Decoded per item, never empty.
+
+    `run.workers` processes (0: this one, where nothing limits a file's time or memory) take
+    `chunk` items at a time, or fewer: at most 8 MiB of files, so that volumes go alone. At most
+    2 * workers + 2 chunks of standardised images are held, so memory does not grow with the
+    folder; where images are large and never resized, a smaller `chunk` holds fewer. Closing the
+    generator ends the processes. The result does not depend on `run` or `chunk`.
+
+    Raises InputError for a chunk below 1, at the call; ScanError while iterating, when no process
+    can be started.
+    """
+    if chunk < 1:
+        raise InputError(f"chunk ({chunk}) must be >= 1")
+    one = partial(decode_item, listing.folder, rule=rule, ingest=ingest)
+    readable = (item for item in listing.files if item.rejection is None)
+    workers = run.workers
+    pooled = each(one, _chunks(readable, chunk), workers, run.limits) if workers else None
+    return _in_order(listing, one, pooled or (one(item) for item in readable))
+
+
+def _chunks(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    total = 0
+    for item in items:
+        size = item.location.size if item.location else item.size
+        if chunk and (len(chunk) == most or total + size > _CHUNK_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += size
+    if chunk:
+        yield chunk
+
+
+_Answer = list[Decoded] | Rejection
+
+
+def _in_order(
+    listing: Listing,
+    one: Callable[[Item], list[Decoded]],
+    answers: Generator[_Answer, None, None],
+) -> Generator[list[Decoded], None, None]:
+    """Put items that the listing rejects, and those that workers died of, in their places."""
+    with closing(answers):
+        for item in listing.files:
+            answer = next(answers) if item.rejection is None else item.rejection
+            if isinstance(answer, Rejection):
+                answer = one(replace(item, rejection=answer))
+            yield answer

@@ -1,0 +1,83 @@
+"""Brings pixels to what an encoder takes: one size, mean 0, standard deviation 1.
+
+(H, W) float32 -> standardise -> (H', W') float32
+"""
+
+import numpy as np
+from PIL import Image
+
+from deepssim_scan.ingest.pixels import Pixels
+from deepssim_scan.ingest.rejection import Rejected
+from deepssim_scan.ingest.standardisation import Standardisation
+
+
+def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
+    """Scale, pad and z-score one image.
+
+        pixels (H, W) float32 -> (size, size) float32, or (H, W) when size is None
+
+    The result has mean 0 and population standard deviation 1. The longer side becomes `size`
+    and the image is centred; an odd pixel of padding goes below or right.
+
+    Raises Rejected: "not-finite", or "constant" by the bound in `z_score`, which holds for
+    the image as decoded and again for the scaled one.
+    """
+    bad = pixels.size - np.count_nonzero(np.isfinite(pixels))
+    if bad:
+        raise Rejected("not-finite", f"{bad} of {pixels.size} pixels are not finite in float32")
+    # Z-scored before scaling as well: the rounding of scaling then does not depend on the unit.
+    scores = z_score(pixels)
+    if rule.size is None:
+        return scores
+    return z_score(_pad(_scale(scores, rule.size), rule.size))
+
+
+def z_score(pixels: Pixels) -> Pixels:
+    """Bring finite pixels (H, W) to mean 0 and population standard deviation 1.
+
+    Raises Rejected "constant" in two cases, the written bound:
+
+    - The standard deviation is at most 1e-6 of the largest magnitude. Float32 holds a pixel to
+      6e-8 of it, so that the z-score would have no more than some 17 different values.
+    - Fewer than 1 in 1000 pixels differ from the most common value. Such an image is empty but for
+      specks, and its z-score says nothing about anatomy.
+    """
+    values = pixels.astype(np.float64)
+    spread, low, high = float(values.std()), float(values.min()), float(values.max())
+    if spread <= 1e-6 * max(-low, high):
+        raise Rejected("constant", f"standard deviation {spread:.3g} in {low:.6g} to {high:.6g}")
+    # When a share p of the pixels differ from one value, the variance is at most p * range^2. Most
+    # images have more, so their pixels need not be counted.
+    if 1000 * spread**2 <= (high - low) ** 2:
+        _check_specks(pixels)
+    scores: Pixels = ((values - values.mean()) / spread).astype(np.float32)
+    return scores
+
+
+def _check_specks(pixels: Pixels) -> None:
+    # A value held by more than half of the pixels is the median.
+    median = np.partition(pixels, pixels.size // 2, axis=None)[pixels.size // 2]
+    differing = np.count_nonzero(pixels != median)
+    if differing * 1000 < pixels.size:
+        raise Rejected("constant", f"{differing} of {pixels.size} pixels differ from the others")
+
+
+def _scale(pixels: Pixels, size: int) -> Pixels:
+    """Resize so that the longer side is `size`.
+
+    Pillow widens the filter when it shrinks, so fine structure is averaged and not aliased.
+    Bilinear, because its weights are never negative: no ringing at the skin line, and no value
+    outside of the image's own range.
+    """
+    height, width = (max(1, round(side * size / max(pixels.shape))) for side in pixels.shape)
+    scaled = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def _pad(pixels: Pixels, size: int) -> Pixels:
+    """Centre in a square of `size`, filled with the median of the image's border."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    before = [(size - side) // 2 for side in pixels.shape]
+    after = [size - side - first for side, first in zip(pixels.shape, before, strict=True)]
+    widths = list(zip(before, after, strict=True))
+    return np.pad(pixels, widths, constant_values=np.median(border))

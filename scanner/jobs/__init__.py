@@ -1,0 +1,1 @@
+"""The jobs that users ask for; they alone join the stages."""

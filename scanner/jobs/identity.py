@@ -1,0 +1,85 @@
+"""What identifies the stages of a job, so that a run can go on from what another left."""
+
+import hashlib
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from deepssim_scan import __version__
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
+from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.listing import Listing, list_images
+from deepssim_scan.storage.layout import ENCODER, INDEX_MANIFEST
+from deepssim_scan.storage.publish import Stage
+from deepssim_scan.store.embed_listing import Embedder
+
+_DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+_OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program and of all that its results depend on."""
+    found = {"deepssim-scan": __version__, "python": platform.python_version()}
+    for name in (*_OTHERS, *_DECODERS):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def embedded(listing: Listing, embedder: Embedder, store: str) -> Stage:
+    """Identify the stage that embeds a listing into the folder `store` of a job's."""
+    digest = hashlib.sha256()
+    for item in listing.files:
+        digest.update(repr(item).encode("utf-8", "surrogatepass"))
+    options = {
+        "encoder": embedder.loaded.fingerprint,
+        "source": embedder.source(listing.folder),
+        "shard_rows": embedder.config.shard_rows,
+        "tta_views": embedder.tta_views,
+    }
+    inputs = {"listing": digest.hexdigest(), "versions": versions()}
+    return Stage("embedded", options, inputs, (store,))
+
+
+def list_for_store(folder: Path, ingest: IngestConfig, run: RunContext) -> Listing:
+    """List the images; subjects that could not be hashed are refused."""
+    listing = list_images(folder, ingest.selection, run)
+    if not ingest.read_options.subject_key and any(item.subject for item in listing.files):
+        raise InputError(
+            f"{ingest.selection.manifest}: names subjects, which are kept only as hashes under a "
+            "secret. Give one with --subject-key FILE, or leave the column out."
+        )
+    return listing
+
+
+def index_encoder(index: Path) -> Checkpoint:
+    """Load the encoder that an index was built with.
+
+    Raises InputMissing when there is no finished index, StoreMismatch for another encoder.
+    """
+    if not (index / INDEX_MANIFEST).is_file():
+        raise InputMissing(
+            f"{index}: holds no finished index (no {INDEX_MANIFEST}). "
+            "Make one with `deepssim-scan build-index --training DIR`."
+        )
+    manifest = IndexManifest.read(index)
+    loaded = checkpoint.load(index / ENCODER)
+    if loaded.fingerprint != manifest.encoder:
+        raise StoreMismatch(
+            f"{index / ENCODER}: is encoder {loaded.fingerprint[:12]}, and the index was built "
+            f"with {manifest.encoder[:12]}. Build the index again."
+        )
+    return loaded
+
+
+def require_encoder(path: Path, found: str, wanted: str) -> None:
+    """Raise StoreMismatch when a file was replaced while the run began."""
+    if found != wanted:
+        raise StoreMismatch(
+            f"{path}: is of encoder {found[:12]}, and this run began with {wanted[:12]}: it was "
+            "replaced meanwhile. Run the same command again."
+        )

@@ -1,0 +1,1 @@
+"""Candidate pairs, their evidence, and the verdict on each."""

@@ -1,0 +1,1 @@
+"""What a query leaves for programs and people."""

@@ -1,0 +1,210 @@
+"""matches.parquet, and what is counted while it is written.
+
+    judged pairs, a shard at a time -> matches.parquet, MatchCounts
+
+Paths are relative to the folder given, and written as `files.shown` shows them. Scores are the
+float32 that was compared with the thresholds.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deepssim_scan.imaging.registration import FLIPS
+from deepssim_scan.matching.decision import VERDICTS
+from deepssim_scan.matching.evidence import Evidence
+from deepssim_scan.reporting.tables import write_csv
+from deepssim_scan.storage.files import shown
+from deepssim_scan.storage.layout import FLAGGED, MATCHES
+from deepssim_scan.storage.parquet import row_groups, writing
+
+_STRONGEST = 5  # matches that a person is shown
+_TRANSFORM = pa.struct(
+    [
+        ("flip", pa.string()),
+        *((name, pa.float32()) for name in ("degrees", "right", "down", "gamma")),
+    ]
+)
+_COLUMNS = pa.schema(
+    [
+        ("synthetic", pa.string()),
+        ("rank", pa.int32()),
+        ("training", pa.string()),
+        ("score", pa.float32()),
+        ("verdict", pa.dictionary(pa.int8(), pa.string())),
+        ("ssim", pa.float32()),
+        ("transform", _TRANSFORM),
+        ("ssim_confirmed", pa.bool_()),
+        ("subject", pa.string()),
+    ]
+)
+_STRENGTH = [("score", "descending"), ("synthetic", "ascending")]
+_CSV = [
+    *("synthetic", "rank", "training", "score", "verdict", "ssim", "ssim_confirmed"),
+    *(*_TRANSFORM.names, "subject"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A synthetic image, one of its most similar training images, and what is said of the two.
+
+    `ssim` is that after registration, and `transform` what makes the synthetic image of the
+    training image: flip (one of `registration.FLIPS`), degrees counter-clockwise, right and down
+    in pixels of 128, gamma. `ssim_confirmed` tells whether that SSIM is above its threshold. All
+    three are None for a pair that was not registered. `subject` is whom the training image shows.
+    """
+
+    synthetic: str
+    rank: int
+    training: str
+    score: float
+    verdict: str
+    ssim: float | None = None
+    transform: dict[str, Any] | None = None
+    ssim_confirmed: bool | None = None
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedPairs:
+    """The best k matches of Q images, the strongest first.
+
+    synthetic (Q,) names; training (Q * k,) names and subject (Q * k,) by image and rank; scores,
+    verdicts and evidence (Q, k), verdicts as indices in VERDICTS; a pair whose SSIM is above
+    `least_ssim` is confirmed
+    """
+
+    synthetic: Sequence[str]
+    training: Sequence[str]
+    subjects: Sequence[str]
+    scores: NDArray[np.float32]
+    verdicts: NDArray[np.int8]
+    evidence: Evidence
+    least_ssim: float
+
+    def table(self) -> pa.Table:
+        """Return the rows of matches.parquet."""
+        count, k = self.scores.shape
+        names = pa.array([shown(path) for path in self.synthetic], pa.string())
+        ssim = self.evidence.ssim.ravel()
+        missing = np.isnan(ssim)
+        columns = [
+            pc.take(names, pa.array(np.repeat(np.arange(count), k))),
+            pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
+            pa.array([shown(path) for path in self.training], pa.string()),
+            pa.array(self.scores.ravel()),
+            pa.DictionaryArray.from_arrays(pa.array(self.verdicts.ravel()), list(VERDICTS)),
+            pa.array(ssim, mask=missing),
+            _transforms(self.evidence, missing),
+            pa.array(ssim > np.float32(self.least_ssim), mask=missing),
+            pa.array([shown(subject) for subject in self.subjects], pa.string()),
+        ]
+        return pa.Table.from_arrays(columns, schema=_COLUMNS)
+
+
+def _transforms(found: Evidence, missing: NDArray[np.bool_]) -> pa.StructArray:
+    flips = pa.array([FLIPS[flip] for flip in found.flip.ravel()], pa.string())
+    numbers = (getattr(found, name).ravel() for name in _TRANSFORM.names[1:])
+    columns = [flips, *map(pa.array, numbers)]
+    return pa.StructArray.from_arrays(columns, fields=list(_TRANSFORM), mask=pa.array(missing))
+
+
+@dataclass(slots=True)
+class MatchCounts:
+    """What was written to matches.parquet: verdicts of images, flagged and strongest matches."""
+
+    verdicts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(reversed(VERDICTS), 0))
+    _flagged: pa.Table = field(default_factory=_COLUMNS.empty_table)
+    _strongest: pa.Table = field(default_factory=_COLUMNS.empty_table)
+
+    def add(self, table: pa.Table) -> None:
+        """Count the rows of a part."""
+        best = table.filter(pc.equal(table["rank"], 1))
+        verdicts = pc.cast(best["verdict"], pa.string())
+        for verdict, count in Counter(verdicts.to_pylist()).items():
+            self.verdicts[verdict] += count
+        self._flagged = _joined(self._flagged, best.filter(pc.equal(verdicts, "duplicate")))
+        self._strongest = _joined(self._strongest, best).slice(0, _STRONGEST)
+
+    @property
+    def flagged(self) -> list[Match]:
+        """The rank-1 matches that are duplicates, the highest score first, ties by path."""
+        return _matches(self._flagged)
+
+    @property
+    def strongest(self) -> list[Match]:
+        """The rank-1 matches of the highest scores."""
+        return _matches(self._strongest)
+
+
+def _joined(first: pa.Table, second: pa.Table) -> pa.Table:
+    return pa.concat_tables([first, second]).sort_by(_STRENGTH).unify_dictionaries()
+
+
+def _matches(table: pa.Table) -> list[Match]:
+    return [Match(**row) for row in table.to_pylist()]
+
+
+class MatchesWriter:
+    """Writes matches.parquet, a row group a part, and counts what goes into it."""
+
+    def __init__(self, out: pq.ParquetWriter) -> None:
+        """Use `writing_matches`."""
+        self._out = out
+        self.counts = MatchCounts()
+
+    def add(self, pairs: JudgedPairs) -> None:
+        """Write the matches of some synthetic images."""
+        table = pairs.table()
+        self.counts.add(table)
+        self._out.write_table(table)
+
+
+@contextmanager
+def writing_matches(folder: Path) -> Iterator[MatchesWriter]:
+    """Give a writer of a folder's matches.parquet, which is there once the block ends well."""
+    with writing(folder / MATCHES, _COLUMNS) as out:
+        yield MatchesWriter(out)
+
+
+def read_counts(folder: Path) -> tuple[int, MatchCounts]:
+    """Read matches.parquet: how many rows it has, and what is counted of them."""
+    rows, counts = 0, MatchCounts()
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        rows += table.num_rows
+        counts.add(table)
+    return rows, counts
+
+
+def best_matches(folder: Path) -> list[Match]:
+    """Read the rank-1 match of every synthetic image, the highest score first, ties by path."""
+    best = _COLUMNS.empty_table()
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        best = _joined(best, table.filter(pc.equal(table["rank"], 1)))
+    return _matches(best)
+
+
+def write_flagged(folder: Path, flagged: Sequence[Match]) -> None:
+    """Write flagged.csv."""
+    write_csv(folder / FLAGGED, _CSV, map(_cells, flagged))
+
+
+def _cells(match: Match) -> list[Any]:
+    """Return a match as columns of CSV, empty where the pair was not registered."""
+    cells = [match.synthetic, match.rank, match.training, f"{match.score:.6f}", match.verdict]
+    if match.ssim is None or match.transform is None:
+        return [*cells, *[""] * (len(_CSV) - len(cells) - 1), match.subject]
+    flip, *numbers = match.transform.values()
+    confirmed = "true" if match.ssim_confirmed else "false"
+    numbers = [f"{number:.3f}" for number in numbers]
+    return [*cells, f"{match.ssim:.6f}", confirmed, flip, *numbers, match.subject]

@@ -1,0 +1,29 @@
+"""What lies in the folders that the jobs write: names, and patterns of all that is ours."""
+
+JOB = "job.json"
+REJECTED, BLANK = "rejected.csv", "blank.csv"
+
+ENCODER, STORE = "encoder.safetensors", "store"
+"""In an index folder: the encoder that made it, and the store of training embeddings."""
+
+INDEX, INDEX_MANIFEST = "flat.faiss", "index.json"
+"""In an index folder: the FAISS index, and what it was built of."""
+
+MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
+SYNTHETIC, EVIDENCE = "synthetic", "evidence"
+"""In a report folder: the store of synthetic embeddings, and what registration found."""
+
+STORE_MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zarr"
+"""In a store."""
+
+_STORE_FILES = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json", f"{ARRAY}/c.*.0")
+
+INDEX_FILES = (
+    *(REJECTED, BLANK, ENCODER, INDEX, INDEX_MANIFEST),
+    *(f"{STORE}/{name}" for name in _STORE_FILES),
+)
+REPORT_FILES = (
+    *(REJECTED, BLANK, MATCHES, FLAGGED, SUMMARY, f"{EVIDENCE}/*.parquet"),
+    *(f"{SYNTHETIC}/{name}" for name in _STORE_FILES),
+)
+"""Patterns of the files of our folders, beside job.json; `*` stays within one part of a path."""

@@ -1,0 +1,1 @@
+"""Embeddings in Zarr and their catalog in SQLite, written by one process, verified when read."""

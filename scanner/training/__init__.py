@@ -1,0 +1,1 @@
+"""An encoder learned from a folder of images, without labels."""

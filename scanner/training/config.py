@@ -1,0 +1,46 @@
+"""How to train; recorded in the checkpoint."""
+
+from dataclasses import dataclass
+
+from deepssim_scan.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How to train; recorded in the checkpoint.
+
+    `pose_steps` come before the `steps`, where the network reads poses, and teach it these alone.
+    With no steps of either kind the weights stay, and only thresholds are fitted.
+    """
+
+    steps: int = 4000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    warmup: int = 100
+    gradient_norm: float = 1.0
+    contrastive_weight: float = 0.1
+    temperature: float = 0.05
+    pose_weight: float = 20.0
+    pose_steps: int = 0
+    held_out: float = 0.05
+    max_images: int = 50_000
+    evaluate_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "pose_steps": 0, "batch": 1, "evaluate_every": 1, "max_images": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"{name} must be >= {bound}, found {getattr(self, name)}")
+        if self.batch % 4 or not 4 <= self.batch <= 64:
+            raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out must lie between 0 and 1, found {self.held_out:g}")
+
+
+SCRATCH = TrainingConfig(pose_steps=2000)
+"""How to train from random weights."""
+
+ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_every=50)
+"""How to train from an encoder that is good already: minutes on a processor."""

@@ -1,0 +1,224 @@
+"""Gamma, rotation and shift: undone where they were put on, and flipped where the image is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from pictures import TINY, of_every_family
+from torch.nn import functional
+
+from deepssim_scan.encoder.canonicalise import (
+    Canonicaliser,
+    RigidEstimator,
+    gamma_exponents,
+    normalise_gamma,
+)
+from deepssim_scan.encoder.equivariant import RIGID_SIGNS
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.imaging import augment as changes
+from deepssim_scan.imaging.augment import simulate_copy
+from deepssim_scan.imaging.warp import blur, gamma, normalise_local_contrast, read_at, restandardise
+from deepssim_scan.ingest.standardise import Standardisation
+from deepssim_scan.training.objective import rigid_error
+
+SIDE = 64
+FLIPS = ([], [2], [1], [1, 2])
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Eight images of every procedural family: (32, 64, 64)."""
+    return of_every_family(8, SIDE)
+
+
+@pytest.fixture(scope="module")
+def glaring(images):
+    """The same, half as bright again: a part of each is saturated."""
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    return (1.5 * (images - low) / (high - low)).clamp_max(1)
+
+
+def test_the_exponent_is_the_one_that_a_fine_search_finds(images, glaring):
+    coarse = functional.avg_pool2d(torch.cat([images, glaring]), 4).flatten(1)
+    low, high = coarse.amin(1, keepdim=True), coarse.amax(1, keepdim=True)
+    greys = ((coarse - low) / (high - low)).double().numpy()
+    tried = np.geomspace(0.9, 8, 2000)[:, None]
+    inside = []
+    for grey, found in zip(greys, gamma_exponents(torch.tensor(greys)).tolist(), strict=True):
+        rank = (scipy.stats.rankdata(grey, "ordinal") - 0.5) / len(grey)
+        weight = rank**8 * np.interp(grey, [0.95, 1], [1, 0])
+        average = (np.maximum(grey, 1e-4) ** tried * weight).sum(1) / weight.sum()
+        wanted = tried[np.abs(average - 0.6).argmin(), 0]
+        inside.append(0.9 < wanted < 8)
+        assert abs(found - wanted) < 0.01 * wanted
+    assert sum(inside[:32]) > 16
+    assert sum(inside[32:]) > 8
+
+
+@pytest.mark.parametrize("exponent", [0.5, 0.8, 1.5])
+def test_an_image_is_normalised_to_the_same_whatever_its_gamma_and_unit(exponent, images):
+    before = normalise_gamma(images)
+    changed = gamma(images, torch.full((len(images),), exponent))
+    after = normalise_gamma(3 * changed - 7)
+    same = (before * after).mean((1, 2))
+    plain = (images * restandardise(changed)).mean((1, 2))
+    assert same.quantile(0.5) > 0.99
+    assert same.min() > 0.85
+    assert (1 - same).mean() < (1 - plain).mean() / 2
+
+
+def test_saturated_parts_do_not_take_the_contrast_of_the_rest(glaring):
+    """The greys of what is not white still differ, as they do in the image."""
+    white = glaring >= 0.995
+    assert (white.float().mean((1, 2)) > 0.1).sum() > 8
+    seen = normalise_gamma(glaring)
+    for image, each, bright in zip(glaring, seen, white, strict=True):
+        among = (image > 0.3) & ~bright
+        if bright.float().mean() > 0.1 and among.sum() > 100:
+            assert each[among].std() > 0.1
+
+
+def test_normalised_images_are_standardised_and_constant_ones_stay_finite(images):
+    spread, mean = torch.std_mean(normalise_gamma(images), (1, 2), correction=0)
+    torch.testing.assert_close(mean, torch.zeros(len(images)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(spread, torch.ones(len(images)), rtol=0, atol=1e-3)
+    assert normalise_gamma(torch.zeros(2, SIDE, SIDE)).isfinite().all()
+
+
+def test_images_whose_averages_say_little_are_normalised_too():
+    """A chessboard of pixels is constant in squares of four; a speck stands out of its square."""
+    index = torch.arange(SIDE)
+    chessboard = ((index[:, None] + index) % 2).float()
+    faint = chessboard + 1e-5 * index
+    speck = 0.1 * torch.rand(SIDE, SIDE)
+    speck[20, 20] = 50
+    found = normalise_gamma(restandardise(torch.stack([chessboard, faint, speck])))
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[0].abs(), torch.ones(SIDE, SIDE), rtol=0, atol=0.01)
+    assert found[2, 40:].std() > 0.05
+
+
+def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
+    """Read at its rigid parameters, a copy is its flipped source."""
+    monkeypatch.setattr(changes, "DEGRADATIONS", (lambda batch, generator: batch,))
+    source = functional.avg_pool2d(images, 5, 1, 2)
+    copies, truth = simulate_copy(source, torch.Generator().manual_seed(3))
+    back = read_at(normalise_gamma(copies), truth.rigid[:, 0], truth.rigid[:, 1:])
+    flipped = torch.stack(
+        [
+            image.flip([axis - 1 for axis in FLIPS[number]])
+            for image, number in zip(source, truth.flip.tolist(), strict=True)
+        ]
+    )
+    wanted = normalise_gamma(flipped)
+    inner = slice(8, -8)
+
+    def correlation(first, second):
+        first, second = (restandardise(x[:, inner, inner]) for x in (first, second))
+        return (first * second).mean((1, 2))
+
+    assert correlation(back, wanted).median() > 0.97
+    moved = truth.rigid.abs().amax(1) > 0.05
+    assert moved.sum() > 8
+    undone = correlation(back, wanted) > correlation(normalise_gamma(copies), wanted)
+    assert undone[moved].float().mean() > 0.9
+    assert set(truth.flip.tolist()) == {0, 1, 2, 3}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("orientation", range(4))
+def test_a_flipped_image_has_the_flipped_rigid_parameters(orientation, images):
+    network = RigidEstimator((16, 32), SIDE)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    rigid = network(images)
+    assert rigid.std(0).min() > 1e-3
+    flipped = network(images.flip(FLIPS[orientation]))
+    torch.testing.assert_close(flipped, rigid * RIGID_SIGNS[orientation], rtol=1e-3, atol=1e-4)
+
+
+def test_rigid_parameters_are_limited(images):
+    network = RigidEstimator((16,), SIDE)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=3)
+    rigid = network(images)
+    assert rigid.abs().amax() == 0.4
+    assert rigid.isfinite().all()
+
+
+@torch.no_grad()
+def test_where_rigid_parameters_are_nan_so_is_the_image(images):
+    """A constant image in its place would be embedded, and match every other."""
+    network = Canonicaliser((16,), SIDE)
+    network.pose.head.out.weight.fill_(torch.nan)
+    channels, _ = network(images)
+    assert channels.isnan().all()
+
+
+def test_the_second_estimate_is_that_of_the_image_read_twice(images):
+    """Read at the first and then at the second, an image is what it is read at both."""
+    network = Canonicaliser((16,), SIDE)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.15)
+    smooth = restandardise(blur(images, torch.tensor([3.0])))
+    with torch.no_grad():
+        first, both = network.rigid_parameters(smooth)
+        once = read_at(smooth, first[:, 0], first[:, 1:])
+        second = network.pose(once)
+    assert second.abs().amax(1).median() > 0.01
+    inside = first.abs().amax(1) + second.abs().amax(1) < 0.3
+    assert inside.sum() > 8
+    twice = read_at(once, second[:, 0], second[:, 1:])[inside, 20:-20, 20:-20]
+    found = read_at(smooth, both[:, 0], both[:, 1:])[inside, 20:-20, 20:-20]
+    torch.testing.assert_close(found, twice, rtol=0, atol=0.1)
+    second_alone = read_at(smooth, second[:, 0], second[:, 1:])[inside, 20:-20, 20:-20]
+    assert (found - twice).abs().mean() < 0.1 * (second_alone - twice).abs().mean()
+
+
+def test_scores_do_not_train_the_estimator_nor_rigid_parameters_the_trunk(images):
+    encoder = Encoder(replace(TINY, standardisation=Standardisation(size=SIDE)))
+    embeddings, rigid = encoder.with_rigid_parameters(images[:4, None])
+    embeddings[:, 0].sum().backward(retain_graph=True)
+    assert all(weight.grad is None for weight in encoder.canonical.parameters())
+    encoder.zero_grad(set_to_none=True)
+    rigid.sum().backward()
+    assert all(weight.grad is None for weight in encoder.feature_extractor.parameters())
+    assert any(weight.grad.abs().sum() > 0 for weight in encoder.canonical.parameters())
+
+
+@torch.no_grad()
+def test_images_are_canonicalised_in_full_precision(images):
+    network = Canonicaliser((16,), SIDE)
+    exact = network(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, network(images), exact))
+
+
+@torch.no_grad()
+def test_channels_are_the_canonicalised_image_with_gamma_and_local_contrast_normalised(images):
+    network = Canonicaliser((16,), SIDE)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    channels, (first, rigid) = network(images)
+    assert channels.shape == (32, 2, SIDE, SIDE)
+    torch.testing.assert_close(first, network.pose(normalise_gamma(images)))
+    wanted = read_at(normalise_gamma(images), rigid[:, 0], rigid[:, 1:])
+    torch.testing.assert_close(channels[:, 0], wanted)
+    torch.testing.assert_close(channels[:, 1], normalise_local_contrast(channels[:, 0], 17, 0.05))
+
+
+def test_rigid_parameters_are_learnt_from_simulated_copies(images):
+    network = RigidEstimator((16,), SIDE)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    errors = []
+    for step in range(80):
+        drawn_images = images[:8].repeat(4, 1, 1)
+        copies, truth = simulate_copy(drawn_images, torch.Generator().manual_seed(step))
+        error = rigid_error(network(normalise_gamma(copies))[None], truth, 16)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert np.mean(errors[-10:]) < 0.6 * np.mean(errors[:10])

@@ -1,0 +1,193 @@
+"""Row 36: a GPU without room, played by work that counts what it is given at once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import of_every_family
+
+from deepssim_scan.encoder.network import embed
+from deepssim_scan.errors import InputError
+from deepssim_scan.imaging import registration
+from deepssim_scan.imaging.devices import BatchRunner, pick_device
+from deepssim_scan.imaging.registration import register
+from deepssim_scan.ingest.record import Decoded, ImageRecord
+from deepssim_scan.matching.evidence import Verifier
+from deepssim_scan.progress import Silent
+from deepssim_scan.store.embed_listing import embed_into
+
+
+class Warnings(Silent):
+    """Keeps what a person is told."""
+
+    def __init__(self):
+        self.texts = []
+
+    def warn(self, text):
+        self.texts.append(text)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU to which tensors are brought, and of which nothing but its room is true."""
+
+    class Gpu:
+        room, now = 0, "cpu"
+
+        def __init__(self):
+            self.sizes = []
+
+        def check(self, images):
+            if self.now == "cuda":
+                self.sizes.append(len(images))
+                if len(images) > self.room:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made, exact = Gpu(), torch.Tensor.to
+
+    def to(tensor, *where, **options):
+        if where not in (("cpu",), ("cuda",)):
+            return exact(tensor, *where, **options)
+        made.now = where[0]
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return made
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [pick_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(InputError, match="cuda was asked for"):
+        pick_device("cuda")
+    with pytest.raises(InputError, match="found 'gpu'"):
+        pick_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [pick_device(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+
+
+@given(st.integers(0, 20), st.integers(0, 20))
+def test_row_36_every_image_is_worked_on_once_and_in_order(count, room):
+    def work(device, first, second):
+        if device == "cuda" and len(first) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return device, first + second
+
+    progress = Warnings()
+    runner = BatchRunner("cuda", "adding", progress)
+    found = runner.run(work, torch.arange(count), 100 * torch.arange(count))
+    assert torch.cat([part for _, part in found]).tolist() == [101 * n for n in range(count)]
+    on_gpu = room > 0 and count > 0
+    assert {device for device, _ in found} == {"cuda" if on_gpu else "cpu"}
+    assert len(progress.texts) == (count > 0 and room == 0)
+
+
+def test_row_36_a_cpu_without_memory_is_an_error():
+    def work(device, images):
+        raise torch.OutOfMemoryError("no memory")
+
+    for device in ("cpu", "cuda"):
+        with pytest.raises(torch.OutOfMemoryError):
+            BatchRunner(device, "nothing").run(work, torch.zeros(3))
+
+
+class Crowded(torch.nn.Module):
+    """An encoder that another program leaves little room on the GPU."""
+
+    def __init__(self, encoder, gpu):
+        super().__init__()
+        self.encoder, self.gpu, self.architecture = encoder, gpu, encoder.architecture
+        self.place = "cuda"
+
+    def parameters(self, recurse=True):
+        return iter([SimpleNamespace(device=torch.device(self.place))])
+
+    def to(self, device):
+        self.place = device
+        return self
+
+    def forward(self, images):
+        assert self.place == self.gpu.now
+        self.gpu.check(images)
+        return self.encoder(images)
+
+
+class Rows:
+    """Takes embeddings, and lets another program come and go between the batches."""
+
+    room = 100
+
+    def __init__(self, gpu, rooms):
+        self.gpu, self.rooms, self.found = gpu, iter(rooms), []
+        gpu.room = next(self.rooms)
+
+    def add(self, records, embeddings):
+        self.found.append(embeddings)
+        self.gpu.room = next(self.rooms, 0)
+
+
+@pytest.mark.parametrize(
+    ("rooms", "sizes", "told"),
+    [
+        ((9, 9, 9), [4, 4, 4], 0),
+        ((2, 9, 9), [4, 2, 2, 4, 4], 0),
+        ((0, 9, 9), [4, 2, 1, 4, 4], 1),
+        ((0, 9, 0), [4, 2, 1, 4, 4, 2, 1], 1),
+    ],
+)
+def test_row_36_embedding_leaves_a_full_gpu_for_one_batch_and_comes_back(
+    rooms, sizes, told, gpu, tiny, make_encoder
+):
+    images = of_every_family(3, 32)
+    wanted = embed(make_encoder(tiny), images).numpy()
+    decoded = [
+        Decoded(ImageRecord(f"{n}.png", "", "", 1, 1, 1, "", "L", ""), image.numpy())
+        for n, image in enumerate(images)
+    ]
+    progress, rows = Warnings(), Rows(gpu, rooms)
+    encoder = Crowded(make_encoder(tiny), gpu)
+    embed_into(rows, decoded, encoder, 4, 1, progress)
+    assert np.abs(np.concatenate(rows.found) - wanted).max() < 1e-6
+    assert gpu.sizes == sizes
+    assert len(progress.texts) == told
+    assert all("not enough memory for embedding" in text for text in progress.texts)
+
+
+class Images:
+    """Images by their row, as a Reader gives them."""
+
+    def __init__(self, images):
+        self.images = images.numpy()
+
+    def pixels(self, rows):
+        return [(row, self.images[row]) for row in rows]
+
+
+@pytest.mark.parametrize(("room", "told"), [(256, 0), (3, 0), (1, 0), (0, 1)])
+def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(room, told, gpu, monkeypatch):
+    """Six synthetic images, each with all three training images."""
+    images = of_every_family(2, 64)
+    training, synthetic = images[:3], torch.cat([images[:3].flip(2), images[3:6]])
+    rows = np.arange(3).repeat(6).reshape(3, 6).T.copy()
+    wanted = register(synthetic.repeat_interleave(3, 0), training.repeat(6, 1, 1))
+    exact = registration._register
+
+    def counting(first, second):
+        gpu.check(first)
+        return exact(first, second)
+
+    monkeypatch.setattr(registration, "_register", counting)
+    gpu.room, progress = room, Warnings()
+    runner = BatchRunner("cuda", "registration", progress)
+    verifier = Verifier(Images(synthetic), Images(training), runner)
+    for _ in range(2):
+        found = verifier.gather(0, rows, lambda pairs: None)
+        np.testing.assert_allclose(found.ssim.ravel(), wanted.ssim, rtol=0, atol=1e-3)
+        assert found.flip.ravel().tolist() == wanted.flip.tolist()
+    assert gpu.sizes.count(16 if room > 16 else 9) == 2  # the second batch is tried there as well
+    assert len(progress.texts) == told
+    assert all("not enough memory for registration" in text for text in progress.texts)

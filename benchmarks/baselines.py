@@ -1,4 +1,4 @@
-"""What the encoder is measured against: other ways to say how alike two images are.
+"""What the encoder is measured against: other similarities of two images.
 
 Each gives a score for every query with every image of a gallery. All but raw SSIM are inner
 products of unit vectors.
@@ -33,20 +33,20 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way: `represent` images (N, H, W) as (N, ...), `compare` all with all, or pairs.
+    """One similarity: `represent` images (N, H, W) as (N, ...), `compare` all with all, or `pairs`.
 
-    Queries are represented as `look` says, where it is not the same.
+    `represent_query` is for queries where these are represented in another way.
     """
 
     name: str
     represent: Callable[[Grey], Tensor]
     compare: Callable[[Tensor, Tensor], Tensor] = lambda queries, gallery: queries @ gallery.T
     pairs: Callable[[Tensor, Tensor], Tensor] = lambda first, second: (first * second).sum(1)
-    look: Callable[[Grey], Tensor] | None = None
+    represent_query: Callable[[Grey], Tensor] | None = None
 
-    def seen(self, queries: Grey) -> Tensor:
+    def represent_queries(self, queries: Grey) -> Tensor:
         """Represent queries (N, H, W)."""
-        return (self.look or self.represent)(queries)
+        return (self.represent_query or self.represent)(queries)
 
     def scores(self, queries: Tensor, gallery: Tensor) -> Scores:
         """Score every query with every image of the gallery: (Q, N)."""

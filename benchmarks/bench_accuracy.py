@@ -4,16 +4,16 @@ For each person of `held_out`, whose images and deformations make a training set
 
 (a) score against SSIM: mean absolute error and correlation, over pairs spread evenly over the
     SSIM range, as they are (aligned) and each augmented as the reference does;
-(b) copies found: training images changed in 15 ways, against strangers, which are the same views
-    of other deformations of the person. A query's score is that of its best match. AUC and
-    recall of the right source by kind of change (of n best matches that tie, the source counts
-    1/n; the encoder scores as `query` does, by the best of five views); over all kinds, the share
-    of the copies above the score that 0.1 % of the strangers reach. Apart, how many of the hardest
-    strangers do (the same person 3 mm or 1.8 degrees beside a training image);
+(b) copies found: training images changed in 15 ways, against non-members, which are the same
+    views of other deformations of the person. A query's score is that of its best match. AUC and
+    recall@1 by kind of change (of n best matches that tie, the source counts 1/n; the encoder
+    scores as `query` does, by the best of five views); over all kinds, the TPR at 0.1 % FPR. Beside
+    it, how many of the hardest non-members are above that score (the same person 3 mm or 1.8
+    degrees beside a training image);
 (c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
 
 Intervals are 95 %: Wilson's for recall, for the others from 1,000 bootstrap draws of the copies and
-of the strangers' subjects. 0.1 % of the strangers are the three strongest of 3,000, and a
+of the non-members' subjects. 0.1 % of the non-members are the three strongest of 3,000, and a
 bootstrap never draws a stronger one: that interval is too narrow towards fewer true positives.
 
 The person's deformations, and what changes copies, are of the kinds that the encoder and the
@@ -81,11 +81,11 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Images to look for: copies by kind, with their sources' places, and strangers."""
+    """Images to look for: copies by kind, with their sources' indices, and non-members."""
 
     copies: dict[str, Grey]
     sources: dict[str, NDArray[np.int64]]
-    strangers: Grey
+    non_members: Grey
     hardest: Grey
 
 
@@ -131,21 +131,21 @@ def main() -> None:
 
 
 def draw(one: Person, options: argparse.Namespace) -> tuple[Grey, Queries]:
-    """Make the training set, and copies and strangers to look for in it."""
+    """Make the training set, and copies and non-members to look for in it."""
     rng = np.random.default_rng(options.seed)
     subjects = [None, *range(1, options.subjects)]
-    others = range(options.subjects, options.subjects + options.strangers)
+    others = range(options.subjects, options.subjects + options.non_members)
     gallery = _taken(one, subjects, "training images")
-    strangers = _taken(one, others, "strangers")
+    non_members = _taken(one, others, "non-members")
     beside = np.concatenate([one.images(each, beside=True) for each in subjects[: options.hardest]])
     sources = {
         kind: np.sort(rng.choice(len(gallery), options.copies, replace=False)) for kind in COPIES
     }
     copies = {
-        kind: np.stack([changed(gallery[place], kind, rng) for place in sources[kind]])
+        kind: np.stack([changed(gallery[source], kind, rng) for source in sources[kind]])
         for kind in COPIES
     }
-    return gallery, Queries(copies, sources, strangers, beside)
+    return gallery, Queries(copies, sources, non_members, beside)
 
 
 def _taken(one: Person, subjects: Sequence[int | None], what: str) -> Grey:
@@ -158,33 +158,34 @@ def measured(
 ) -> dict[str, Any]:
     """Return all that one method reaches on one person."""
     rng = np.random.default_rng(options.seed)
-    known = method.represent(gallery)
-    strangers, hardest = (
-        method.scores(method.seen(images), known).max(1)
-        for images in (queries.strangers, queries.hardest)
+    representations = method.represent(gallery)
+    non_members, hardest = (
+        method.scores(method.represent_queries(images), representations).max(1)
+        for images in (queries.non_members, queries.hardest)
     )
-    strangers = strangers.reshape(options.strangers, -1)  # by subject
+    non_members = non_members.reshape(options.non_members, -1)  # by subject
     best, found = {}, {}
     for kind, images in queries.copies.items():
-        scores = method.scores(method.seen(images), known)
+        scores = method.scores(method.represent_queries(images), representations)
         best[kind] = scores.max(1)
-        found[kind] = _right(scores, queries.sources[kind])
-    every, right = np.concatenate(list(best.values())), np.concatenate(list(found.values()))
-    bound = _bound(strangers)
+        found[kind] = _source_first(scores, queries.sources[kind])
+    every, hits = np.concatenate(list(best.values())), np.concatenate(list(found.values()))
+    bound = _bound(non_members)
     return {
         "auc": {
-            kind: asdict(_bootstrap(auc, (scores, strangers), rng)) for kind, scores in best.items()
+            kind: asdict(_bootstrap(auc, (scores, non_members), rng))
+            for kind, scores in best.items()
         },
         "recall": {kind: asdict(_share(hits)) for kind, hits in found.items()},
-        "true positives": asdict(_bootstrap(true_positives, (every, strangers), rng)),
-        "recall, all": asdict(_share(right)),
-        "hardest strangers above": float((hardest > bound).mean()),
+        "true positives": asdict(_bootstrap(true_positives, (every, non_members), rng)),
+        "recall, all": asdict(_share(hits)),
+        "hardest non-members above": float((hardest > bound).mean()),
         "true positives by kind": {k: float((s > bound).mean()) for k, s in best.items()},
         **{f"SSIM, {how}": agreement(method, pairs, how, rng) for how in ("aligned", "augmented")},
     }
 
 
-def _right(scores: Scores, sources: NDArray[np.int64]) -> NDArray[np.float64]:
+def _source_first(scores: Scores, sources: NDArray[np.int64]) -> NDArray[np.float64]:
     """Say which queries have their source as the best match: 1 / n where it is one of n."""
     best = scores == scores.max(1, keepdims=True)
     return best[np.arange(len(sources)), sources] / best.sum(1)
@@ -240,15 +241,15 @@ def even_pairs(one: Person, options: argparse.Namespace) -> Pairs:
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     views = np.stack([one.images(10_000 + number) for number in range(options.pair_subjects)])
-    subjects, places = views.shape[:2]
+    subjects, positions = views.shape[:2]
     images = standardised(views.reshape(-1, *views.shape[2:]))
     many = np.arange(len(images))
     other = rng.integers(1, subjects, len(many))
     steps = rng.integers(1, 4, len(many))
     second = [
-        (many // places) * places + (many % places + steps) % places,
-        (many + other * places) % len(many),
-        (many + other * places + steps) % len(many),
+        (many // positions) * positions + (many % positions + steps) % positions,
+        (many + other * positions) % len(many),
+        (many + other * positions + steps) % len(many),
         rng.integers(len(many), size=len(many)),
     ]
     shuffled = images[rng.permutation(len(images))]  # what `perturb` blends in is the one before
@@ -278,7 +279,7 @@ def agreement(
 ) -> dict[str, dict[str, float]]:
     """Return how far a method's scores are from the SSIM, and how they go along with it."""
     first, second = getattr(pairs, how)
-    scores = method.pairs(method.seen(first), method.represent(second)).numpy()
+    scores = method.pairs(method.represent_queries(first), method.represent(second)).numpy()
     both = np.stack([scores, pairs.ssim], 1)
     return {
         "error": asdict(
@@ -323,7 +324,8 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
     for what in ("true positives", "recall, all"):
         table.add_row(what, *(str(Figure(**each[what])) for each in found.values()))
     table.add_row(
-        "hardest strangers above", *(f"{m['hardest strangers above']:.3f}" for m in found.values())
+        "hardest non-members above",
+        *(f"{m['hardest non-members above']:.3f}" for m in found.values()),
     )
     for how in ("aligned", "augmented"):
         for what in ("error", "correlation"):
@@ -338,7 +340,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 def _options() -> argparse.Namespace:
-    sizes = {"subjects": 100, "strangers": 60, "hardest": 10, "copies": 100}
+    sizes = {"subjects": 100, "non_members": 60, "hardest": 10, "copies": 100}
     sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7, "views": len(TTA_VIEWS)}
     made = parser(__doc__, sizes)
     add_encoder(made)
@@ -352,7 +354,7 @@ def _options() -> argparse.Namespace:
         type=_named,
         default=[],
         metavar="NAME=FILE",
-        help="checkpoints of further encoders, which look once, as the reference does",
+        help="checkpoints of further encoders, with one view, as the reference has",
     )
     made.add_argument("--contrastive", type=Path, help="weights that contrastive.py wrote")
     made.add_argument("--no-speed", action="store_true", help="leave (c) out")

@@ -3,7 +3,7 @@
 Ours is `TrainingIndex.search` on a store and an index on disk: FAISS proposes k + 16 candidates,
 and exact float64 sums decide. Bare FAISS is `IndexFlatIP.search`, brute force is NumPy's float32
 matrix product and `argpartition`, both with the same k. Training rows are random directions;
-half of the queries are training rows with noise (copies), half are strangers.
+half of the queries are training rows with noise (copies), half are non-members.
 
 With few queries a call (FAISS 1.15.1: under 128,000 / D) FAISS takes them one by one and not as a
 matrix product, which is several times slower where rows are many.

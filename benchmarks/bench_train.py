@@ -1,14 +1,14 @@
-"""What `train` makes of an encoder: a folder's audit with the bundled one, and once it is adapted.
+"""What `train` makes of an encoder: a folder judged with the bundled one, and with an adapted one.
 
 The folder holds a population average and its deformations, which no encoder here was trained on,
 as a user's training set would lie there: a folder a subject. `train` adapts to it, as the command
 that a user starts, and prints what both encoders reach on the subjects that it holds out; with
 `--steps 0` it fits the thresholds alone. Then copies of the folder's images, changed in the ways of
-`held_out`, and strangers, which are further deformations, are audited with all three, each with its
-own thresholds.
+`held_out`, and non-members, which are further deformations, are judged with all three encoders,
+each with its own thresholds.
 
-Adapting sees the images whose copies are looked for, as it does when a user trains on the training
-set that is audited; of the strangers it sees none.
+The adapted encoder was trained on the images whose copies are looked for, as it is when a user
+trains on the training set that is judged. It was trained on no non-member.
 
     python benchmarks/bench_train.py
 """
@@ -41,7 +41,7 @@ PEOPLE = ("inia19-projected", "inia19", "mni152", "mni152-projected")
 
 
 def main() -> None:
-    """Write the folder, train on it, audit with all three encoders, print and write."""
+    """Write the folder, train on it, judge with all three encoders, print and write."""
     options = _options()
     one = person(options.person)
     gallery, queries = draw(one, options)
@@ -60,7 +60,7 @@ def main() -> None:
             for what, path in encoders.items()
             if what != FITTED  # its scores are the bundled one's
         }
-        flagged = {what: audited(path, gallery, queries) for what, path in encoders.items()}
+        flagged = {what: judged(path, gallery, queries) for what, path in encoders.items()}
     show_scores(one.name, scored)
     console.print(f"on the subjects that training held out: {held_out[ADAPTED]}")
     for what, shares in flagged.items():
@@ -73,21 +73,24 @@ def main() -> None:
 def train(images: Path, out: Path, init: Path, more: Sequence[str]) -> dict[str, Any]:
     """Run the command; return what it prints of the images that it held out."""
     script = Path(sysconfig.get_path("scripts")) / "deepssim-scan"
-    places = ["--images", images, "--out", out, "--init", init]
-    command = [script, "train", *places, "--device", "cpu", "--json", *more]
+    paths = ["--images", images, "--out", out, "--init", init]
+    command = [script, "train", *paths, "--device", "cpu", "--json", *more]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     printed: dict[str, Any] = json.loads(done.stdout)["held_out"]
     return printed
 
 
-def audited(path: Path, gallery: Grey, queries: Queries) -> dict[str, float]:
-    """Return the shares of copies and of strangers that an audit flags, and its thresholds."""
+def judged(path: Path, gallery: Grey, queries: Queries) -> dict[str, float]:
+    """Return the shares of copies and of non-members that are flagged, and the thresholds."""
     method, thresholds = of_encoder("", path, len(TTA_VIEWS)), checkpoint.load(path).thresholds
-    known = method.represent(gallery)
-    who = {"copies": np.concatenate(list(queries.copies.values())), "strangers": queries.strangers}
+    representations = method.represent(gallery)
+    who = {
+        "copies": np.concatenate(list(queries.copies.values())),
+        "non-members": queries.non_members,
+    }
     flagged = {f"above {name}": bound for name, bound in asdict(thresholds).items()}
     for name, images in who.items():
-        scores = method.scores(method.seen(images), known)
+        scores = method.scores(method.represent_queries(images), representations)
         found = reranked(images, gallery, scores, thresholds, top_k=5)
         flagged[name] = float((found.verdicts == DUPLICATE).mean())
     return flagged
@@ -103,7 +106,7 @@ def _write(gallery: Grey, folder: Path) -> None:
 
 
 def _options() -> argparse.Namespace:
-    sizes = {"subjects": 40, "strangers": 20, "hardest": 4, "copies": 40}
+    sizes = {"subjects": 40, "non_members": 20, "hardest": 4, "copies": 40}
     made = parser(__doc__, sizes | {"pairs": 2_000, "pair_subjects": 10})
     add_encoder(made)
     made.add_argument("--person", choices=PEOPLE, default=PEOPLE[0], help=f"({PEOPLE[0]})")

@@ -7,9 +7,9 @@ copies of its images.
     back with the right flip, and with the angle within half a degree (not asked of warps, which
     turn parts of an image);
 (b) candidates: the encoder's best k of each copy, ranked anew by SSIM: whether the source is first,
-    and whether the greatest SSIM tells copies from the person's strangers better than the score
-    (AUC, and the share of the copies above what 0.1 % of the strangers reach);
-(c) strangers: how many of them are called duplicates, by the default thresholds: further
+    and whether the greatest SSIM tells copies from the person's non-members better than the score
+    (AUC, and the share of the copies above what 0.1 % of the non-members reach);
+(c) non-members: how many of them are called duplicates, by the default thresholds: further
     deformations of the person, and, apart, another volume with its deformations: the MNI152
     template, which the bundled encoder was trained on, and so may know to be none of these;
 (d) pairs of 128x128 registered a second, on the CPU.
@@ -68,23 +68,23 @@ def main() -> None:
 
 
 def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what registration makes of one person's copies and strangers."""
+    """Return what registration makes of one person's copies and non-members."""
     gallery, queries = draw(person(name), options)
     method = of_encoder("encoder", options.encoder, len(TTA_VIEWS))
     known = method.represent(gallery)
 
     def judged(images: Grey) -> tuple[Scores, Reranked]:
-        scores = method.scores(method.seen(images), known)
+        scores = method.scores(method.represent_queries(images), known)
         return scores, reranked(images, gallery, scores, thresholds, options.candidates)
 
-    other, first = person(OTHERS[name]), options.subjects + options.strangers
+    other, first = person(OTHERS[name]), options.subjects + options.non_members
     others = [other.images(each) for each in (None, *range(first + 1, first + OTHER_SUBJECTS))]
-    strangers = {
-        "strangers": queries.strangers.reshape(options.strangers, -1, SIDE, SIDE),
-        "strangers of another volume": np.stack(others),
+    non_members = {
+        "non-members": queries.non_members.reshape(options.non_members, -1, SIDE, SIDE),
+        "non-members of another volume": np.stack(others),
     }
     flagged, alike = {}, {}
-    for who, subjects in strangers.items():
+    for who, subjects in non_members.items():
         scores, found = judged(subjects.reshape(-1, SIDE, SIDE))
         by_score = judge(scores.max(1), thresholds) == DUPLICATE
         duplicates = (found.verdicts == DUPLICATE).reshape(len(subjects), -1)
@@ -109,14 +109,16 @@ def measured(name: str, thresholds: Thresholds, options: argparse.Namespace) -> 
             "angles": float(angle.mean()),
             "SSIM, least": float(truth.ssim.min()),
             "SSIM, median": float(truth.ssim.median()),
-            "AUC by SSIM": auc(found.ssim, alike["strangers"]),
+            "AUC by SSIM": auc(found.ssim, alike["non-members"]),
             "source first, by score": float((scores.argmax(1) == sources).mean()),
             "source first": float((found.best == sources).mean()),
             "flagged": float((found.verdicts == DUPLICATE).mean()),
         }
     means = {what: float(np.mean([row[what] for row in kinds.values()])) for what in MEANS}
     means["angles"] = float(np.mean([kinds[kind]["angles"] for kind in kinds if kind != WARPED]))
-    means["true positives by SSIM"] = true_positives(np.concatenate(of_copies), alike["strangers"])
+    means["true positives by SSIM"] = true_positives(
+        np.concatenate(of_copies), alike["non-members"]
+    )
     return {**means, "flagged of": flagged, "kinds": kinds}
 
 
@@ -178,7 +180,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    sizes = {"subjects": 100, "strangers": 60, "hardest": 1, "copies": 100, "candidates": 5}
+    sizes = {"subjects": 100, "non_members": 60, "hardest": 1, "copies": 100, "candidates": 5}
     made = parser(__doc__, sizes | {"repeats": 5})
     add_encoder(made)
     made.add_argument(

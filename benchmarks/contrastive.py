@@ -108,8 +108,8 @@ def main() -> None:
         left_by, first, *states = torch.load(state, weights_only=True)
         if left_by != identity:
             raise SystemExit(f"{state}: left by a run with other images or options. Remove it.")
-        for part, known in zip((network, optimizer), states, strict=True):
-            part.load_state_dict(known)
+        for part, values in zip((network, optimizer), states, strict=True):
+            part.load_state_dict(values)
     for step in track(range(first, options.steps), "contrastive training"):
         generator = Generator().manual_seed(step)
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ KINDS = {
     "horizontal flip": "flipped copy",
     "rotation within 10 degrees": "rotated copy",
     "gamma 0.5 to 1.5": "copy, other gamma",
-    "stranger, same slice": "stranger",
+    "non-member, same slice": "non-member",
 }
 SIDE, GAP, LINE = 192, 12, 18  # pixels
 INK = "#1f2328"
@@ -31,8 +31,8 @@ def main() -> None:
     shown = [median([m for m in matches if m.synthetic.startswith(kind)]) for kind in KINDS]
     width = len(shown) * (SIDE + GAP) + GAP
     figure = Image.new("RGB", (width, 2 * (SIDE + LINE) + 3 * GAP + 2 * LINE), "white")
-    for place, (kind, match) in enumerate(zip(KINDS.values(), shown, strict=True)):
-        draw_pair(figure, GAP + place * (SIDE + GAP), kind, match, options.demo)
+    for column, (kind, match) in enumerate(zip(KINDS.values(), shown, strict=True)):
+        draw_pair(figure, GAP + column * (SIDE + GAP), kind, match, options.demo)
     figure.save(options.out, optimize=True)
 
 

@@ -35,7 +35,7 @@ CRANIUM = Path("/usr/share/doc/invesalius-examples/examples/Cranium.inv3")
 PACKAGES = {MRICRON: "mricron-data", CRANIUM: "invesalius-examples"}
 SIDE = 128  # pixels
 POSITIONS = 50  # of each subject
-BETWEEN_MM, BETWEEN_DEGREES = 3.0, 1.8  # how far off the hardest strangers are
+BETWEEN_MM, BETWEEN_DEGREES = 3.0, 1.8  # how far off the hardest non-members are
 FIRST_SEED = 2_000_000_000  # of deformations; the bundled encoder's are numbered from 0
 
 Grey = NDArray[np.uint8]
@@ -46,7 +46,7 @@ class View:
     """Where an image is taken: a slice of an axis at a fraction, or a projection at an angle."""
 
     axis: int
-    place: float
+    position: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Person:
     volume: Tensor
     take: Callable[[Tensor, int, list[float], int, torch.Generator | None], Tensor]
     views: tuple[View, ...]
-    apart: tuple[float, ...]  # by axis, what `beside` moves a view
+    distance: tuple[float, ...]  # by axis, what `beside` moves a view
 
     def images(self, subject: int | None, *, beside: bool = False) -> Grey:
         """Take a subject's images: (views, SIDE, SIDE); None is the person as they are."""
@@ -66,8 +66,8 @@ class Person:
             person = None
             if subject is not None:
                 person = torch.Generator().manual_seed(FIRST_SEED + subject)
-            places = [view.place for view in self.views if view.axis == axis]
-            moved = [place + beside * self.apart[axis] for place in places]
+            positions = [view.position for view in self.views if view.axis == axis]
+            moved = [position + beside * self.distance[axis] for position in positions]
             taken.append(self.take(self.volume, axis, moved, SIDE, person))
         return (torch.cat(taken) * 255).round().to(torch.uint8).numpy()
 
@@ -81,12 +81,12 @@ def _sliced(name: str, load: Callable[[], Tensor], millimetres: float = 1.0) -> 
     volume = load()
     counts = [POSITIONS // 3 + (axis < POSITIONS % 3) for axis in range(3)]
     views = tuple(
-        View(axis, place)
+        View(axis, position)
         for axis, (span, count) in enumerate(zip(FILLED.values(), counts, strict=True))
-        for place in np.linspace(*span, count).tolist()
+        for position in np.linspace(*span, count).tolist()
     )
-    apart = tuple(BETWEEN_MM / (length * millimetres) for length in volume.shape)
-    return Person(name, volume, partial(slices, shell=False), views, apart)
+    distance = tuple(BETWEEN_MM / (length * millimetres) for length in volume.shape)
+    return Person(name, volume, partial(slices, shell=False), views, distance)
 
 
 def _projected(name: str, load: Callable[[], Tensor]) -> Person:

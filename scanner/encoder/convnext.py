@@ -33,7 +33,7 @@ class _Permute(nn.Module):
 
 
 class _Block(nn.Module):
-    """A ConvNeXt block; `block` holds what torchvision's holds, at the same places."""
+    """A ConvNeXt block; `block` holds the layers of torchvision's, in the same order."""
 
     def __init__(self, width: int, expansion: int) -> None:
         super().__init__()

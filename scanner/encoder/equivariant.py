@@ -121,8 +121,8 @@ class RigidHead(nn.Module):
 def _by_orientation(features: Tensor) -> Tensor:
     """Lay out features as each orientation sees them: (B, H, W, width) -> (B, 4, H * W * width)."""
     parts = features.chunk(ORIENTATIONS, 3)
-    seen = [_mirror(_after(parts, g, 3), g, 1, 2) for g in range(ORIENTATIONS)]
-    return torch.stack(seen, 1).flatten(2)
+    every = [_mirror(_after(parts, g, 3), g, 1, 2) for g in range(ORIENTATIONS)]
+    return torch.stack(every, 1).flatten(2)
 
 
 class _Stem(_Layer):
@@ -176,8 +176,8 @@ class _Halve(_Layer):
 
     def write_out(self) -> list[Tensor]:
         parts = self.weight.chunk(ORIENTATIONS, 1)
-        seen = [_mirror(_after(parts, g, 1), g, 2, 3) for g in range(ORIENTATIONS)]
-        return [torch.cat(seen), _repeated(self.bias)]
+        every = [_mirror(_after(parts, g, 1), g, 2, 3) for g in range(ORIENTATIONS)]
+        return [torch.cat(every), _repeated(self.bias)]
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.in_full()

@@ -5,9 +5,9 @@ the target that the reference trains on (arXiv:2509.16582; Wang et al. 2004,
 doi:10.1109/TIP.2003.819861): a uniform 7x7 window at every position that lies inside the
 image, sample covariance, K1 = 0.01, K2 = 0.03, mean over the positions.
 
-Covariances are sums of products of deviations from each window's own mean. The shorter
-E[xy] - E[x]E[y] loses a constant patch at the end of the range to rounding in float32, by more
-than the 1e-5 that `tests/test_ssim.py` allows.
+Covariances are sums of products of deviations from each window's own mean. In float32 the shorter
+E[xy] - E[x]E[y] is off by more than 1e-5 on a constant patch at the end of the range, which
+`tests/test_ssim.py` does not allow.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ def ssim(
 
         first, second (B, H, W) float, data_range scalar or (B,) -> (B,) in [-1, 1]
 
-    With `inside` (B, H, W) bool, the mean is over the windows all of whose pixels are in it;
-    NaN where there is none.
+    With `inside` (B, H, W) bool, the mean is over the windows of which all pixels are inside; NaN
+    where there is none.
 
     `data_range` is the distance from the least to the greatest possible value; the reference
     takes `image_range(first)`. Equal to skimage within 1e-5 in float32.
@@ -65,8 +65,8 @@ def ssim_matrix(
         first (A, H, W), second (B, H, W) float, data_range scalar or (A,) -> (A, B)
 
     One matrix product a window, which for many images a side is faster than `ssim` on the same
-    pairs. `data_range` belongs to the image of `first`. A `stride` above 1 looks at
-    every stride-th window on each axis: an estimate, good enough for a training target.
+    pairs. `data_range` belongs to the images of `first`. A `stride` above 1 takes every
+    stride-th window on each axis: an estimate, good enough for a training target.
 
     Raises ValueError as `ssim` does.
     """
@@ -147,7 +147,7 @@ def _window_sum(images: Tensor, dim: int) -> Tensor:
 def _similarity(
     mean_x: Tensor, mean_y: Tensor, covariance: Tensor, variances: Tensor, c1: Tensor, c2: Tensor
 ) -> Tensor:
-    """The SSIM formula; `covariance` and `variances` are sums over a window, not yet means."""
+    """Return the SSIM of windows; `covariance` and `variances` are sums over a window."""
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     freedom = _AREA - 1
     return luminance * (2 / freedom * covariance + c2) / (variances / freedom + c2)

@@ -1,4 +1,4 @@
-"""How to train; recorded in the checkpoint."""
+"""How an encoder is trained: options that are recorded in its checkpoint."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,12 @@ from deepssim_scan.errors import InputError
 class TrainingConfig:
     """How to train; recorded in the checkpoint.
 
-    `pose_steps` come before the `steps`, where the network reads poses, and teach it these alone.
-    With no steps of either kind the weights stay, and only thresholds are fitted.
+    `batch` images are drawn for a step, a multiple of 4. `pose_steps` come before the `steps` and
+    teach rigid parameters alone, where the network has a rigid estimator; `pose_weight` is the
+    weight of their error. With no steps of either kind the weights stay, and only thresholds are
+    fitted. `held_out` is the share of the images that is held out.
+
+    Raises InputError for a value out of range.
     """
 
     steps: int = 4000
@@ -43,4 +47,4 @@ SCRATCH = TrainingConfig(pose_steps=2000)
 """How to train from random weights."""
 
 ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_every=50)
-"""How to train from an encoder that is good already: minutes on a processor."""
+"""How to adapt a trained encoder to other images: minutes on a CPU."""

@@ -1,7 +1,8 @@
-"""Images that no patient ever sat for: random shapes and textures, to train encoders on.
+"""Procedural images to train encoders on: random shapes and textures, of no patient.
 
-Four families, each a function of a generator, a count and a side in pixels that returns
-(count, side, side) float32 in [0, 1] on the generator's device, no two draws of which are alike:
+    generator, count, side in pixels -> (count, side, side) float32 in [0, 1] on its device
+
+Four families, each a function that draws every image anew:
 
 - nested ellipses, after the Shepp-Logan phantom: a shell, and organs within organs;
 - dead leaves (Lee, Mumford and Huang 2001): shapes that cover one another, edges everywhere;
@@ -32,8 +33,8 @@ def nested_ellipses(rng: Generator, count: int, side: int) -> Tensor:
     for number in range(_ORGANS):
         size = _uniform(rng, count, 1, low=0.02, high=0.4) * radii
         size = size * _uniform(rng, count, 2, low=0.4)
-        place = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
-        organ = _ellipse(side, place, size, _uniform(rng, count, high=math.pi)) & inner
+        position = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
+        organ = _ellipse(side, position, size, _uniform(rng, count, high=math.pi)) & inner
         drawn = organ & (number < organs)[:, None, None]
         image = torch.where(drawn, _grey(rng, count), image)
     texture = pink_noise(rng, count, side) - 0.5
@@ -48,8 +49,8 @@ def dead_leaves(rng: Generator, count: int, side: int) -> Tensor:
     for number in range(_LEAVES):
         radius = smallest * _uniform(rng, count, 1, low=0.01) ** -0.5
         shape = radius * _uniform(rng, count, 2, low=0.4)
-        place = _uniform(rng, count, 2, low=-1.1, high=1.1)
-        leaf = _ellipse(side, place, shape, _uniform(rng, count, high=math.pi))
+        position = _uniform(rng, count, 2, low=-1.1, high=1.1)
+        leaf = _ellipse(side, position, shape, _uniform(rng, count, high=math.pi))
         drawn = leaf & (number < leaves)[:, None, None]
         image = torch.where(drawn, _grey(rng, count), image)
     return _framed(rng, image)
@@ -94,8 +95,8 @@ def _framed(rng: Generator, images: Tensor) -> Tensor:
     """Half of the time, keep an ellipse of the image on black, as a scan has a background."""
     count, side = images.shape[:2]
     radii = _uniform(rng, count, 2, low=0.5)
-    place = _uniform(rng, count, 2, low=-0.1, high=0.1)
-    body = _ellipse(side, place, radii, _uniform(rng, count, high=math.pi))
+    position = _uniform(rng, count, 2, low=-0.1, high=0.1)
+    body = _ellipse(side, position, radii, _uniform(rng, count, high=math.pi))
     body = body | (_grey(rng, count) < 0.5)
     whole = body.flatten(1).all(1)[:, None, None]
     return torch.where(whole, images, torch.where(body, 0.15 + 0.85 * images, 0.0))
@@ -113,7 +114,7 @@ def _ellipse(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
 
 
 def _frequencies(side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Return the cycles an image of each place of `rfft2`, by rows and by columns."""
+    """Return the cycles an image of each element of `rfft2`, by rows and by columns."""
     rows = torch.fft.fftfreq(side, device=rng.device) * side
     columns = torch.fft.rfftfreq(side, device=rng.device) * side
     return rows[:, None], columns[None]

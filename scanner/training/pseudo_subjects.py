@@ -1,7 +1,7 @@
 """Pseudo-subjects: people that do not exist, made from one volume of real anatomy.
 
-Each is a smooth random deformation of the volume with its own contrast, shading, noise and, for
-half of them, a shell around it, which is what tells scans of two people apart after alignment.
+Each is a smooth random deformation of the volume with its own contrast, shading and noise; half of
+them have a shell around it. Scans of two people differ about so after alignment.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from deepssim_scan.errors import Damaged, InputError, StoreMismatch
-from deepssim_scan.index.library import load_faiss, on_gpu, read_index, write_index
+from deepssim_scan.index.faiss_io import load_faiss, on_gpu, read_index, write_index
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.rescore import Ids, Matches, best, blocks, cosines
 from deepssim_scan.storage.files import check_sha256, replacing, sha256

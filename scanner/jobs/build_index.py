@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepssim_scan.encoder import checkpoint
+from deepssim_scan.index.faiss_io import load_faiss
 from deepssim_scan.index.flat import build
-from deepssim_scan.index.library import load_faiss
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.jobs.identity import embedded, list_for_store, require_encoder

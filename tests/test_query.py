@@ -37,6 +37,7 @@ from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.jobs import query as query_job
 from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
@@ -579,6 +580,37 @@ def test_a_report_that_is_damaged_is_not_built_upon(built, tmp_path):
     chunk.write_bytes(data)
     result, seen = watched(built, tmp_path / "report")
     assert seen.stages["synthetic images"] == (10, 10)
+    assert result.flagged == 4
+
+
+def test_row_30_a_run_killed_as_it_takes_over_a_report_leaves_it_intact(
+    built, tmp_path, monkeypatch
+):
+    """Files that both reports have are never written: neither then, nor by the run after it."""
+    watched(built, tmp_path / "report")
+    before = (tmp_path / "report" / "matches.parquet").read_bytes()
+    linked, real = [], os.link
+
+    def killed(source, target):
+        if linked:
+            raise Killed
+        linked.append(real(source, target))
+
+    monkeypatch.setattr(os, "link", killed)
+    with pytest.raises(Killed):
+        watched(built, tmp_path / "report")
+    monkeypatch.setattr(os, "link", real)
+    monkeypatch.setattr(query_run, "writing_matches", lambda folder: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        watched(built, tmp_path / "report")
+    assert check(tmp_path / "report").intact
+    monkeypatch.undo()
+    watched(built, tmp_path / "report")
+    assert check(tmp_path / "report").intact
+    assert (tmp_path / "report" / "matches.parquet").read_bytes() == before
+    shutil.rmtree(tmp_path / "report" / "evidence")
+    result, seen = watched(built, tmp_path / "report")
+    assert seen.stages["pairs registered"] == (50, 50)
     assert result.flagged == 4
 
 

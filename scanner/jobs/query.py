@@ -100,7 +100,7 @@ def query(
         ) as folder:
             _reuse(report.resolve(), folder, job)
             querying = QueryRun(folder, training, search, gallery, embedder, thresholds, config)
-            if not (folder / SUMMARY).is_file():
+            if not _is_finished(folder):
                 querying.work(listing)
             summary = read_json(folder / SUMMARY)
             _, counts = read_counts(folder)
@@ -166,13 +166,21 @@ def _job(
     return Job("query", (first, searched, judged), {"index": str(index.absolute())})
 
 
+def _is_finished(folder: Path) -> bool:
+    """Tell whether an interrupted run had done all; pairs without evidence are tried again."""
+    if not (folder / SUMMARY).is_file():
+        return False
+    pairs = read_json(folder / SUMMARY)["verification"] or {}
+    return not pairs.get("not_registered")
+
+
 def _reuse(published: Path, folder: Path, job: Job) -> None:
     """Take over from the report in place what this job would make again.
 
     Nothing is taken that is damaged, or that lacks an image which may be readable by now.
     """
     same = {stage.name for stage in job.same_as(read_job(published) or {})}
-    if "embedded" not in same or (folder / SYNTHETIC).exists():
+    if "embedded" not in same or (folder / SYNTHETIC).exists() or (folder / EVIDENCE).exists():
         return
     try:
         with Store.open(published / SYNTHETIC) as store:
@@ -183,7 +191,7 @@ def _reuse(published: Path, folder: Path, job: Job) -> None:
     except (ScanError, KeyError):
         return
     link(published / SYNTHETIC, folder / SYNTHETIC)
-    if "searched" in same and not (folder / EVIDENCE).exists():
+    if "searched" in same and (published / EVIDENCE).is_dir():
         parts = (published / EVIDENCE).glob("*.parquet")
         if all(sha256(part) == digests.get(f"{EVIDENCE}/{part.name}") for part in parts):
             link(published / EVIDENCE, folder / EVIDENCE)

@@ -141,7 +141,9 @@ def _embed_again(shard: Shard, reader: Reader, loaded: Checkpoint) -> Vectors:
     with closing(reader.decode(wanted.values())) as decoded:
         images = (_unchanged(image, wanted, store) for image in decoded)
         kept = (image for image in images if image is not None)
-        embed_into(rows, kept, encoder, source["batch"], store.manifest.tta_views)
+        embed_into(
+            rows, kept, encoder, source["batch"], store.manifest.tta_views, reader.run.progress
+        )
     if wanted:
         record = next(iter(wanted.values()))
         raise InputError(

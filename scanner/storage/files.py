@@ -77,10 +77,13 @@ def copy(source: Path, target: Path) -> None:
 def link(source: Path, target: Path) -> None:
     """Give the files of a folder a second name each under `target`; copies where links cannot be.
 
-    Only for files that are replaced and never written in place.
+    `target` is there once all files are, so that nothing goes on with a part of them, in files that
+    `source` has too. Only for files that are replaced and never written in place.
     """
-    shutil.copytree(source, target, copy_function=_link)
-    make_private(target)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copytree(source, partial, copy_function=_link)
+    make_private(partial)
+    partial.replace(target)
 
 
 def _link(source: str, target: str) -> None:

@@ -166,6 +166,8 @@ def read_job(folder: Path) -> dict[str, Any] | None:
 
 def _begin(partial: Path, job: Job, progress: Progress) -> None:
     """Keep what an earlier run left of the stages that are the same, or begin a new folder."""
+    for leftover in partial.glob(".*.partial"):  # of a file or folder that was not whole yet
+        _remove(leftover)
     left = read_job(partial)
     if left == job.record():
         return

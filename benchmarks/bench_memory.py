@@ -21,7 +21,7 @@ from harness import Spread, add_encoder, console, parser, show, write, write_ima
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.limits import WORKERS
+from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.storage.layout import SUMMARY

@@ -19,7 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from deepssim_scan.imaging.ssim import image_range, ssim, ssim_matrix
-from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.config.standardisation import Standardisation
 
 TOLERANCE = 1e-5
 ONE_BY_ONE, PAIRS, MATRIX = "skimage, one by one", "ssim, pairs", "ssim_matrix"

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.training.procedural import FAMILIES

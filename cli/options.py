@@ -13,8 +13,8 @@ from deepssim_scan.cli import console
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.limits import Limits
-from deepssim_scan.ingest.selection import Selection
+from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.config.selection import Selection
 
 FLAGGED, INCOMPLETE = 3, 4
 """Exit codes, beside 0 for done, 1 for a run that failed and 2 for wrong usage."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from deepssim_scan.errors import WriteFailed as WriteFailed
     from deepssim_scan.ingest.config import IngestConfig as IngestConfig
     from deepssim_scan.ingest.config import RunContext as RunContext
-    from deepssim_scan.ingest.limits import Limits as Limits
-    from deepssim_scan.ingest.read_options import ReadOptions as ReadOptions
-    from deepssim_scan.ingest.selection import Selection as Selection
+    from deepssim_scan.ingest.config.limits import Limits as Limits
+    from deepssim_scan.ingest.config.read_options import ReadOptions as ReadOptions
+    from deepssim_scan.ingest.config.selection import Selection as Selection
     from deepssim_scan.jobs.build_index import IndexResult as IndexResult
     from deepssim_scan.jobs.build_index import build_index as build_index
     from deepssim_scan.jobs.check import Checked as Checked
@@ -62,9 +62,9 @@ _HOMES = {
         *("InputMissing", "ScanError", "StoreMismatch", "Unfinished", "WriteFailed"),
     ),
     "ingest.config": ("IngestConfig", "RunContext"),
-    "ingest.limits": ("Limits",),
-    "ingest.read_options": ("ReadOptions",),
-    "ingest.selection": ("Selection",),
+    "ingest.config.limits": ("Limits",),
+    "ingest.config.read_options": ("ReadOptions",),
+    "ingest.config.selection": ("Selection",),
     "jobs.build_index": ("IndexResult", "build_index"),
     "jobs.check": ("Checked", "Problem", "check"),
     "jobs.config": ("IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),

@@ -43,9 +43,9 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.ingest.config import IngestConfig, RunContext
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.rejection import REASONS
-from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.progress import Silent

@@ -12,10 +12,10 @@ from pictures import drawn as picture
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.read_options import ReadOptions
-from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.progress import Silent
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.dataset import load_dataset

@@ -40,10 +40,10 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest import decode as package
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import decode
 from deepssim_scan.ingest.decode import pillow as pillow_module
 from deepssim_scan.ingest.decode.values import MAX_FRAMES
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import REASONS, Rejected, Rejection
 
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, floating_dtypes, integer_dtypes
 from image_bytes import FORMATS, NOISE, STACK, nifti, npy, npz
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import arrays as arrays_module
 from deepssim_scan.ingest.decode import decode
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 VOLUME = np.random.default_rng(4).integers(-999, 999, (5, 6, 7)).astype(np.int16)

@@ -40,9 +40,9 @@ from pydicom.uid import (
 )
 
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import decode, dicom_tags
 from deepssim_scan.ingest.decode.values import MAX_FRAMES
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import REASONS, Rejected
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.query import query

@@ -19,9 +19,9 @@ from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.progress import SILENT, Silent
 from deepssim_scan.store import embed_listing as module
 from deepssim_scan.store.config import EmbedConfig

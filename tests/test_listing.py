@@ -28,11 +28,11 @@ from PIL import Image
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.archives import read_member
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.listing.formats import CONTAINERS, FOREIGN, PACKED, SUFFIXES
 from deepssim_scan.ingest.rejection import REASONS
-from deepssim_scan.ingest.selection import Selection
 
 NOISE = np.random.default_rng(7).integers(0, 256, (9, 7)).astype(np.uint8)
 HERE = RunContext("cpu", workers=0)
@@ -518,7 +518,7 @@ LIST = """
 import resource, sys
 from pathlib import Path
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.listing import list_images
 
 if __name__ == "__main__":

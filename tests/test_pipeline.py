@@ -30,14 +30,14 @@ import deepssim_scan
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest import pipeline, safe_open
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.decode.values import Frame
-from deepssim_scan.ingest.limits import Limits
 from deepssim_scan.ingest.listing import Item, Listing, list_images
 from deepssim_scan.ingest.pipeline import decode_images, decode_item
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import BLANK, REASONS, Rejected, Rejection
-from deepssim_scan.ingest.standardisation import Standardisation
 
 AS_IS = Standardisation(size=None)
 NOISE = np.random.default_rng(7).integers(0, 256, (90, 70)).astype(np.uint8)

@@ -31,9 +31,9 @@ from deepssim_scan.errors import (
     Unfinished,
 )
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.jobs import query as query_job
 from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index

@@ -7,11 +7,11 @@ import pytest
 from image_bytes import NOISE, STACK, nifti, npy, png
 
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.read_options import ReadOptions
-from deepssim_scan.ingest.selection import Selection
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.reread import Reader, ingest_of, listing_of
 from deepssim_scan.store.store import Store

@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from image_bytes import NOISE
 
 from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.rejection import Rejected
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.ingest.standardise import standardise, z_score
 
 AS_IS = Standardisation(size=None)

@@ -12,11 +12,11 @@ from image_bytes import NOISE, STACK, npy, png
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Item, list_images
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.read_options import ReadOptions
-from deepssim_scan.ingest.selection import Selection
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.ingest.subjects import subject_of
 
 KEY = b"a secret of many bytes"

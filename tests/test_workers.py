@@ -17,7 +17,7 @@ from worker_faults import DeadOnArrival, act, address_space, nap, pid
 
 from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.ingest import workers as workers_module
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.rejection import Rejection
 from deepssim_scan.ingest.workers import each
 
@@ -187,7 +187,7 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from deepssim_scan.ingest.workers import each
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
 from worker_faults import act, slowly
 
 if __name__ == "__main__":

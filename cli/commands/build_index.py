@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from deepssim_scan.cli import console, options
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.limits import WORKERS
-from deepssim_scan.ingest.read_options import MAX_PIXELS, ReadOptions
+from deepssim_scan.ingest.config.limits import WORKERS
+from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import IndexConfig
 
 if TYPE_CHECKING:

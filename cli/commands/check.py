@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console, options
-from deepssim_scan.ingest.limits import WORKERS
+from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.jobs.config import RepairConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from deepssim_scan.cli import console, options
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.ingest.limits import WORKERS
+from deepssim_scan.ingest.config.limits import WORKERS
 
 if TYPE_CHECKING:
     from deepssim_scan.evaluation.planted import Tally

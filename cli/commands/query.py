@@ -11,8 +11,8 @@ from deepssim_scan.cli import console, options
 from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.limits import WORKERS
-from deepssim_scan.ingest.read_options import MAX_PIXELS, ReadOptions
+from deepssim_scan.ingest.config.limits import WORKERS
+from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
 

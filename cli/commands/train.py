@@ -13,8 +13,8 @@ from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.limits import WORKERS
-from deepssim_scan.ingest.read_options import MAX_PIXELS, ReadOptions
+from deepssim_scan.ingest.config.limits import WORKERS
+from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import TrainConfig
 from deepssim_scan.training.config import ADAPTING, SCRATCH, TrainingConfig
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.config.standardisation import Standardisation
 
 ORIENTATIONS = 4
 """Orientations that the `flips` trunk keeps of each feature: one for an image and each flip."""

@@ -20,7 +20,7 @@ from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.thresholds import Thresholds
-from deepssim_scan.ingest.standardisation import Standardisation
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.storage.files import replacing
 
 _MOST_BLOCKS, _MOST_CHANNELS = 1_000, 100_000  # far above any encoder in use

@@ -18,13 +18,13 @@ from typing import BinaryIO
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.archives import read_member
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.decode import decode
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.listing import Item, Listing
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import BLANK, Rejected, Rejection
 from deepssim_scan.ingest.safe_open import MAX_BYTES, inside, open_regular
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.ingest.subjects import subject_of
 from deepssim_scan.ingest.workers import each

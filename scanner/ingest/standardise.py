@@ -6,9 +6,9 @@
 import numpy as np
 from PIL import Image
 
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected
-from deepssim_scan.ingest.standardisation import Standardisation
 
 
 def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:

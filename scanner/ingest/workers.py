@@ -30,7 +30,7 @@ from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 from deepssim_scan.errors import ScanError
-from deepssim_scan.ingest.limits import Limits
+from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.rejection import Rejection
 
 T = TypeVar("T")

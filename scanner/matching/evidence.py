@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.registration import SIDE, register_on
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.store.reread import Reader
 
 RULE = Standardisation(size=SIDE)

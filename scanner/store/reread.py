@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing, list_images
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.record import Decoded, ImageRecord
-from deepssim_scan.ingest.selection import Selection
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.store.store import Store
 
 

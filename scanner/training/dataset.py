@@ -13,10 +13,10 @@ from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.record import Decoded
-from deepssim_scan.ingest.standardisation import Standardisation
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.split import FEWEST, hold_out
 

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import arrays, dicom, nifti, pillow
 from deepssim_scan.ingest.decode.values import Frame
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected, Rejection
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.values import MAX_FRAMES, MAX_INFLATED, Frame
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 MAGIC = npy.MAGIC_PREFIX

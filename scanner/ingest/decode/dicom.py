@@ -15,11 +15,11 @@
 
 from collections.abc import Iterator
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.dicom_samples import stored_frames
 from deepssim_scan.ingest.decode.dicom_tags import GREY, layout_of, read_tags, subject_hash
 from deepssim_scan.ingest.decode.dicom_values import colour, grey, padding_of
 from deepssim_scan.ingest.decode.values import Frame
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 _PREFIX = b"DICM"

@@ -8,8 +8,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.values import MAX_FRAMES, MAX_INFLATED
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.arrays import to_float32
 from deepssim_scan.ingest.decode.dicom_tags import PALETTE, PIXELS
 from deepssim_scan.ingest.decode.values import luminance
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.arrays import Layout, plan_slices, planes, read_at_most, to_float32
 from deepssim_scan.ingest.decode.values import Frame
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import REASONS, Rejected
 
 GZIP = b"\x1f\x8b"

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from PIL import GifImagePlugin, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.values import MAX_FRAMES, Frame, luminance
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
 
 MAGIC = {

@@ -44,12 +44,12 @@ from pathlib import Path
 
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing.formats import SUFFIXES, Kind
 from deepssim_scan.ingest.listing.item import Item, Listing
 from deepssim_scan.ingest.listing.members import Members, members_of
 from deepssim_scan.ingest.listing.walk import named, walk
 from deepssim_scan.ingest.rejection import Rejection
-from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.ingest.workers import each
 
 __all__ = ["Item", "Listing", "list_images"]

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import formats
 from deepssim_scan.ingest.listing.formats import Kind
 from deepssim_scan.ingest.listing.item import Item
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.ingest.rejection import Rejected, Rejection
 from deepssim_scan.ingest.safe_open import inside, open_regular, regular_status
-from deepssim_scan.ingest.selection import Selection
 from deepssim_scan.storage.layout import INDEX_MANIFEST, JOB, SUMMARY
 from deepssim_scan.storage.publish import read_job
 

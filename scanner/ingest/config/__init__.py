@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.ingest.limits import WORKERS, Limits
-from deepssim_scan.ingest.read_options import ReadOptions
-from deepssim_scan.ingest.selection import Selection
+from deepssim_scan.ingest.config.limits import WORKERS, Limits
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.storage.files import sha256
 

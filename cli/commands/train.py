@@ -193,6 +193,6 @@ def _show_warnings(trained: "Trained") -> None:
         console.warn(
             f"The threshold of SSIM is {ssim:g}, which few changed copies reach: images held out "
             "are near copies of images trained on. Say whose images they are, with --manifest, "
-            "--subject-regex or a folder for each subject: from 20 subjects on, whole subjects are "
+            "--subject-regex or, from 20 subjects on, a folder for each: whole subjects are then "
             "held out."
         )

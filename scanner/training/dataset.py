@@ -41,10 +41,10 @@ def load_dataset(
 ) -> Dataset:
     """Read at most `config.max_images` files into memory, and hold a share of the images out.
 
-    From 20 subjects on, whole subjects are held out (`ingest.subjects` says who they are); of
-    fewer, runs of neighbouring files (`split.hold_out`). Patient ids of DICOM files count whether
-    there is a key for them or not: without one, they are hashed under a random key that is not
-    kept. An image with the pixels of one that is held out is not trained on either.
+    Whole subjects are held out where all are known, or from 20 on (`ingest.subjects` says who they
+    are); else runs of neighbouring files (`split.hold_out`). Patient ids of DICOM files count
+    whether there is a key for them or not: without one, they are hashed under a random key that is
+    not kept. An image with the pixels of one that is held out is not trained on either.
 
     Raises InputError when fewer than 64 images are left, or their sizes differ where the
     architecture does not bring them to one size.
@@ -52,7 +52,7 @@ def load_dataset(
     chosen = _sample(listing, config.max_images, config.seed)
     found = _read(chosen, architecture.standardisation, _keyed(ingest), run)
     _check_sizes(listing.folder, found.pixels, architecture)
-    trained, held = hold_out(found.subjects, config.held_out, config.seed)
+    trained, held = hold_out(found.subjects, config.held_out, config.seed, known=found.known)
     trained &= ~_repeated(found.pixels, held)
     if (left := int(trained.sum())) < FEWEST:
         raise InputError(
@@ -69,6 +69,7 @@ class _Read:
     pixels: list[Tensor] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     subjects: list[int] = field(default_factory=list)
+    known: bool = True
     rejected: int = 0
     _numbers: dict[str, int] = field(default_factory=dict)
 
@@ -80,6 +81,7 @@ class _Read:
             self.pixels.append(torch.from_numpy(image.pixels).half())
             self.paths.append("/".join(image.record.key).rstrip("/"))
             self.subjects.append(number)
+            self.known &= image.record.subject_known
 
     def part(self, chosen: Tensor) -> ImageSet:
         """Return the images that are chosen (N,) bool."""

@@ -27,7 +27,9 @@ def beside_before(
     trees = {NOW: work / "now", BEFORE: work / "before"}
     _lay_out(ROOT, trees[NOW])
     _lay_out(_archived(revision, work), trees[BEFORE])
-    taken = {f"{command}, {name}": [] for command in COMMANDS for name in trees}
+    taken: dict[str, list[float]] = {
+        f"{command}, {name}": [] for command in COMMANDS for name in trees
+    }
     for turn in range(repeats + 1):
         for name, tree in trees.items():
             index, report = tree / f"index-{turn}", tree / f"report-{turn}"

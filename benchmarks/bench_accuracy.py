@@ -7,7 +7,7 @@ For each person of `held_out`, whose images and deformations make a training set
 (b) copies found: training images changed in 15 ways, against non-members, which are the same
     views of other deformations of the person. A query's score is that of its best match. AUC and
     recall@1 by kind of change (of n best matches that tie, the source counts 1/n; the encoder
-    scores as `query` does, by the best of five views); over all kinds, the TPR at 0.1 % FPR. Beside
+    scores as `query` does, by the best of its views); over all kinds, the TPR at 0.1 % FPR. Beside
     it, how many of the hardest non-members are above that score (the same person 3 mm or 1.8
     degrees beside a training image);
 (c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
@@ -53,7 +53,7 @@ from harness import (
     wilson,
     write,
 )
-from held_out import COPIES, PEOPLE, Grey, Person, changed, person
+from held_out import COPIES, PEOPLE, SIDE, Grey, Person, changed, person
 from numpy.typing import NDArray
 from rich.progress import track
 from rich.table import Table
@@ -188,7 +188,8 @@ def measured(
 def _source_first(scores: Scores, sources: NDArray[np.int64]) -> NDArray[np.float64]:
     """Say which queries have their source as the best match: 1 / n where it is one of n."""
     best = scores == scores.max(1, keepdims=True)
-    return best[np.arange(len(sources)), sources] / best.sum(1)
+    first: NDArray[np.float64] = best[np.arange(len(sources)), sources] / best.sum(1)
+    return first
 
 
 def auc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
@@ -295,7 +296,8 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
     """Return the rates of the forward pass, taken in turns."""
     loaded = checkpoint.load(options.encoder)
     torch.manual_seed(options.seed)
-    images = restandardise(torch.randn(BATCH * 4, *[loaded.architecture.standardisation.size] * 2))
+    side = loaded.architecture.standardisation.size or SIDE
+    images = restandardise(torch.randn(BATCH * 4, side, side))
     base = Encoder(REFERENCE)
     sides = {
         "encoder": lambda: embed(loaded.encoder, images, BATCH),

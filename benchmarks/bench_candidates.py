@@ -1,9 +1,10 @@
 """How many candidates of an image pay to verify, on real people of a folder.
 
 Half of the people are the training set. Copies of their images are made in the ways of
-`held_out.COPIES`; the images of the other half are non-members. All are queried once with the most
-candidates, and the verdicts that fewer would have given follow from the same pairs: copies flagged,
-copies whose source is among the candidates, non-members flagged, and the pairs to register.
+`held_out.COPIES`; the images of the other half are non-members. The index is calibrated for each
+number of candidates, and queried with as many: copies flagged, copies whose source is among the
+candidates, non-members flagged, and the seconds of search and registration. The false-alarm rate
+is the default one, or the least that the calibration supports.
 
 A person is a folder of `--images`, or a file where there are no folders.
 
@@ -22,33 +23,40 @@ from held_out import COPIES, changed
 from PIL import Image
 from rich.table import Table
 
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
-from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.calibrate import calibrate
+from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
-from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
-from deepssim_scan.matching.decision import VERDICTS, judge
+from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
 
 DEPTHS = (1, 2, 3, 5, 8, 12, 16, 32)
-DUPLICATE = VERDICTS.index("duplicate")
 
 
 def main() -> None:
     """Measure, print and write."""
     options = _options()
+    run, rows = RunContext("cpu", 1), {}
     with tempfile.TemporaryDirectory() as name:
-        truth, others = planted(options, Path(name))
-        summary, pairs = queried(Path(name))
-    thresholds = Thresholds(**summary["thresholds"])
-    rows = {depth: measured(depth, pairs, truth, others, thresholds) for depth in DEPTHS}
+        work = Path(name)
+        truth, others = planted(options, work)
+        build_index(work / "training", work / "index", IndexConfig(calibrate=False), run)
+        for depth in DEPTHS:
+            summary, pairs = queried(depth, work, run)
+            rows[depth] = measured(summary, pairs, truth, others)
     show(options.name, rows)
-    search = Spread.of([summary["seconds"]["search"]], "s")
-    ratios = {"copies flagged, 5 candidates / 32": rows[5]["flagged"] / rows[32]["flagged"]}
+    search = {
+        f"search and registration, {depth} candidates": Spread.of([row["seconds"]], "s")
+        for depth, row in rows.items()
+    }
+    ratios = {
+        f"copies flagged, {CANDIDATES} candidates / {DEPTHS[-1]}": rows[CANDIDATES]["flagged"]
+        / rows[DEPTHS[-1]]["flagged"]
+    }
     write(
         f"candidates_{options.name}",
         options,
-        {"search and registration": search},
+        search,
         ratios,
         depths=rows,
         copies=len(truth),
@@ -81,36 +89,38 @@ def planted(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], in
     return truth, min(options.others, len(unseen))
 
 
-def queried(work: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Query with the most candidates; return the summary, and each image's pairs by score."""
-    run = RunContext("cpu", 1)
-    build_index(work / "training", work / "index", run=run)
+def queried(
+    depth: int, work: Path, run: RunContext
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """Calibrate for a number of candidates and query; return the summary and each image's pairs."""
+    calibrate(work / "index", CalibrateConfig(candidates=depth), run)
     config = QueryConfig(
-        evidence=EvidenceConfig(candidates=DEPTHS[-1]), verdict=VerdictConfig(DEPTHS[-1])
+        evidence=EvidenceConfig(candidates=depth),
+        verdict=VerdictConfig(depth),
+        canaries=CanaryConfig(0),
     )
     result = query(work / "synthetic", work / "index", work / "report", config, run)
     pairs: dict[str, list[dict[str, Any]]] = {}
     for row in pq.read_table(work / "report" / "matches.parquet").to_pylist():
         pairs.setdefault(row["synthetic"], []).append(row)
-    by_score = {name: sorted(rows, key=lambda row: -row["score"]) for name, rows in pairs.items()}
-    return result.summary, by_score
+    return result.summary, pairs
 
 
 def measured(
-    depth: int,
+    summary: dict[str, Any],
     pairs: dict[str, list[dict[str, Any]]],
     truth: dict[str, str],
     others: int,
-    thresholds: Thresholds,
 ) -> dict[str, Any]:
-    """Count what the first `depth` candidates give."""
-    flagged = {name: _flagged(rows[:depth], thresholds) for name, rows in pairs.items()}
-    there = [source in [r["training"] for r in pairs[n][:depth]] for n, source in truth.items()]
+    """Count what a query gives."""
+    flagged = {
+        name: any(row["verdict"] == "duplicate" for row in rows) for name, rows in pairs.items()
+    }
+    there = [source in [row["training"] for row in pairs[name]] for name, source in truth.items()]
     copies = sum(flagged[name] for name in truth)
     wrong = sum(found for name, found in flagged.items() if name not in truth)
     kinds = {
-        kind: sum(flagged[n] for n in truth if n.startswith(f"{kind}/"))
-        / sum(n.startswith(f"{kind}/") for n in truth)
+        kind: float(np.mean([flagged[name] for name in truth if name.startswith(f"{kind}/")]))
         for kind in COPIES
     }
     return {
@@ -119,23 +129,20 @@ def measured(
         "source_among": sum(there) / len(truth),
         "non_members_flagged": wrong / others,
         "non_members_flagged_95": wilson(wrong, others),
+        "false_alarm_asked": summary["calibration"]["false_alarm"],
+        "seconds": summary["seconds"]["search"],
         "by_kind": kinds,
     }
 
 
-def _flagged(rows: list[dict[str, Any]], thresholds: Thresholds) -> bool:
-    scores, ssim = (np.array([row[name] for row in rows], np.float32) for name in ("score", "ssim"))
-    return bool((judge(scores, thresholds, ssim) == DUPLICATE).any())
-
-
 def show(name: str, rows: dict[int, dict[str, Any]]) -> None:
     """Print a row a depth."""
-    table = Table(title=f"{name}: what the first candidates of each image give")
-    for column in ("candidates", "copies flagged", "source among them", "non-members flagged"):
+    table = Table(title=f"{name}: what a query gives by its number of candidates")
+    keys = "flagged", "source_among", "non_members_flagged", "false_alarm_asked"
+    for column in ("candidates", *(key.replace("_", " ") for key in keys), "seconds"):
         table.add_column(column, justify="right")
     for depth, found in rows.items():
-        shares = (found[key] for key in ("flagged", "source_among", "non_members_flagged"))
-        table.add_row(str(depth), *(f"{share:.2%}" for share in shares))
+        table.add_row(str(depth), *(f"{found[k]:.2%}" for k in keys), f"{found['seconds']:.1f}")
     console.print(table)
 
 

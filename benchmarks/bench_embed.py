@@ -18,6 +18,7 @@ With `--before COMMIT`, both commands beside those of an earlier commit, in turn
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,6 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder, embed
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.store.config import EmbedConfig
@@ -95,7 +95,9 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
     one, every = work / f"{side.name}, one", work / f"{side.name}, every"
     for folder, files in ((one, 1), (every, side.files)):
         write_images(folder, files, options.side, options.seed)
-    forward = {FORWARD: lambda: embed(encoder, pixels, options.batch)}
+    forward: dict[str, Callable[[], object]] = {
+        FORWARD: lambda: embed(encoder, pixels, options.batch)
+    }
     if side.name == BUNDLED:
         forward[WRITING] = lambda: embed_writing(encoder, pixels, options.batch)
     start = {START: lambda: embed_folder(one, embedder, work)}
@@ -131,7 +133,7 @@ def _reference(folder: Path) -> Checkpoint:
     """Save and load the reference's architecture with random weights."""
     torch.manual_seed(0)
     path = folder / "base.safetensors"
-    checkpoint.save(path, Encoder(REFERENCE), Thresholds(), {"random": True})
+    checkpoint.save(path, Encoder(REFERENCE), {"random": True})
     return checkpoint.load(path)
 
 

@@ -1,11 +1,12 @@
-"""Make the bundled encoder: draw its images, train on them, fit its thresholds.
+"""Make the bundled encoder and its calibration: draw images, train on them, calibrate on others.
 
     python benchmarks/bundled_encoder.py
 
 `bundled_encoder.toml` says how much of what. The images are procedural ones and deformations of
 the MNI152 template, sliced and projected: no image of a person goes in. A run that was
-stopped goes on. `--release` puts the checkpoint into the package, and its history into docs/. Needs
-the extra `demo` (nilearn carries the MNI152 template).
+stopped goes on. `--release` puts the checkpoint into the package, and its history into docs/. The
+calibration is of pseudo-subjects that it was not trained on; `--calibrate` makes that alone, of the
+encoder in the package. Needs the extra `demo` (nilearn carries the MNI152 template).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import multiprocessing
 import shutil
 import tomllib
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,14 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
-from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs.config import TrainConfig
-from deepssim_scan.jobs.train import train
+from deepssim_scan.encoder.bundled import BUNDLED, CALIBRATION
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig, TrainConfig
+from deepssim_scan.jobs.train import Trained, train
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.procedural import FAMILIES
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
@@ -47,24 +51,51 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and decode")
     parser.add_argument("--release", action="store_true", help="put it into the package")
+    parser.add_argument("--calibrate", action="store_true", help="only calibrate")
     options = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text())
+    if options.calibrate:
+        calibrate(options.folder, recipe, options.workers)
+        return
     corpus, out = options.folder / "corpus", options.folder / "encoder.safetensors"
     draw(corpus, recipe["corpus"], options.workers)
     with reporting(messages) as progress:
-        training = TrainingConfig(**recipe["training"])
-        config = TrainConfig(None, "small", training, resume=True)
         run = RunContext(options.device, options.workers, progress=progress)
-        trained = train(corpus, out, config, run)
-    print(f"{out}: {trained.checkpoint.thresholds}, {trained.after}")
+        first = out.with_name("first.safetensors")
+        trained_on(corpus, None, recipe["training"], first, run)
+        trained = trained_on(corpus, first, recipe["widening"], out, run)
+    print(f"{out}: {trained.after}")
     if options.release:
         shutil.copyfile(out, BUNDLED)
         shutil.copyfile(out.with_name(f"{out.name}.csv"), HISTORY)
+        calibrate(options.folder, recipe, options.workers)
 
 
-def draw(corpus: Path, recipe: dict[str, Any], workers: int) -> None:
-    """Draw all images into a folder that appears when it is whole, unless it is there."""
-    drawn, wanted = corpus.with_name("corpus.json"), json.dumps(recipe)
+def trained_on(
+    corpus: Path, initial: Path | None, recipe: dict[str, Any], out: Path, run: RunContext
+) -> Trained:
+    """Train on the corpus, from where a run that was stopped had come to."""
+    config = TrainConfig(initial, "small", TrainingConfig(**recipe), resume=True)
+    return train(corpus, out, config, run)
+
+
+def calibrate(folder: Path, recipe: dict[str, Any], workers: int) -> None:
+    """Calibrate the bundled encoder on pseudo-subjects that are not in its corpus."""
+    people = recipe["corpus"] | recipe["calibration"] | {"families": {}}
+    draw(folder / "calibration", people, workers, first=recipe["corpus"]["subjects"])
+    config = IndexConfig(ingest=IngestConfig(subject_regex="/([0-9]+)/"), adapt="never")
+    with reporting(messages) as progress:
+        build_index(folder / "calibration", folder / "index", config, RunContext(progress=progress))
+    found = Calibration.read(folder / "index")
+    replace(found, encoder="", store="", subjects="bundled").write(CALIBRATION.parent)
+
+
+def draw(corpus: Path, recipe: dict[str, Any], workers: int, first: int = 0) -> None:
+    """Draw all images into a folder that appears when it is whole, unless it is there.
+
+    Subjects are numbered from `first` on.
+    """
+    drawn, wanted = corpus.with_name(f"{corpus.name}.json"), json.dumps(recipe)
     if corpus.exists():
         if not drawn.exists() or drawn.read_text() != wanted:
             raise SystemExit(f"{corpus}: of another recipe. Remove it to draw it anew.")
@@ -76,7 +107,10 @@ def draw(corpus: Path, recipe: dict[str, Any], workers: int) -> None:
         for family, count in recipe["families"].items()
         for start in range(0, count, FOLDER)
     ]
-    parts += [partial(write_subject, part, recipe, each) for each in range(recipe["subjects"])]
+    parts += [
+        partial(write_subject, part, recipe, each)
+        for each in range(first, first + recipe["subjects"])
+    ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         running = [pool.submit(each) for each in parts]

@@ -208,6 +208,37 @@ COPIES: dict[str, Change] = {
 }
 
 
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+
+
+def _quarter_turn(image: Image.Image, rng: Generator) -> Image.Image:
+    turns = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
+    return image.transpose(turns[rng.integers(2)])
+
+
+def _scale(image: Image.Image, rng: Generator) -> Image.Image:
+    """Enlarge or shrink about the centre by 4 to 12 %; what comes in is black."""
+    grow = 1 / (1 + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12))
+    width, height = image.size
+    return _affine(image, (grow, 0, width / 2 * (1 - grow), 0, grow, height / 2 * (1 - grow)))
+
+
+def _far_shift(image: Image.Image, rng: Generator) -> Image.Image:
+    """Shift by 8 % of the side, in any direction; what comes in is black."""
+    angle, distance = rng.uniform(0, 2 * np.pi), 0.08 * image.width
+    return _affine(image, (1, 0, distance * np.cos(angle), 0, 1, distance * np.sin(angle)))
+
+
+FURTHER: dict[str, Change] = {
+    "quarter turn": _quarter_turn,
+    "scale within 12 %": _scale,
+    "inverted greys": lambda image, _: image.point([255 - grey for grey in range(256)]),
+    "shift 8 %": _far_shift,
+}
+"""Ways of which no encoder is trained to be invariant to all."""
+
+
 def changed(image: Grey, kind: str, rng: Generator) -> Grey:
-    """Return a copy of an image (H, W), changed in one of the ways of COPIES."""
-    return np.asarray(COPIES[kind](Image.fromarray(image), rng))
+    """Return a copy of an image (H, W), changed in one of the ways of COPIES or FURTHER."""
+    return np.asarray((COPIES | FURTHER)[kind](Image.fromarray(image), rng))

@@ -11,7 +11,16 @@ import typer
 from typer.core import TyperCommand
 
 from deepssim_scan.cli import console
-from deepssim_scan.cli.commands import build_index, check, convert, demo, info, query, train
+from deepssim_scan.cli.commands import (
+    build_index,
+    calibrate,
+    check,
+    convert,
+    demo,
+    info,
+    query,
+    train,
+)
 from deepssim_scan.errors import ScanError
 
 
@@ -38,6 +47,7 @@ app = typer.Typer(
 for function, example in (
     (build_index.build_index, build_index.EXAMPLE),
     (query.query, query.EXAMPLE),
+    (calibrate.calibrate, calibrate.EXAMPLE),
     (check.check, check.EXAMPLE),
     (info.info, info.EXAMPLE),
     (train.train, train.EXAMPLE),

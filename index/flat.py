@@ -117,7 +117,7 @@ class TrainingIndex:
         scores = np.empty((len(queries), k), np.float32)
         for block in blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
             rows[block], scores[block] = self._search(queries[block], k, wanted)
-        return Matches(rows, scores)
+        return Matches(rows, scores, np.zeros(rows.shape, np.int8))
 
     def search_views(self, queries: Vectors, k: int) -> Matches:
         """Return the best min(k, rows) training rows of queries seen in several views (Q, V, D).
@@ -128,12 +128,16 @@ class TrainingIndex:
         count, views, dimension = queries.shape
         found = self.search(queries.reshape(-1, dimension), k)
         k = found.rows.shape[1]
-        ids, scores = found.rows.reshape(count, views * k), found.scores.reshape(count, views * k)
-        order = np.lexsort((-scores, ids), axis=-1)
-        ids, scores = np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
-        again = np.zeros(ids.shape, bool)
-        again[:, 1:] = ids[:, 1:] == ids[:, :-1]
-        return Matches(*best(ids, np.where(again, -np.inf, scores), k))
+        shape = count, views * k
+        rows, scores = found.rows.reshape(shape), found.scores.reshape(shape)
+        view = np.tile(np.repeat(np.arange(views, dtype=np.int8), k), (count, 1))
+        # By row, and the best view of a row first.
+        order = np.lexsort((view, -scores, rows), axis=-1)
+        every = Matches(rows, scores, view).reordered(order)
+        again = np.zeros(rows.shape, bool)
+        again[:, 1:] = every.rows[:, 1:] == every.rows[:, :-1]
+        best = np.lexsort((every.rows, -np.where(again, -np.inf, every.scores)), axis=-1)
+        return every.reordered(best[:, :k])
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1 as the index holds them, (stop - start, D) float32."""

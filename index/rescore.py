@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,24 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The best k training rows (Q, k) int64 of each query and their scores (Q, k) float32."""
+    """The best k training rows (Q, k) int64 of each query and their scores (Q, k) float32.
+
+    views (Q, k) int8 tells in which test-time view of the query each was found, 0 where it has one.
+    """
 
     rows: Ids
     scores: Vectors
+    views: NDArray[np.int8]
+
+    def part(self, queries: slice, count: int) -> Self:
+        """Return the first `count` matches of some queries."""
+        at = queries, slice(count)
+        return type(self)(self.rows[at], self.scores[at], self.views[at])
+
+    def reordered(self, order: Ids) -> Self:
+        """Return the matches of each query in another order (Q, k), k <= n."""
+        at = np.arange(len(order))[:, None], order
+        return type(self)(self.rows[at], self.scores[at], self.views[at])
 
 
 def cosines(left: Vectors, right: Vectors) -> Vectors:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepssim_scan.calibration.assess import Assessment as Assessment
+    from deepssim_scan.calibration.calibration import Calibration as Calibration
     from deepssim_scan.encoder.checkpoint import Checkpoint as Checkpoint
     from deepssim_scan.encoder.checkpoint import load
-    from deepssim_scan.encoder.thresholds import Thresholds as Thresholds
     from deepssim_scan.errors import Busy as Busy
     from deepssim_scan.errors import CheckpointError as CheckpointError
     from deepssim_scan.errors import Damaged as Damaged
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from deepssim_scan.ingest.config.selection import Selection as Selection
     from deepssim_scan.jobs.build_index import IndexResult as IndexResult
     from deepssim_scan.jobs.build_index import build_index as build_index
+    from deepssim_scan.jobs.calibrate import CalibrationResult as CalibrationResult
+    from deepssim_scan.jobs.calibrate import calibrate as calibrate
     from deepssim_scan.jobs.check import Checked as Checked
     from deepssim_scan.jobs.check import Problem as Problem
     from deepssim_scan.jobs.check import check as check
+    from deepssim_scan.jobs.config import CalibrateConfig as CalibrateConfig
     from deepssim_scan.jobs.config import IndexConfig as IndexConfig
     from deepssim_scan.jobs.config import QueryConfig as QueryConfig
     from deepssim_scan.jobs.config import RepairConfig as RepairConfig
@@ -41,10 +44,11 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.repair import repair as repair
     from deepssim_scan.jobs.train import Trained as Trained
     from deepssim_scan.jobs.train import train as train
+    from deepssim_scan.matching.config import CanaryConfig as CanaryConfig
     from deepssim_scan.matching.config import EvidenceConfig as EvidenceConfig
     from deepssim_scan.matching.config import VerdictConfig as VerdictConfig
     from deepssim_scan.progress import Progress as Progress
-    from deepssim_scan.reporting.matches import Match as Match
+    from deepssim_scan.reporting.match import Match as Match
     from deepssim_scan.store.config import EmbedConfig as EmbedConfig
     from deepssim_scan.training.config import ADAPTING as ADAPTING
     from deepssim_scan.training.config import SCRATCH as SCRATCH
@@ -55,8 +59,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "calibration.assess": ("Assessment",),
+    "calibration.calibration": ("Calibration",),
     "encoder.checkpoint": ("Checkpoint", "load_checkpoint"),
-    "encoder.thresholds": ("Thresholds",),
     "errors": (
         *("Busy", "CheckpointError", "Damaged", "DependencyMissing", "InputError"),
         *("InputMissing", "ScanError", "StoreMismatch", "Unfinished", "WriteFailed"),
@@ -66,14 +70,17 @@ _HOMES = {
     "ingest.config.read_options": ("ReadOptions",),
     "ingest.config.selection": ("Selection",),
     "jobs.build_index": ("IndexResult", "build_index"),
+    "jobs.calibrate": ("CalibrationResult", "calibrate"),
     "jobs.check": ("Checked", "Problem", "check"),
-    "jobs.config": ("IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),
+    "jobs.config": (
+        *("CalibrateConfig", "IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),
+    ),
     "jobs.query": ("QueryResult", "query"),
     "jobs.repair": ("repair",),
     "jobs.train": ("Trained", "train"),
-    "matching.config": ("EvidenceConfig", "VerdictConfig"),
+    "matching.config": ("CanaryConfig", "EvidenceConfig", "VerdictConfig"),
     "progress": ("Progress",),
-    "reporting.matches": ("Match",),
+    "reporting.match": ("Match",),
     "store.config": ("EmbedConfig",),
     "training.config": ("ADAPTING", "SCRATCH", "TrainingConfig"),
 }

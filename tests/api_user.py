@@ -26,8 +26,10 @@ def jobs(folder: Path) -> tuple[int, bool, float]:
     ingest = scan.IngestConfig(scan.Selection(("*.png",)), scan.ReadOptions(axis=0))
     index = scan.IndexConfig(folder / "encoder", ingest, scan.EmbedConfig(32), restart=True)
     built: scan.IndexResult = scan.build_index(folder, folder / "index", index, run)
-    verdict = scan.VerdictConfig(top_k=3, similar=0.5)
-    config = QueryConfig(ingest, evidence=scan.EvidenceConfig(4, 1), verdict=verdict)
+    verdict = scan.VerdictConfig(top_k=3, rule="reference", similar=0.5)
+    canaries = scan.CanaryConfig(50, 0.9)
+    evidence = scan.EvidenceConfig(4, 1)
+    config = QueryConfig(ingest, evidence=evidence, verdict=verdict, canaries=canaries)
     result: scan.QueryResult = query(folder, folder / "index", folder / "report", config, run)
     matches: list[scan.Match] = result.strongest
     checked: scan.Checked = scan.check(folder, progress)
@@ -37,8 +39,10 @@ def jobs(folder: Path) -> tuple[int, bool, float]:
     trained: scan.Trained = scan.train(folder, folder, scan.TrainConfig(training=training), run)
     after: scan.Assessment = trained.after
     loaded: scan.Checkpoint = scan.load_checkpoint(folder)
-    thresholds: scan.Thresholds = loaded.thresholds
-    print(scan.__version__, built.indexed, problems, matches[0].verdict, thresholds.ssim)
+    remade: scan.CalibrationResult = scan.calibrate(folder, scan.CalibrateConfig(folder), run)
+    calibration: scan.Calibration = remade.calibration
+    print(scan.__version__, built.indexed, problems, matches[0].verdict, loaded.fingerprint)
+    print(calibration.found(calibration.false_alarm(None)))
     return result.flagged, checked.intact, after.mae
 
 

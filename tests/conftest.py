@@ -6,7 +6,16 @@ import pytest
 import torch
 from pictures import TINY, in_memory, write
 
+from deepssim_scan.calibration import calibrate
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.training.pseudo_subjects import mni152, slices
+
+_FIRST_SUBJECT = 2_000_000_000  # far from the seeds of any image that the bundled encoder saw
 
 torch.set_num_threads(1)  # networks of a test are small, and idle threads would only spin
 
@@ -49,3 +58,24 @@ def corpus(tmp_path_factory):
 def dataset(corpus, tiny):
     """Its images in memory, 36 of them held out."""
     return in_memory(corpus, tiny, held_out=0.3)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """A folder of 60 pseudo-subjects with three slices each, and a calibrated index of it.
+
+    The slices of the last subject are darker copies of those of the first.
+    """
+    root, volume = tmp_path_factory.mktemp("people"), mni152()
+    for subject in range(60):
+        seed = torch.Generator().manual_seed(_FIRST_SUBJECT + subject % 59)
+        for number, pixels in enumerate(slices(volume, 2, [0.35, 0.45, 0.6], 128, seed)):
+            path = root / "training" / f"s{subject:02d}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_image(pixels * (0.8 if subject == 59 else 1)).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_NULL", 60)
+        patch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
+        config = IndexConfig(adapt="never")
+        build_index(root / "training", root / "index", config, RunContext("cpu", workers=0))
+    return root

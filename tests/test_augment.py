@@ -17,9 +17,10 @@ from deepssim_scan.imaging.augment import (
     simulate_copy,
     smooth_field,
 )
-from deepssim_scan.imaging.registration import register
+from deepssim_scan.imaging.comparison import compare
+from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.imaging.ssim import image_range, ssim
-from deepssim_scan.imaging.warp import restandardise
+from deepssim_scan.imaging.warp import read_at, restandardise
 
 SIDE = 48
 
@@ -173,7 +174,7 @@ def test_the_cosine_basis_equals_scipys_and_is_orthonormal():
 
 def test_blocks_are_quantised_as_jpeg_does():
     images = restandardise(torch.randn(4, 19, 26))
-    found = module._blocks(images, generator(5))
+    found = module.compress(images, generator(5))
     coarseness = (-4.5 + 2.5 * torch.rand(4, generator=generator(5))).exp().numpy()
     assert torch.equal(found[:, 16:], images[:, 16:])
     assert torch.equal(found[:, :, 24:], images[:, :, 24:])
@@ -215,31 +216,55 @@ def test_a_simulated_copy_is_closer_to_its_source_than_another_subject(images):
     """Once they are registered."""
     wide = functional.interpolate(images[:, None], (128, 128), mode="bicubic")[:, 0]
     wide = restandardise(wide)
-    copies = register(simulate_copy(wide, generator(1))[0], wide).ssim
-    others = register(other_subject(wide, generator(2)), wide).ssim
-    assert copies.median() > others.median() + 0.1
+    copies = compare(simulate_copy(wide, generator(1))[0], wide).measures
+    others = compare(other_subject(wide, generator(2)), wide).measures
+    for name, copy, other in zip(NAMES, copies.T, others.T, strict=True):
+        assert copy.median() > other.median(), name
+    assert copies[:, 0].median() > others[:, 0].median() + 0.1
 
 
 def test_simulated_copies_are_transformed_in_every_way(images, monkeypatch):
-    """Of many, half are not rotated, 40 % are shifted, and half get dark borders."""
-    rotated, shifted, outside = [], [], []
-    real = module.resample
+    """Of many, half are not rotated, half not scaled, 40 % are shifted, half get dark borders."""
+    rotated, grown, shifted, outside = [], [], [], []
+    real = module.move_content
 
     def spy(images, linear, displacement, dark):
-        rotated.extend(torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0])).tolist())
-        shifted.extend(displacement.mean((2, 3)).norm(dim=1).tolist())
+        rotated.extend(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]).tolist())
+        grown.extend(torch.linalg.det(linear).sqrt().log().tolist())
+        shifted.extend(displacement.mean((2, 3)).abs().amax(1).tolist())
         outside.extend(dark.tolist())
         return real(images, linear, displacement, dark)
 
-    monkeypatch.setattr(module, "resample", spy)
+    monkeypatch.setattr(module, "move_content", spy)
     for seed in range(8):
         simulate_copy(images, generator(seed))
-    rotated, shifted, outside = map(np.array, (rotated, shifted, outside))
-    assert 0.35 < (rotated == 0).mean() < 0.65
-    assert 9 < np.abs(rotated).max() < 11
-    assert 0.25 < (shifted > 0.03).mean() < 0.5
-    assert shifted.max() < 0.17
+    rotated, grown, shifted, outside = map(np.array, (rotated, grown, shifted, outside))
+    for values, most in ((rotated, 0.26), (grown, 0.15)):
+        assert 0.35 < (np.abs(values) < 1e-6).mean() < 0.65
+        assert 0.9 * most < np.abs(values).max() < most + 1e-6
+        assert -0.9 * most > values.min()
+    assert 0.25 < (shifted > 0.03).mean() < 0.6
+    assert 0.2 < shifted.max() < 0.27
     assert 0.35 < outside.mean() < 0.65
+
+
+def test_the_parameters_of_a_simulated_copy_undo_it(images, monkeypatch):
+    """Reading the copy at them gives the flipped source, where nothing else was done to it."""
+    still = torch.zeros(len(images), 2, SIDE, SIDE)
+    monkeypatch.setattr(module, "DEGRADATIONS", (lambda batch, generator: batch,))
+    monkeypatch.setattr(module, "random_gamma", lambda batch, *_: batch)
+    monkeypatch.setattr(module, "smooth_field", lambda *_: still)
+    monkeypatch.setattr(torch.Tensor, "exp", lambda growth: torch.ones_like(growth))  # the scale
+    images = restandardise(functional.avg_pool2d(images, 9, 1, 4))
+    copies, parameters = simulate_copy(images, generator(4))
+    back = read_at(copies, parameters.rigid[:, 0], parameters.rigid[:, 1:])
+    inner = slice(14, 34), slice(14, 34)
+    for flip in range(4):
+        flipped = images.flip([axis for bit, axis in ((2, 1), (1, 2)) if flip & bit])
+        assert (parameters.flip == flip).any()
+        for index in (parameters.flip == flip).nonzero()[:, 0].tolist():
+            pair = (each[index][inner].numpy().ravel() for each in (back, flipped))
+            assert np.corrcoef(*pair)[0, 1] > 0.98
 
 
 def test_degrading_leaves_more_of_an_image_than_perturbing(images):

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import struct
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,9 @@ from safetensors.torch import save as serialise
 from deepssim_scan import __version__
 from deepssim_scan.encoder.architecture import SMALL
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.encoder.checkpoint import load, save
+from deepssim_scan.encoder.checkpoint import fingerprint, load, save
 from deepssim_scan.encoder.checkpoint_file import FORMAT
 from deepssim_scan.encoder.network import Encoder, embed
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.encoder.torchscript import convert
 from deepssim_scan.errors import CheckpointError, InputMissing
 
@@ -33,7 +31,7 @@ TRAINING = {"config": {"steps": 3, "learning_rate": 0.5}, "images": 64, "note": 
 @pytest.fixture
 def saved(tmp_path, tiny, make_encoder):
     path = tmp_path / "encoder.safetensors"
-    save(path, make_encoder(tiny), Thresholds(0.5, 0.75), TRAINING)
+    save(path, make_encoder(tiny), TRAINING)
     return path
 
 
@@ -69,16 +67,15 @@ def test_a_checkpoint_comes_back_bit_for_bit(saved, tiny, make_encoder):
     assert not found.encoder.training
     assert torch.equal(embed(found.encoder, images), embed(encoder, images))
     assert found.architecture == tiny
-    assert found.thresholds == Thresholds(0.5, 0.75)
     assert found.training == TRAINING
     assert found.version == __version__
-    assert found.fingerprint == hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert found.fingerprint == fingerprint(saved)
 
 
 def test_every_part_of_the_architecture_comes_back(tmp_path, tiny):
     for number, architecture in enumerate((tiny, TINY_CONVNEXT, SMALL)):
         path = tmp_path / "new folder" / str(number)
-        save(path, Encoder(architecture), Thresholds(), {})
+        save(path, Encoder(architecture), {})
         assert load(path).architecture == architecture
 
 
@@ -88,45 +85,66 @@ def test_the_bundled_encoder_is_the_small_one_and_its_card_tells_its_figures():
     assert BUNDLED.stat().st_size <= 16_000_000
     card = (Path(__file__).parents[1] / "docs" / "bundled-encoder.md").read_text()
     assert found.fingerprint in card
-    for name, value in asdict(found.thresholds).items():
-        assert re.search(rf"thresholds\.{name} +{value}\n", card)
 
 
 def test_the_same_encoder_gives_the_same_file(saved, tmp_path, tiny, make_encoder):
-    save(tmp_path / "again", make_encoder(tiny), Thresholds(0.5, 0.75), TRAINING)
+    save(tmp_path / "again", make_encoder(tiny), TRAINING)
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
     metadata, weights = _opened(saved)
-    assert sorted(metadata) == [
-        "architecture",
-        "format",
-        "sha256",
-        "thresholds",
-        "training",
-        "version",
-    ]
+    assert sorted(metadata) == ["architecture", "format", "sha256", "training", "version"]
     assert struct.unpack("<Q", saved.read_bytes()[:8])[0] % 8 == 0
     torch.testing.assert_close(weights, dict(make_encoder(tiny).state_dict()), rtol=0, atol=0)
 
 
-def test_the_fingerprint_covers_weights_and_metadata(saved, tmp_path, tiny, make_encoder):
-    encoder = make_encoder(tiny)
-    fingerprints = {load(saved).fingerprint}
-    path = tmp_path / "other"
-    save(path, encoder, Thresholds(0.5, 0.751), TRAINING)
-    fingerprints.add(load(path).fingerprint)
-    save(path, encoder, Thresholds(0.5, 0.75), TRAINING | {"images": 65})
-    fingerprints.add(load(path).fingerprint)
-    bias = encoder.fc.out.bias
-    bias.data[0] = torch.nextafter(bias.data[0], torch.tensor(9.0))
-    save(path, encoder, Thresholds(0.5, 0.75), TRAINING)
-    fingerprints.add(load(path).fingerprint)
-    assert len(fingerprints) == 4
+def test_the_fingerprint_covers_what_makes_embeddings(saved, tmp_path, tiny, make_encoder):
+    """Every weight, every shape, and the architecture; not how the weights came about."""
+    path, before = tmp_path / "other", load(saved).fingerprint
+    metadata, weights = _opened(saved)
+    save(path, make_encoder(tiny), {"images": 65})
+    assert load(path).fingerprint == before
+    assert path.read_bytes() != saved.read_bytes()
+    _write_whole(path, weights, metadata | {"version": "0.0.9"})
+    assert fingerprint(path) == before
+    found = {before}
+    for name, value in weights.items():
+        if value.is_floating_point():
+            changed = value.clone()
+            changed.view(-1)[-1] = torch.nextafter(changed.view(-1)[-1], torch.tensor(9.0))
+            _write_whole(path, weights | {name: changed}, metadata)
+            found.add(fingerprint(path))
+    assert len(found) == 1 + sum(each.is_floating_point() for each in weights.values())
+
+
+def test_the_fingerprint_covers_the_architecture_and_where_each_weight_belongs(saved, tmp_path):
+    metadata, weights = _opened(saved)
+    path, found = tmp_path / "other", {fingerprint(saved)}
+    for edit in (_edited("architecture", dimension=9), _weight(lambda bias: bias[None].clone())):
+        facts, changed = dict(metadata), dict(weights)
+        edit(facts, changed)
+        _write_whole(path, changed, facts)
+        found.add(fingerprint(path))
+    bias = weights["fc.out.bias"]
+    renamed = {name: value for name, value in weights.items() if name != "fc.out.bias"}
+    _write_whole(path, renamed | {"fc.out.bits": bias}, metadata)
+    found.add(fingerprint(path))
+    assert len(found) == 4
+
+
+def test_the_fingerprint_is_that_of_the_weights_bytes_under_the_header_of_the_file(saved):
+    """Computed here from the file alone."""
+    data = saved.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    facts = header.pop("__metadata__")
+    told = json.dumps([json.loads(facts["architecture"]), header], sort_keys=True)
+    wanted = hashlib.sha256(told.encode() + data[8 + length :]).hexdigest()
+    assert load(saved).fingerprint == fingerprint(saved) == wanted
 
 
 def test_row_38_a_checkpoint_is_private(tmp_path, tiny):
     before = os.umask(0)
     try:
-        save(tmp_path / "x", Encoder(tiny), Thresholds(), {})
+        save(tmp_path / "x", Encoder(tiny), {})
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
@@ -135,26 +153,9 @@ def test_row_38_a_checkpoint_is_private(tmp_path, tiny):
 def test_row_29_a_failed_save_keeps_what_was_there(saved, tiny):
     before = saved.read_bytes()
     with pytest.raises(TypeError):
-        save(saved, Encoder(tiny), Thresholds(), {"not json": object()})
+        save(saved, Encoder(tiny), {"not json": object()})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-@pytest.mark.parametrize(
-    ("similar", "duplicate"),
-    [(0.9, 0.8), (-1.1, 0.5), (0.5, 1.1), (float("nan"), 0.5), (0.5, float("nan"))],
-)
-def test_impossible_thresholds_are_refused(similar, duplicate):
-    with pytest.raises(CheckpointError, match="-1 <= similar <= duplicate <= 1, found similar"):
-        Thresholds(similar, duplicate)
-
-
-@pytest.mark.parametrize(
-    ("ssim", "high_ssim"), [(0.9, 0.8), (-1.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)]
-)
-def test_impossible_thresholds_of_ssim_are_refused(ssim, high_ssim):
-    with pytest.raises(CheckpointError, match="-1 <= ssim <= high_ssim <= 1, found ssim"):
-        Thresholds(ssim=ssim, high_ssim=high_ssim)
 
 
 # Row 35: what is not a checkpoint.
@@ -254,17 +255,15 @@ def _spoiled(value):
 
 HOSTILE = {
     "no metadata": (lambda metadata, weights: metadata.clear(), "its format is None"),
-    "another format": (_set("format", "deepssim-scan checkpoint 4"), "checkpoint 4', not"),
-    "an older format": (_set("format", "deepssim-scan checkpoint 1"), "checkpoint 1', not"),
+    "another format": (_set("format", "deepssim-scan checkpoint 5"), "checkpoint 5', not"),
+    "an older format": (_set("format", "deepssim-scan checkpoint 3"), "checkpoint 3', not"),
     "no architecture": (_without("architecture"), "'architecture' is missing"),
-    "no thresholds": (_without("thresholds"), "'thresholds' is missing"),
     "no training": (_without("training"), "'training' is missing"),
     "no version": (_without("version"), "'version' is missing"),
     "no JSON": (_set("architecture", "{"), "Expecting"),
     "deep JSON": (_set("training", "[" * 100_000), "recursion"),
     "architecture null": (_set("architecture", "null"), "NoneType where an object"),
     "architecture a list": (_set("architecture", "[1]"), "list where an object"),
-    "thresholds a number": (_set("thresholds", "0.5"), "float where an object"),
     "training a list": (_set("training", "[]"), "list where an object"),
     "standardisation null": (_edited("architecture", standardisation=None), "mapping"),
     "no depths": (_set("architecture", '{"standardisation": {}}'), "'depths' is missing"),
@@ -303,10 +302,6 @@ HOSTILE = {
         "border-median",
     ),
     "other depths": (_edited("architecture", depths=[1, 2]), "'feature_extractor.6.gain'"),
-    "thresholds reversed": (_edited("thresholds", similar=0.9), "similar <= duplicate"),
-    "threshold NaN": (_edited("thresholds", similar=float("nan")), "similar nan"),
-    "threshold text": (_edited("thresholds", similar="0.5"), "not supported"),
-    "third threshold": (_edited("thresholds", other=0.5), "other"),
     "tensor missing": (
         lambda metadata, weights: weights.pop("fc.out.bias"),
         "'fc.out.bias': found none",
@@ -362,5 +357,4 @@ def test_row_32_flipped_bits_are_refused(data, saved, tmp_path):
 def test_row_35_a_converted_checkpoint_is_not_mistaken_for_torchscript(saved, tmp_path):
     with pytest.raises(CheckpointError, match="not TorchScript"):
         convert(saved, tmp_path / "out")
-    assert load(saved).thresholds == Thresholds(0.5, 0.75)
     assert _opened(saved)[0]["format"] == FORMAT

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from deepssim_scan.cli import main
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.jobs.demo import to_image
 from deepssim_scan.training.procedural import dead_leaves
+from deepssim_scan.training.pseudo_subjects import mni152, slices
 
 COMMANDS = get_command(app).commands
+BUILD = ("build-index", "--training", "training", "--encoder", "e.safetensors", "--no-calibrate")
+QUERY = ("query", "--synthetic", "synthetic", "--rule", "reference", "--duplicate", "0.9999")
 
 
 @pytest.fixture
@@ -54,26 +58,40 @@ def folders(tmp_path, monkeypatch):
         if number > 10:
             image.save(f"synthetic/{number}.png")
     torch.manual_seed(0)
-    checkpoint.save(Path("e.safetensors"), Encoder(TINY), Thresholds(0.5, 0.9999), {})
+    checkpoint.save(Path("e.safetensors"), Encoder(TINY), {})
     return tmp_path
 
 
 @pytest.fixture
 def indexed(run, folders):
-    code, *_ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
-    assert code == 0
+    assert run(*BUILD)[0] == 0
     return folders
 
 
-def test_the_two_commands_work_with_no_further_option(run, folders):
-    code, out, _ = run("build-index", "--training", "training", "--encoder", "e.safetensors")
+def test_the_two_commands_work_with_no_further_option(run, people, tmp_path, monkeypatch):
+    """On twelve slices of pseudo-subjects: too few to be calibrated, which is said."""
+    monkeypatch.chdir(tmp_path)
+    for subject in range(12):
+        Path(f"training/s{subject}").mkdir(parents=True)
+        source = people / "training" / f"s{subject:02d}" / "1.png"
+        shutil.copy(source, f"training/s{subject}/1.png")
+    Path("synthetic").mkdir()
+    shutil.copy(people / "training" / "s11" / "1.png", "synthetic/copy.png")
+    shutil.copy(people / "training" / "s30" / "1.png", "synthetic/other.png")
+    code, out, err = run("build-index", "--training", "training")
     assert code == 0
     assert "12 training images indexed in deepssim-index" in out
     assert "Images: 12 listed = 12 embedded + 0 rejected + 0 blank" in out
+    assert "Not calibrated: " in err
+    assert "pseudo-subjects, since the training set is too small" in out
     code, out, err = run("query", "--synthetic", "synthetic")
     assert code == 0
-    assert "11.png" in out
+    assert "copy.png" in out
     assert "duplicate" in out
+    assert "p-value < 0.001" in out
+    assert "Copies: 1 of 2 images copy 1 of 12 subjects." in out
+    assert "False alarms: 0.001 of images of other people" in out
+    assert "of 200 planted copies were found" in out
     assert "Report: deepssim-report" in out
     assert "Images: 2 listed = 2 embedded + 0 rejected + 0 blank" in out
     assert "synthetic images 2/2" in err
@@ -84,67 +102,100 @@ def test_the_two_commands_work_with_no_further_option(run, folders):
         "job.json",
         "matches.parquet",
         "rejected.csv",
+        "subjects.parquet",
         "summary.json",
         "synthetic",
     ]
 
 
 def test_the_table_says_what_makes_a_duplicate(run, indexed):
-    def printed(*options):
-        _, out, _ = run("query", "--synthetic", "synthetic", *options)
-        return out
+    code, out, err = run(*QUERY)
+    assert code == 0
+    assert "score > 0.9999" in out
+    assert "score > 0.6" in out
+    assert "Judged by fixed scores: how often they are wrong is not known." in err
+    code, _, err = run("query", "--synthetic", "synthetic", "--duplicate", "0.9")
+    assert (code, "scores of the rule 'reference'" in " ".join(err.split())) == (2, True)
+    code, _, err = run(*QUERY, "--similar", "1.5")
+    assert (code, "similar (1.5) must be <= duplicate (0.9999)" in err) == (1, True)
 
-    assert "SSIM > 0.95, or score > 0.9999 and SSIM > 0.8" in printed()
-    assert "SSIM > 0.97, or score > 0.9999 and SSIM > 0.97" in printed("--ssim", "0.97")
-    assert "SSIM > 0.9, or score > 0.9999 and SSIM > 0.8" in printed("--high-ssim", "0.9")
-    assert "SSIM >" not in printed("--no-verify")
-    code, _, err = run("query", "--synthetic", "synthetic", "--high-ssim", "0.7")
+
+def test_an_index_that_is_not_calibrated_says_how_it_is_judged_by(run, indexed):
+    code, _, err = run("query", "--synthetic", "synthetic")
     assert code == 1
-    assert "found ssim 0.8, high_ssim 0.7" in err
+    assert "deepssim-index: the index is not calibrated (no calibration.json)." in err
+    assert "Run `deepssim-scan calibrate --index deepssim-index`." in err
+    code, _, err = run("calibrate")
+    assert code == 1
+    assert "a calibration needs 20 of more than one" in err
+    assert not Path("deepssim-index/calibration.json").exists()
+
+
+def test_calibrate_says_what_it_found(run, people, tmp_path, monkeypatch):
+    """On people held out, at the rate that they support."""
+    index = shutil.copytree(people / "index", tmp_path / "index")
+    before = (index / "calibration.json").read_bytes()
+    volume = mni152()
+    for subject in range(24):
+        seed = torch.Generator().manual_seed(3_000_000_000 + subject)
+        (pixels,) = slices(volume, 2, [0.5], 128, seed)
+        path = tmp_path / "others" / f"p{subject}" / "1.png"
+        path.parent.mkdir(parents=True)
+        to_image(pixels).save(path)
+    monkeypatch.setattr("deepssim_scan.calibration.calibrate._PLANTED", 28)
+    options = ("--index", index, "--holdout", tmp_path / "others", "--workers", 1)
+    code, out, _ = run("calibrate", *options)
+    assert code == 0
+    assert "Non-members: 24 of 24 groups, hold-out images" in out
+    assert "False-alarm rate: 0.04 (at most" in out
+    assert "Planted copies found:" in out
+    assert (index / "calibration.json").read_bytes() != before
+    code, out, _ = run("info", index, "--json")
+    said = json.loads(out)["calibration"]
+    assert (said["subjects"], said["non_members"], said["planted"]) == ("hold-out", 24, 28)
 
 
 def test_the_number_of_views_can_be_chosen(run, indexed):
-    code, out, _ = run("query", "--synthetic", "synthetic", "--tta-views", "1", "--json")
+    code, out, _ = run(*QUERY, "--tta-views", "1", "--json")
     assert (code, json.loads(out)["tta_views"]) == (0, 1)
-    code, _, err = run("query", "--synthetic", "synthetic", "--tta-views", "6")
+    code, _, err = run(*QUERY, "--tta-views", "5")
     assert code == 2
     assert "--tta-views" in err
 
 
 def test_the_number_of_candidates_can_be_chosen_and_is_not_that_of_matches(run, indexed):
-    options = ("--synthetic", "synthetic", "--candidates", "3", "--top-k", "2", "--json")
-    code, out, _ = run("query", *options)
+    code, out, _ = run(*QUERY, "--candidates", "3", "--top-k", "2", "--json")
     summary = json.loads(out)
     assert (code, summary["candidates"], summary["top_k"]) == (0, 3, 2)
     assert summary["verification"]["registered"] == 2 * 3
-    code, _, err = run("query", "--synthetic", "synthetic", "--candidates", "0")
+    code, _, err = run(*QUERY, "--candidates", "0")
     assert (code, "--candidates" in err) == (2, True)
 
 
 def test_pairs_are_not_verified_by_request_and_the_result_says_so(run, indexed):
-    code, _, err = run("query", "--synthetic", "synthetic", "--no-verify")
+    code, _, err = run(*QUERY, "--no-verify")
     assert code == 0
     assert "Not verified, as --no-verify asks for" in err
     assert "INCOMPLETE" not in err
-    code, _, err = run("query", "--synthetic", "synthetic", "--no-verify", "--training", "training")
+    code, _, err = run(*QUERY, "--no-verify", "--training", "training")
     assert code == 2
 
 
 def test_row_46_training_images_that_are_gone_make_a_query_incomplete(run, indexed):
     Path("training").rename("moved")
-    code, out, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
+    code, out, err = run(*QUERY, "--fail-on-flagged")
     assert code == 4
-    assert "Pairs not verified: 10" in err
-    assert "Not looked at: synthetic images 0, training images 0, pairs 10." in err
-    code, out, err = run("query", "--synthetic", "synthetic", "--training", "moved")
+    assert "Pairs not verified: 16" in err
+    assert "Not looked at: synthetic images 0, training images 0, pairs 16." in err
+    code, out, err = run(*QUERY, "--training", "moved")
     assert code == 0
-    assert "Pairs registered: 10" in out
+    assert "Pairs registered: 16" in out
     assert "INCOMPLETE" not in err
 
 
 def test_row_45_files_are_left_out_on_purpose_and_counted(run, folders):
     Path("training/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    options = ("build-index", "--training", "training", "--encoder", "e.safetensors")
+    options = BUILD
     code, out, err = run(*options)
     assert code == 4
     assert "Rejected images: 1; deepssim-index/rejected.csv says why." in err
@@ -160,7 +211,7 @@ def test_row_43_blank_slices_are_counted_and_make_nothing_incomplete(run, indexe
     volume = np.random.default_rng(0).normal(size=(9, 40, 40)).astype(np.float32)
     volume[:2] = 0
     np.save("synthetic/v.npy", volume)
-    code, out, err = run("query", "--synthetic", "synthetic")
+    code, out, err = run(*QUERY)
     assert code == 0
     assert "Images: 11 listed = 9 embedded + 0 rejected + 2 blank" in out
     assert "Blank images, with nothing on them: 2; deepssim-report/blank.csv lists them." in err
@@ -168,11 +219,10 @@ def test_row_43_blank_slices_are_counted_and_make_nothing_incomplete(run, indexe
 
 
 def test_the_subject_is_taken_from_the_path(run, indexed):
-    options = ("--training", "training", "--encoder", "e.safetensors", "--subject-regex", "^[0-9]")
-    assert run("build-index", *options)[0] == 0
-    code, out, _ = run("query", "--synthetic", "synthetic")
+    assert run(*BUILD, "--subject-regex", "^[0-9]")[0] == 0
+    code, out, _ = run(*QUERY)
     assert code == 0
-    assert "Subjects of whom an image is copied: 1 of 2" in out
+    assert "Copies: 1 of 2 images copy 1 of 2 subjects." in out
     matches = pq.read_table("deepssim-report/matches.parquet")
     names, subjects = matches["training"].to_pylist(), matches["subject"].to_pylist()
     assert subjects == [name[0] for name in names]
@@ -187,7 +237,7 @@ def test_row_51_an_interrupted_run_of_other_options_asks_for_restart(run, folder
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    options = ("build-index", "--training", "training", "--encoder", "e.safetensors")
+    options = BUILD
     with monkeypatch.context() as patch:
         patch.setattr("deepssim_scan.jobs.build_index.write_left_out", interrupted)
         assert run(*options)[0] != 0
@@ -216,27 +266,27 @@ def test_a_gpu_that_is_not_there_is_an_error_of_usage(run, folders, monkeypatch)
 
 
 def test_json_is_the_summary_and_nothing_else(run, indexed):
-    code, out, _ = run("query", "--synthetic", "synthetic", "--json")
+    code, out, _ = run(*QUERY, "--json")
     assert code == 0
     written = json.loads(Path("deepssim-report/summary.json").read_text())
     assert json.loads(out) | {"checksum": written["checksum"]} == written
 
 
 def test_row_27_fewer_training_images_than_matches_is_said(run, indexed):
-    code, _, err = run("query", "--synthetic", "synthetic", "--top-k", "50")
+    code, _, err = run(*QUERY, "--top-k", "50")
     assert code == 0
     assert "Only 12 matches an image: there are no more training images." in err
 
 
 def test_exit_code_3_when_images_are_flagged_and_it_was_asked_for(run, indexed):
-    assert run("query", "--synthetic", "synthetic", "--fail-on-flagged")[0] == 3
+    assert run(*QUERY, "--fail-on-flagged")[0] == 3
     Path("synthetic/11.png").unlink()
-    assert run("query", "--synthetic", "synthetic", "--fail-on-flagged")[0] == 0
+    assert run(*QUERY, "--fail-on-flagged")[0] == 0
 
 
 def test_exit_code_4_goes_before_3_and_says_incomplete(run, indexed):
     Path("synthetic/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    code, _, err = run("query", "--synthetic", "synthetic", "--fail-on-flagged")
+    code, _, err = run(*QUERY, "--fail-on-flagged")
     assert code == 4
     assert "Not looked at: synthetic images 1, training images 0, pairs 0." in err
     assert "Rejected images: 1; deepssim-report/rejected.csv says why." in err
@@ -246,12 +296,11 @@ def test_a_manifest_a_volume_and_a_range_of_slices(run, indexed):
     volume = np.random.default_rng(0).normal(size=(9, 40, 40)).astype(np.float32)
     np.save("synthetic/v.npy", volume)
     Path("images.csv").write_text("path,subject\nv.npy,Jane Doe\n")
-    options = ("--synthetic", "synthetic", "--manifest", "images.csv", "--slices", "0.2:0.8")
-    code, _, err = run("query", *options)
+    options = ("--manifest", "images.csv", "--slices", "0.2:0.8")
+    code, _, err = run(*QUERY, *options)
     assert (code, "Give one with --subject-key FILE" in err) == (1, True)
     Path("key").write_bytes(b"0123456789abcdef")
-    options = (*options, "--subject-key", "key")
-    code, out, _ = run("query", *options)
+    code, out, _ = run(*QUERY, *options, "--subject-key", "key")
     assert code == 0
     assert "Images: 5 listed = 5 embedded + 0 rejected + 0 blank" in out
     assert "v.npy#axis=0,slice=2" in out.replace("\n", "")
@@ -268,7 +317,7 @@ def test_check_says_what_is_damaged_and_repairs_it(run, indexed):
     code, out, _ = run("check", "deepssim-index")
     assert code == 1
     assert "0 to 11" in out
-    code, _, err = run("query", "--synthetic", "synthetic")
+    code, _, err = run(*QUERY)
     assert code == 1
     assert "rows 0 to 11 are missing or not those that were written" in err
     code, out, _ = run("check", "deepssim-index", "--json")
@@ -286,7 +335,7 @@ def test_a_subject_key_must_be_long(run, folders):
 
 
 def test_exit_code_1_is_one_line_and_no_traceback(run, folders):
-    code, out, err = run("query", "--synthetic", "synthetic")
+    code, out, err = run(*QUERY)
     assert code == 1
     assert out == ""
     assert err.startswith("error: deepssim-index: holds no finished index")
@@ -318,7 +367,7 @@ def test_exit_code_2_for_usage(run):
 
 def test_names_cannot_colour_the_terminal_or_pass_for_markup(run, indexed):
     Path("synthetic/11.png").rename("synthetic/[red]\x1b[31m.png")
-    _, out, _ = run("query", "--synthetic", "synthetic")
+    _, out, _ = run(*QUERY)
     assert r"[red]\x1b[31m.png" in out.replace("\n", "")
     assert "\x1b" not in out
 
@@ -334,7 +383,7 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
     assert facts["kind"] == "checkpoint"
     assert facts["training"]["config"]["steps"] == 2
     assert "step 2/2" in err
-    assert run("build-index", "--training", "training", "--encoder", "t.safetensors")[0] == 0
+    assert run(*BUILD, "--encoder", "t.safetensors")[0] == 0
     code, out, _ = run("info", "deepssim-index", "--json")
     assert json.loads(out)["encoder"] == facts["fingerprint"]
 
@@ -357,32 +406,6 @@ def test_train_prints_what_it_gained_on_images_held_out(run, folders, init):
     assert poses == (1 if init == "none" else 0)
 
 
-def test_train_without_steps_fits_thresholds_and_nothing_else(run, folders):
-    for number in range(10, 80):
-        Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")
-    options = ("--images", "training", "--steps", "0", "--device", "cpu", "--json")
-    code, out, err = run("train", *options, "--out", "t.safetensors", "--init", "e.safetensors")
-    assert code == 0, err
-    assert json.loads(out)["training"]["config"]["steps"] == 0
-    before, after = (checkpoint.load(Path(f"{name}.safetensors")) for name in "et")
-    weights = zip(before.encoder.parameters(), after.encoder.parameters(), strict=True)
-    assert all((old == new).all() for old, new in weights)
-    assert after.thresholds != before.thresholds
-
-
-def test_train_warns_of_thresholds_fitted_on_near_copies(run, folders):
-    Path("training/again").mkdir()
-    for number in range(100, 140):
-        pixels = drawn(number, 40, dead_leaves).clip(0, 254)
-        Image.fromarray(pixels).save(f"training/{number}.png")
-        other = pixels + (pixels > 128).astype(np.uint8)
-        Image.fromarray(other).save(f"training/again/{999 - number}.png")
-    options = ("--images", "training", "--steps", "1", "--batch", "4", "--device", "cpu")
-    code, _, err = run("train", *options, "--out", "t.safetensors", "--init", "e.safetensors")
-    assert code == 0
-    assert "near copies of images trained on" in " ".join(err.split())
-
-
 def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):
     code, _, err = run("convert", "no-such-file.pt", "--out", "o.safetensors")
     assert code == 2
@@ -393,8 +416,8 @@ def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):
 def test_info_prints_names_and_values(run, indexed):
     code, out, _ = run("info", "e.safetensors")
     assert code == 0
-    assert "thresholds.duplicate" in out
-    assert "0.9999" in out
+    assert "architecture.dimension" in out
+    assert f" {TINY.dimension} " in out
     code, _, err = run("info", "training")
     assert code == 1
     assert "neither a store, an index, a report nor a checkpoint" in err
@@ -430,7 +453,10 @@ def test_each_command_takes_what_its_place_in_the_flow_needs():
     assert kept | {"--training", "--encoder", "--restart"} <= options("build-index")
     named = {"--synthetic", "--training", "--report", "--top-k", "--fail-on-flagged"}
     assert kept | named <= options("query")
-    assert {"--candidates", "--tta-views", "--high-ssim", "--no-verify"} <= options("query")
+    assert {"--candidates", "--tta-views", "--no-verify"} <= options("query")
+    assert {"--rule", "--false-alarm", "--canaries", "--min-canary-recall"} <= options("query")
+    assert {"--adapt", "--no-calibrate"} <= options("build-index")
+    assert {"--index", "--training", "--holdout", "--candidates"} <= options("calibrate")
     for command in ("build-index", "query", "train"):
         shared = {"--exclude", "--manifest", "--subject-regex", "--subject-key"}
         assert shared <= options(command)

@@ -24,11 +24,11 @@ def pictures(first, count):
 
 
 def test_a_planted_benchmark_counts_what_the_report_says(tmp_path):
-    training, others = pictures(0, 40), pictures(500, 12)
+    training, others = pictures(0, 16), pictures(500, 12)
     result = demo.planted_benchmark(
         tmp_path / "out", training, {"non-member": others}, copies_per_kind=4, run=RUN
     )
-    assert result.training_images == 40
+    assert result.training_images == 16  # too few to be calibrated, which takes a minute
     assert [row.kind for row in result.rows] == [*COPIES, "non-member"]
     assert [row.images for row in result.rows] == [4] * len(COPIES) + [12]
     identity = result.rows[0]

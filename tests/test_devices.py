@@ -11,9 +11,10 @@ from pictures import of_every_family
 
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging import registration
+from deepssim_scan.imaging import comparison
+from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
-from deepssim_scan.imaging.registration import register
+from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.matching.evidence import Verifier
 from deepssim_scan.progress import Silent
@@ -172,22 +173,23 @@ def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(room, told, g
     """Six synthetic images, each with all three training images."""
     images = of_every_family(2, 64)
     training, synthetic = images[:3], torch.cat([images[:3].flip(2), images[3:6]])
-    rows = np.arange(3).repeat(6).reshape(3, 6).T.copy()
-    wanted = register(synthetic.repeat_interleave(3, 0), training.repeat(6, 1, 1))
-    exact = registration._register
+    rows = np.tile(np.arange(3), (6, 1))
+    candidates = Matches(rows, rows.astype(np.float32), np.zeros(rows.shape, np.int8))
+    wanted = compare(synthetic.repeat_interleave(3, 0), training.repeat(6, 1, 1))
+    exact = comparison._compare
 
     def counting(first, second):
         gpu.check(first)
         return exact(first, second)
 
-    monkeypatch.setattr(registration, "_register", counting)
+    monkeypatch.setattr(comparison, "_compare", counting)
     gpu.room, progress = room, Warnings()
     runner = BatchRunner("cuda", "registration", progress)
-    verifier = Verifier(Images(synthetic), Images(training), runner)
+    verifier = Verifier(Images(training), runner)
     for _ in range(2):
-        found = verifier.gather(0, rows, lambda pairs: None)
-        np.testing.assert_allclose(found.ssim.ravel(), wanted.ssim, rtol=0, atol=1e-3)
+        found = verifier.gather(dict(enumerate(synthetic.numpy())), candidates)
+        np.testing.assert_allclose(found.measures.reshape(18, -1), wanted.measures, atol=1e-3)
         assert found.flip.ravel().tolist() == wanted.flip.tolist()
-    assert gpu.sizes.count(16 if room > 16 else 9) == 2  # the second batch is tried there as well
+    assert gpu.sizes.count(min(room, 16) if room > 16 else 9) >= 2
     assert len(progress.texts) == told
     assert all("not enough memory for registration" in text for text in progress.texts)

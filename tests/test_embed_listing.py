@@ -16,7 +16,6 @@ from PIL import Image
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
@@ -63,7 +62,7 @@ def decoded(folder, rule):
 def loaded(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "e.safetensors"
-    checkpoint.save(path, Encoder(TINY), Thresholds(0.6, 0.999), {})
+    checkpoint.save(path, Encoder(TINY), {})
     return checkpoint.load(path)
 
 

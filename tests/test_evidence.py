@@ -1,32 +1,34 @@
 """Pairs verified from their files: real images, real stores, and files that changed meanwhile."""
 
-import csv
 import gzip
 
 import nibabel
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from pictures import TINY
 from PIL import Image
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.encoder.tta import seen
+from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputMissing
+from deepssim_scan.imaging.comparison import compare
+from deepssim_scan.imaging.devices import BatchRunner
+from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs.build_index import build_index
-from deepssim_scan.jobs.config import IndexConfig, QueryConfig
-from deepssim_scan.jobs.query import query
-from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
-from deepssim_scan.matching.decision import strongest_first
+from deepssim_scan.ingest.listing import list_images
+from deepssim_scan.ingest.standardise import standardise
+from deepssim_scan.matching import evidence
+from deepssim_scan.matching.evidence import RULE, Verifier
+from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.reread import Reader, listing_of
+from deepssim_scan.store.store import Store
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 
-RUN = RunContext("cpu", workers=1)
+RUN = RunContext("cpu", workers=0)
+QUARTER, INVERTED = TTA_VIEWS.index((1, False)), TTA_VIEWS.index((0, True))
 
 
 @pytest.fixture(scope="module")
@@ -40,165 +42,159 @@ def heads():
     return [Image.fromarray((each * 255).byte().numpy()) for each in torch.cat(cut)]
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "e.safetensors"
+    torch.manual_seed(0)
+    checkpoint.save(path, Encoder(TINY), {})
+    return checkpoint.load(path)
+
+
 @pytest.fixture
-def built(heads, tmp_path):
-    """Ten training images indexed; synthetic: a flipped one, a turned one, a stranger."""
-    for name in ("training", "synthetic"):
-        (tmp_path / name).mkdir()
+def training(heads, tmp_path, loaded):
+    """The store of a folder of ten training images: row n is n.png."""
+    (tmp_path / "training").mkdir()
     for number, image in enumerate(heads):
         image.save(tmp_path / "training" / f"{number}.png")
+    with stored(tmp_path / "training", tmp_path / "store", loaded) as store:
+        yield store
+
+
+def stored(images, folder, loaded):
+    Embedder(loaded, run=RUN).embed(list_images(images), folder)
+    return Store.open(folder)
+
+
+def verifier(store, images=None):
+    reader = Reader(store, listing_of(store, RUN, images), RULE, RUN)
+    return Verifier(reader, BatchRunner("cpu", "registration"))
+
+
+def standard(image):
+    return standardise(np.asarray(image, np.float32), RULE)
+
+
+def candidates(rows, views=0):
+    """Name the candidates of some images, which were all found in one view."""
+    rows = np.array(rows)
+    scores = np.zeros(rows.shape, np.float32)
+    return Matches(rows, scores, np.full(rows.shape, views, np.int8))
+
+
+def every(count, views=0):
+    """Name all ten training images as candidates of so many images."""
+    return candidates([range(10)] * count, views)
+
+
+def test_a_copy_is_found_with_what_was_done_to_it(training, heads):
     flip = Image.Transpose.FLIP_LEFT_RIGHT
-    heads[3].transpose(flip).save(tmp_path / "synthetic" / "flipped.png")
-    heads[5].rotate(-6, translate=(10, 5)).save(tmp_path / "synthetic" / "turned.png")
-    noise = np.random.default_rng(0).integers(0, 256, (160, 160), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "synthetic" / "noise.png")
-    torch.manual_seed(0)
-    checkpoint.save(tmp_path / "encoder", Encoder(TINY), Thresholds(0.6, 0.99), {})
-    build_index(tmp_path / "training", tmp_path / "index", IndexConfig(tmp_path / "encoder"), RUN)
-    return tmp_path
+    copies = [heads[3].transpose(flip), heads[5].rotate(-6, translate=(10, 5))]
+    found = verifier(training).gather(dict(enumerate(map(standard, copies))), every(2))
+    assert found.ssim.argmax(1).tolist() == [3, 5]
+    assert found.measures.argmax(1).T.tolist() == [[3, 5]] * 9
+    flipped, turned = (0, 3), (1, 5)
+    assert (found.flip[flipped], found.flip[turned]) == (1, 0)
+    assert found.degrees[flipped] == pytest.approx(0, abs=0.1)
+    assert found.measures[flipped].min() > 0.99
+    assert found.degrees[turned] == pytest.approx(-6, abs=0.2)
+    assert found.scale[turned] == pytest.approx(1, abs=0.005)
+    assert found.right[turned] == pytest.approx(10 * 128 / 160, abs=0.3)
+    assert found.down[turned] == pytest.approx(5 * 128 / 160, abs=0.3)
+    assert found.measures[turned].min() > 0.9
+    assert not found.missing.any()
 
 
-def queried(root, *, report="report", top_k=10, **options):
-    """Query with ten candidates, of which all are reported; options are of evidence or verdict."""
-    evidence = {k: options.pop(k) for k in list(options) if k in EvidenceConfig.__slots__}
-    verdict = {"similar": -1.0, "duplicate": 0.99} | options
-    config = QueryConfig(
-        evidence=EvidenceConfig(**{"candidates": 10} | evidence),
-        verdict=VerdictConfig(top_k, **verdict),
-    )
-    result = query(root / "synthetic", root / "index", root / report, config, RUN)
-    table = pq.read_table(root / report / "matches.parquet").to_pylist()
-    return result, {(row["synthetic"], row["training"]): row for row in table}
+def test_a_copy_is_registered_in_the_view_in_which_it_was_found(training, heads):
+    copies = [
+        heads[4].transpose(Image.Transpose.ROTATE_270),
+        Image.fromarray(255 - np.asarray(heads[6])),
+    ]
+    views = np.array([[QUARTER], [INVERTED]])
+    pixels = dict(enumerate(map(standard, copies)))
+    for view, high in ((views, True), (0, False)):
+        found = verifier(training).gather(pixels, candidates([[4], [6]], view))
+        assert ((found.measures > 0.98).all(-1) == high).all()
 
 
-def test_a_copy_is_found_with_what_was_done_to_it(built):
-    result, pairs = queried(built)
-    flipped, turned = pairs["flipped.png", "3.png"], pairs["turned.png", "5.png"]
-    assert flipped["rank"] == turned["rank"] == 1
-    assert flipped["transform"]["flip"] == "horizontal"
-    assert flipped["transform"]["degrees"] == pytest.approx(0, abs=0.1)
-    assert flipped["ssim"] == pytest.approx(1, abs=0.01)
-    assert turned["transform"]["flip"] == "none"
-    assert turned["transform"]["degrees"] == pytest.approx(-6, abs=0.2)
-    assert turned["transform"]["right"] == pytest.approx(10 * 128 / 160, abs=0.3)
-    assert turned["transform"]["down"] == pytest.approx(5 * 128 / 160, abs=0.3)
-    assert turned["ssim"] > 0.9
-    assert flipped["ssim_confirmed"]
-    assert turned["ssim_confirmed"]
-    assert not any(row["ssim_confirmed"] for (name, _), row in pairs.items() if name == "noise.png")
-    confirmed = sum(row["ssim_confirmed"] for row in pairs.values())
-    assert result.summary["verification"] == {
-        "registered": 30,
-        "ssim_confirmed": confirmed,
-        "not_registered": 0,
-    }
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_evidence_is_that_of_each_pair_alone(batch, training, heads, monkeypatch):
+    """Of candidates in any order, of which some are those of several images."""
+    monkeypatch.setattr(evidence, "_BATCH", batch)
+    rng = np.random.default_rng(0)
+    pixels = [standard(image.rotate(4)) for image in heads[:6]]
+    rows = np.stack([rng.permutation(10)[:3] for _ in pixels])
+    views = rng.integers(0, len(TTA_VIEWS), rows.shape).astype(np.int8)
+    matches = Matches(rows, rng.random(rows.shape).astype(np.float32), views)
+    there = {number: image for number, image in enumerate(pixels) if number != 4}
+    found = verifier(training).gather(there, matches)
+    assert found.missing.all(1).tolist() == [number == 4 for number in range(6)]
+    for query, column in np.argwhere(~found.missing).tolist():
+        view = seen(torch.from_numpy(pixels[query])[None], views[query, column])
+        source = torch.from_numpy(standard(heads[rows[query, column]]))[None]
+        wanted, at = compare(view, source), (query, column)
+        assert found.flip[at] == wanted.flip[0]
+        np.testing.assert_allclose(found.measures[at], wanted.measures[0], atol=1e-3)
+        moved = found.right[at], found.down[at]
+        np.testing.assert_allclose(moved, wanted.shift[0], atol=0.02)
+        for name in ("degrees", "scale", "gamma", "foreground"):
+            value = getattr(found, name)[at]
+            np.testing.assert_allclose(value, getattr(wanted, name)[0], atol=0.02)
 
 
-def test_candidates_are_ranked_by_verdict_then_ssim(built):
-    _, pairs = queried(built, duplicate=1.0)
-    for name in ("flipped.png", "turned.png", "noise.png"):
-        rows = sorted((r for (s, _), r in pairs.items() if s == name), key=lambda r: r["rank"])
-        assert [row["rank"] for row in rows] == list(range(1, 11))
-        ssim = [row["ssim"] for row in rows]
-        assert ssim == sorted(ssim, reverse=True)
+class Counting:
+    """Gives images by their row, and keeps which were asked for."""
+
+    def __init__(self, images):
+        self.images, self.asked = images, []
+
+    def pixels(self, rows):
+        self.asked += rows
+        return [(row, standard(self.images[row])) for row in rows]
 
 
-def test_the_verdict_of_a_registered_pair_is_by_its_ssim(built):
-    """The noise scores like any other image to a random encoder; its SSIM says what it is."""
-    _, pairs = queried(built, duplicate=-1.0)
-    assert pairs["flipped.png", "3.png"]["verdict"] == "duplicate"
-    assert {row["verdict"] for (name, _), row in pairs.items() if name == "noise.png"} == {
-        "similar"
-    }
-    result, pairs = queried(built, duplicate=-1.0, verify=False)
-    assert {row["verdict"] for row in pairs.values()} == {"duplicate"}
-    assert all(
-        row["ssim"] is row["transform"] is row["ssim_confirmed"] is None for row in pairs.values()
-    )
-    assert result.summary["verification"] is None
+def test_each_training_image_that_is_a_candidate_is_read_once(heads):
+    reader = Counting(heads)
+    checker = Verifier(reader, BatchRunner("cpu", "registration"))
+    pixels = {number: standard(image) for number, image in enumerate(heads[:3])}
+    matches = candidates([[5, 2], [2, 5], [9, 2]])
+    assert checker.gather({}, matches).missing.all()
+    assert reader.asked == []
+    assert not checker.gather(pixels, matches).missing.any()
+    assert reader.asked == [2, 5, 9]
 
 
-def test_a_copy_that_scores_low_is_a_duplicate_by_its_ssim(built):
-    """Also where the score alone would have called it different."""
-    options = {"similar": 0.99999, "duplicate": 0.99999, "high_ssim": 0.9}
-    _, pairs = queried(built, **options)
-    turned = pairs["turned.png", "5.png"]
-    assert turned["score"] < 0.99999
-    assert turned["ssim"] > 0.9
-    assert (turned["rank"], turned["verdict"]) == (1, "duplicate")
-    _, pairs = queried(built, **options, verify=False)
-    assert pairs["turned.png", "5.png"]["verdict"] == "different"
+def test_a_training_image_that_is_gone_or_another_now_has_no_evidence(training, heads):
+    folder = training.folder.parent / "training"
+    (folder / "3.png").unlink()
+    Image.effect_noise((160, 160), 40).save(folder / "5.png")
+    (folder / "7.png").write_bytes(b"no image any more")
+    pixels = {number: standard(heads[number]) for number in range(3)}
+    found = verifier(training).gather(pixels, every(3))
+    assert found.missing.tolist() == [[row in (3, 5, 7) for row in range(10)]] * 3
+    assert (np.isnan(found.measures).all(-1) == found.missing).all()
+    assert ((found.flip == -1) == found.missing).all()
 
 
-def test_flagged_csv_has_the_transform_in_columns(built):
-    queried(built)
-    with (built / "report" / "flagged.csv").open(newline="") as file:
-        rows = {row["synthetic"]: row for row in csv.DictReader(file)}
-    assert rows["flipped.png"]["flip"] == "horizontal"
-    assert rows["flipped.png"]["ssim_confirmed"] == "true"
-    assert float(rows["flipped.png"]["ssim"]) > 0.99
+def test_a_training_folder_that_moved_can_be_named(training, heads):
+    folder = training.folder.parent
+    (folder / "training").rename(folder / "moved")
+    for images in (None, folder / "nowhere"):
+        with pytest.raises(InputMissing):
+            verifier(training, images)
+    found = verifier(training, folder / "moved").gather({0: standard(heads[3])}, every(1))
+    assert not found.missing.any()
+    assert found.ssim[0, 3] > 0.99
 
 
-def test_a_training_image_that_is_gone_or_another_now_leaves_the_score_to_judge(built):
-    (built / "training" / "3.png").unlink()
-    Image.effect_noise((160, 160), 40).save(built / "training" / "5.png")
-    result, pairs = queried(built, duplicate=-1.0)
-    for (_, training), row in pairs.items():
-        assert (row["ssim"] is None) == (training in ("3.png", "5.png"))
-        if training in ("3.png", "5.png"):
-            assert row["verdict"] == "duplicate"  # as without verification
-    assert result.summary["verification"]["not_registered"] == 6
-
-
-def test_a_training_folder_that_moved_can_be_named(built):
-    (built / "training").rename(built / "moved")
-    result, _ = queried(built)
-    assert result.summary["verification"] == {
-        "registered": 0,
-        "ssim_confirmed": 0,
-        "not_registered": 30,
-    }
-    (built / "report").rename(built / "old")
-    with pytest.raises(InputMissing):
-        queried(built, training=built / "nowhere")
-    result, pairs = queried(built, training=built / "moved")
-    assert result.summary["verification"]["registered"] == 30
-    assert pairs["flipped.png", "3.png"]["ssim"] > 0.99
-
-
-def test_slices_of_a_volume_are_verified_one_by_one(built, heads):
-    for file in (built / "training").iterdir():
-        file.unlink()
+def test_slices_of_a_volume_are_verified_one_by_one(heads, tmp_path, loaded):
     stack = np.stack([np.asarray(image).T for image in heads], 2)
     image = nibabel.Nifti1Image(stack, np.eye(4))
-    with gzip.open(built / "training" / "scan.nii.gz", "wb") as file:
+    (tmp_path / "volumes").mkdir()
+    with gzip.open(tmp_path / "volumes" / "scan.nii.gz", "wb") as file:
         file.write(image.to_bytes())
-    build_index(built / "training", built / "index", IndexConfig(built / "encoder"), RUN)
-    _, pairs = queried(built)
-    assert len(pairs) == 30
-    assert all(row["ssim"] is not None for row in pairs.values())
-    best = max((r for (s, _), r in pairs.items() if s == "flipped.png"), key=lambda r: r["ssim"])
-    assert best["training"] == "scan.nii.gz#axis=2,slice=3"
-    assert best["rank"] == 1
-
-
-@given(st.data())
-def test_the_order_is_that_of_a_plain_sort(data):
-    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=5))
-    verdicts = data.draw(hnp.arrays(np.int8, shape, elements=st.integers(0, 2)))
-    values = st.sampled_from([0.0, 0.25, 0.5, 1.0])
-    scores = data.draw(hnp.arrays(np.float32, shape, elements=values))
-    ssim = data.draw(
-        hnp.arrays(np.float32, shape, elements=st.one_of(values, st.just(float("nan"))))
-    )
-    found = strongest_first(verdicts, ssim, scores)
-    for row in range(shape[0]):
-        wanted = sorted(
-            range(shape[1]),
-            key=lambda k: (
-                -verdicts[row, k],
-                -np.nan_to_num(ssim[row, k], nan=-9),
-                -scores[row, k],
-            ),
-        )
-        assert found[row].tolist() == wanted
+    with stored(tmp_path / "volumes", tmp_path / "store", loaded) as store:
+        names = [record.name for record in store.records_at(list(range(10)))]
+        found = verifier(store).gather({0: standard(heads[3])}, every(1))
+    assert not found.missing.any()
+    assert names[int(found.ssim.argmax())] == "scan.nii.gz#axis=2,slice=3"
+    assert np.sort(found.ssim[0])[-2] < 0.99 < found.ssim.max()

@@ -69,14 +69,14 @@ def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> Matches:
     scores = np.clip(scores.astype(np.float32), -1, 1).reshape(len(queries), len(rows))
     order = [sorted(range(len(rows)), key=lambda i: (-query[i], i))[:k] for query in scores]
     found = np.array(order, np.int64).reshape(len(queries), min(k, len(rows)))
-    return Matches(found, np.take_along_axis(scores, found, 1))
+    scores = np.take_along_axis(scores, found, 1)
+    return Matches(found, scores, np.zeros(found.shape, np.int8))
 
 
 def same(left: Matches, right: Matches) -> bool:
-    return all(
-        (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-        for a, b in ((left.rows, right.rows), (left.scores, right.scores))
-    )
+    names = ("rows", "scores", "views")
+    pairs = ((getattr(left, name), getattr(right, name)) for name in names)
+    return all((a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()) for a, b in pairs)
 
 
 @pytest.fixture
@@ -109,11 +109,9 @@ def test_the_matches_are_those_of_brute_force_in_any_batches(case) -> None:
         parts = [opened.search(part, k) for part in (queries[:cut], queries[cut:])]
         ones = [opened.search(query[None], k) for query in queries]
         for found in (parts, ones):
-            joined = Matches(
-                np.concatenate([part.rows for part in found]),
-                np.concatenate([part.scores for part in found]),
-            )
-            assert same(joined, whole)
+            names = ("rows", "scores", "views")
+            joined = (np.concatenate([getattr(part, name) for part in found]) for name in names)
+            assert same(Matches(*joined), whole)
 
 
 @pytest.mark.parametrize(("copies", "k"), [(200, 1), (200, 5), (30, 40)])
@@ -139,24 +137,51 @@ def test_more_near_ties_than_the_margin_are_ordered_by_their_true_scores() -> No
     assert any(lost), "FAISS alone found them all: this test no longer tests the second look"
 
 
-@pytest.mark.parametrize(("count", "k"), [(60, 1), (60, 7), (3, 5)])
-def test_of_several_views_the_best_counts(count: int, k: int) -> None:
-    """Ties too, of rows that are the same, and of views that are."""
-    rows = unit(count)
-    rows[2] = rows[1]
-    views = unit(10 * 4, seed=1).reshape(10, 4, 8)
-    views[0, 1], views[1, 2], views[1, 3] = rows[2], views[1, 0], rows[0]
-    best = np.stack([brute_force(rows, each, count).scores for each in views])
-    ids = np.stack([brute_force(rows, each, count).rows for each in views])
+@st.composite
+def looks(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows with duplicates, queries in several views among which rows and views recur, and k."""
+    base = unit(draw(st.integers(1, 5)), 8, draw(st.integers(0, 99)))
+    rows = base[draw(st.lists(st.integers(0, len(base) - 1), min_size=1, max_size=40))]
+    seen = np.concatenate([base, unit(4, 8, 7)])
+    views = draw(st.integers(1, 4))
+    picks = st.lists(st.integers(0, len(seen) - 1), min_size=views, max_size=views)
+    queries = seen[np.array(draw(st.lists(picks, max_size=5)), np.int64).reshape(-1, views)]
+    return rows, queries, draw(st.integers(1, 50))
+
+
+@settings(max_examples=40, deadline=None)
+@given(looks())
+def test_of_several_views_the_best_counts_and_is_named(case) -> None:
+    """By brute force: a row has the score of its best view, the first of those that tie."""
+    rows, queries, k = case
+    count = min(k, len(rows))
     with indexed(rows) as opened:
-        found = opened.search_views(views, k)
-        assert opened.search_views(views[:0], k).rows.shape == (0, min(k, count))
-        assert same(opened.search_views(views[:, :1], k), opened.search(views[:, 0], k))
-    for query in range(10):
-        scores = {row: best[query][ids[query] == row].max() for row in range(count)}
-        wanted = sorted(range(count), key=lambda row: (-scores[row], row))[:k]
+        found = opened.search_views(queries, k)
+        assert same(opened.search_views(queries[:, :1], k), opened.search(queries[:, 0], k))
+    assert found.rows.shape == found.scores.shape == found.views.shape == (len(queries), count)
+    assert (found.rows.dtype, found.scores.dtype, found.views.dtype) == ("i8", "f4", "i1")
+    for query, views in enumerate(queries):
+        every = brute_force(rows, views, len(rows))
+        scores = np.empty((len(views), len(rows)), np.float32)
+        np.put_along_axis(scores, every.rows, every.scores, 1)
+        best, view = scores.max(0), scores.argmax(0)
+        wanted = sorted(range(len(rows)), key=lambda row: (-best[row], row))[:count]
         assert found.rows[query].tolist() == wanted
-        assert found.scores[query].tolist() == [scores[row] for row in wanted]
+        assert found.scores[query].tolist() == best[wanted].tolist()
+        assert found.views[query].tolist() == view[wanted].tolist()
+
+
+def test_matches_are_cut_and_reordered_as_numpy_does(folders: tuple[Path, Path]) -> None:
+    with Store.open(folders[0]) as store:
+        opened = TrainingIndex.open(folders[1], store)
+        found = opened.search_views(unit(15, seed=3).reshape(5, 3, 8), 7)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(7), (5, 1)), axis=1)[:, :4]
+    for name in ("rows", "scores", "views"):
+        every = getattr(found, name)
+        assert (getattr(found.part(slice(1, 3), 2), name) == every[1:3, :2]).all()
+        wanted = np.take_along_axis(every, order, 1)
+        assert (getattr(found.reordered(order), name) == wanted).all()
+    assert len(np.unique(found.views)) == 3
 
 
 def test_a_store_of_several_views_is_not_indexed(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import SMALL
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
-from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
+from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.describe import describe
 
-LARGE = {"torch", "faiss", "zarr", "numpy", "pyarrow", "nibabel", "pydicom", "PIL"}
+LARGE = {"torch", "faiss", "zarr", "numpy", "pyarrow", "nibabel", "pydicom", "PIL", "scipy"}
 COMMANDS = sorted(get_command(app).commands)
 
 
@@ -59,10 +59,11 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     images = write(root / "images", 12, per_folder=6)
     torch.manual_seed(0)
-    checkpoint.save(root / "e.safetensors", Encoder(TINY), Thresholds(), {"note": "none"})
+    checkpoint.save(root / "e.safetensors", Encoder(TINY), {"note": "none"})
     run = RunContext("cpu", workers=0)
     build_index(images, root / "index", IndexConfig(root / "e.safetensors"), run)
-    query(images, root / "index", root / "report", run=run)
+    config = QueryConfig(canaries=CanaryConfig(0))
+    query(images, root / "index", root / "report", config, run)
     return root
 
 
@@ -92,6 +93,11 @@ TRAIN = ("train", "--images", ".", "--out", "o")
         ["query"],
         ["query", "--synthetic", ".", "--top-k", "0"],
         ["query", "--synthetic", ".", "--no-verify", "--training", "."],
+        ["query", "--synthetic", ".", "--rule", "reference", "--false-alarm", "0.1"],
+        ["query", "--synthetic", ".", "--similar", "0.5"],
+        ["query", "--synthetic", ".", "--false-alarm", "2"],
+        ["build-index", "--training", ".", "--adapt", "always", "--no-calibrate"],
+        ["calibrate", "--index", ".", "--candidates", "0"],
         ["build-index", "--training", ".", "--slices", "abc"],
         ["build-index", "--training", ".", "--include", "*.png", "--manifest", "m.csv"],
         ["build-index", "--training", ".", "--subject-key", "nowhere"],
@@ -132,14 +138,13 @@ def test_info_of_something_else_loads_no_large_library(tmp_path, what):
 def test_info_counts_the_parameters_that_torch_counts(tmp_path, architecture):
     path = tmp_path / "e.safetensors"
     encoder = Encoder(architecture)
-    checkpoint.save(path, encoder, Thresholds(), {})
+    checkpoint.save(path, encoder, {})
     assert describe(path)["parameters"] == sum(each.numel() for each in encoder.parameters())
 
 
 def test_info_of_a_checkpoint_says_what_loading_it_says():
     found, loaded = describe(BUNDLED), checkpoint.load(BUNDLED)
     assert found["fingerprint"] == loaded.fingerprint
-    assert found["thresholds"]["high_ssim"] == loaded.thresholds.high_ssim
     assert found["architecture"]["widths"] == list(loaded.architecture.widths)
     assert (found["training"], found["version"]) == (loaded.training, loaded.version)
 

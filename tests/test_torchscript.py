@@ -11,7 +11,6 @@ from torch import nn
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.checkpoint import load
 from deepssim_scan.encoder.network import embed
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.encoder.torchscript import convert
 from deepssim_scan.errors import CheckpointError
 
@@ -111,7 +110,6 @@ def test_the_references_torchscript_converts_to_the_same_network(reference, tmp_
     expected = expected / torch.linalg.vector_norm(expected, dim=1, keepdim=True)
     assert (expected @ expected.T).fill_diagonal_(0).max() < 0.999  # five that differ
     torch.testing.assert_close(embed(found.encoder, images), expected, rtol=0, atol=1e-5)
-    assert found.thresholds == Thresholds(0.60, 0.85)
     assert found.architecture == replace(
         REFERENCE, depths=(1, 1, 2, 1), widths=(8, 16, 32, 64), dimension=24
     )

@@ -44,18 +44,24 @@ def test_rotation_equals_scipys(angle, images):
     )
 
 
-def test_reading_at_an_angle_and_a_shift_equals_scipys(images):
+@pytest.mark.parametrize("scale", [None, 0.9, 1.15])
+def test_reading_at_an_angle_a_scale_and_a_shift_equals_scipys(scale, images):
     angle, right, down = 0.15, 0.1, -0.05
+    count = len(images)
     found = read_at(
-        images, torch.full((len(images),), angle), torch.tensor([[right, down]] * len(images))
+        images,
+        torch.full((count,), angle),
+        torch.tensor([[right, down]] * count),
+        None if scale is None else torch.full((count,), scale),
     )
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turn *= scale or 1
     middle = np.array([(SIDE - 1) / 2] * 2)  # scipy's axes are row, column
     offset = middle - turn @ middle + np.array([down, right]) * SIDE / 2
     for image, moved in zip(images.numpy(), found, strict=True):
         wanted = scipy.ndimage.affine_transform(image, turn, offset, order=1, mode="nearest")
         torch.testing.assert_close(
-            _inner(moved, 8), _inner(torch.tensor(wanted), 8), rtol=0, atol=2e-3
+            _inner(moved, 9), _inner(torch.tensor(wanted), 9), rtol=0, atol=2e-3
         )
 
 

@@ -1,10 +1,12 @@
 """`deepssim-scan build-index`: embed the training images and index them."""
 
-from dataclasses import asdict
+from dataclasses import fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from deepssim_scan.cli import console, options
+from deepssim_scan.cli.commands import calibrate
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.limits import WORKERS
@@ -13,6 +15,15 @@ from deepssim_scan.jobs.config import IndexConfig
 
 if TYPE_CHECKING:
     from deepssim_scan.jobs.build_index import IndexResult
+
+
+class AdaptName(StrEnum):
+    """When the encoder is adapted to the training set."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
 
 EXAMPLE = "deepssim-scan build-index --training scans/ --include '*/training.png'"
 
@@ -31,6 +42,21 @@ Encoder = Annotated[
 Index = Annotated[
     Path, options.output_option("--index", metavar="DIR", help="Folder to write the index to.")
 ]
+NoCalibrate = Annotated[
+    bool,
+    options.verdict_option(
+        "--no-calibrate",
+        help="Do not calibrate the index; `calibrate` does so later.",
+    ),
+]
+Adapt = Annotated[
+    AdaptName,
+    options.verdict_option(
+        "--adapt",
+        help="Train the encoder on the training set, for some minutes: auto does so where copies "
+        "of its images are not found as they should be.",
+    ),
+]
 
 
 def build_index(
@@ -45,6 +71,8 @@ def build_index(
     window: options.Window = None,
     encoder: Encoder = BUNDLED,
     index: Index = options.DEFAULT_INDEX,
+    adapt: Adapt = AdaptName.AUTO,
+    no_calibrate: NoCalibrate = False,
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = WORKERS,
@@ -58,14 +86,22 @@ def build_index(
         read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
         chosen = options.selection(include, manifest, exclude)
         ingest = IngestConfig(chosen, read, subject_regex)
-        config = IndexConfig(encoder, ingest, restart=restart)
+        config = IndexConfig(
+            encoder, ingest, calibrate=not no_calibrate, adapt=adapt.value, restart=restart
+        )
     with options.running(workers, max_seconds, max_memory, device) as run:
         from deepssim_scan.jobs.build_index import build_index as job
 
         result = job(training, index, config, run)
     if json:
-        folder = {"folder": str(result.folder), "complete": result.complete}
-        console.show_json(asdict(result) | folder)
+        found = result.calibration
+        console.show_json(
+            {each.name: getattr(result, each.name) for each in fields(result)}
+            | {"folder": str(result.folder), "complete": result.complete}
+            | {"calibration": found and found.summary(found.false_alarm(None))}
+            | {"before": result.before and result.before.summary(result.before.false_alarm(None))}
+            | {"adapted": result.adapted}
+        )
     else:
         _show(result)
     options.leave(complete=result.complete)
@@ -80,6 +116,12 @@ def _show(result: "IndexResult") -> None:
     console.show_ledger(result.listed, result.indexed, result.rejected, result.blank)
     left_out = result.rejected, result.blank, result.excluded, result.ignored
     console.show_left_out(result.folder, *left_out)
+    if result.adapted and result.before is not None:
+        console.say("The encoder was adapted to the training set. Before:")
+        calibrate.show(result.before)
+        console.say("After:")
+    if result.calibration is not None:
+        calibrate.show(result.calibration)
     if not result.complete:
         console.warn(
             "INCOMPLETE: a copy of a rejected training image cannot be found. Repair the rejected "

@@ -1,6 +1,7 @@
 """`deepssim-scan query`: find synthetic images that copy a training image."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,21 +9,39 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console, options
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import QueryConfig
-from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
+from deepssim_scan.matching.config import (
+    REFERENCE_SCORES,
+    CanaryConfig,
+    EvidenceConfig,
+    VerdictConfig,
+)
+from deepssim_scan.store.config import EmbedConfig
 
 if TYPE_CHECKING:
     from deepssim_scan.jobs.query import QueryResult
-    from deepssim_scan.reporting.matches import Match
+    from deepssim_scan.reporting.match import Match
 
 EXAMPLE = "deepssim-scan query --synthetic generated/ --fail-on-flagged"
-EVIDENCE, VERDICT = EvidenceConfig(), VerdictConfig()
-STYLES = {"duplicate": "bold red", "similar": "yellow", "different": "green"}
+EVIDENCE, VERDICT, CANARIES = EvidenceConfig(), VerdictConfig(), CanaryConfig()
+STYLES = {
+    "duplicate": "bold red",
+    "similar": "yellow",
+    "different": "green",
+    "undecidable": "magenta",
+}
+
+
+class RuleName(StrEnum):
+    """How pairs are judged."""
+
+    CALIBRATED = "calibrated"
+    REFERENCE = "reference"
+
 
 Synthetic = Annotated[
     Path, options.input_option("--synthetic", metavar="DIR", help="Folder of the synthetic images.")
@@ -70,8 +89,8 @@ TtaViews = Annotated[
         metavar="N",
         min=1,
         max=len(TTA_VIEWS),
-        help="Views of each synthetic image that are embedded: itself, shifted, rotated. Fewer "
-        "are faster and find fewer copies.",
+        help="Views of each synthetic image that are embedded: itself, turned by a quarter, "
+        "inverted, both. Fewer are faster and find fewer copies.",
     ),
 ]
 NoVerify = Annotated[
@@ -81,13 +100,29 @@ NoVerify = Annotated[
         help="Judge by the score alone: candidates are not registered with the image.",
     ),
 ]
+Rule = Annotated[
+    RuleName,
+    options.verdict_option(
+        "--rule",
+        help="Judge by the index's calibration, or as the paper does: by fixed scores.",
+    ),
+]
+FalseAlarm = Annotated[
+    float | None,
+    options.verdict_option(
+        "--false-alarm",
+        metavar="RATE",
+        help="Share of images of other people that may be flagged as duplicates.",
+        show_default="0.001, or the least that the calibration supports",
+    ),
+]
 Similar = Annotated[
     float | None,
     options.verdict_option(
         "--similar",
         metavar="SCORE",
-        help="A match is similar above this score (cosine similarity, -1 to 1).",
-        show_default="the encoder's",
+        help="With --rule reference: similar above this score (cosine similarity, -1 to 1).",
+        show_default=f"{REFERENCE_SCORES[0]:g}",
     ),
 ]
 Duplicate = Annotated[
@@ -95,26 +130,28 @@ Duplicate = Annotated[
     options.verdict_option(
         "--duplicate",
         metavar="SCORE",
-        help="A match is a duplicate above this score, if its SSIM is above --ssim too.",
-        show_default="the encoder's",
+        help="With --rule reference: a duplicate above this score.",
+        show_default=f"{REFERENCE_SCORES[1]:g}",
     ),
 ]
-Ssim = Annotated[
-    float | None,
+CanaryCount = Annotated[
+    int,
     options.verdict_option(
-        "--ssim",
-        metavar="SSIM",
-        help="A match above --duplicate is confirmed above this SSIM of the registered pair.",
-        show_default="the encoder's",
+        "--canaries",
+        metavar="N",
+        min=0,
+        help="Copies of training images that are planted, to see that they are found.",
     ),
 ]
-HighSsim = Annotated[
+LeastRecall = Annotated[
     float | None,
     options.verdict_option(
-        "--high-ssim",
-        metavar="SSIM",
-        help="A match is a duplicate above this SSIM, whatever its score.",
-        show_default="the encoder's",
+        "--min-canary-recall",
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="The run is not complete when fewer canaries are found.",
+        show_default="what the calibration found, but for chance",
     ),
 ]
 
@@ -137,10 +174,12 @@ def query(
     json: options.Json = False,
     candidates: Candidates = EVIDENCE.candidates,
     tta_views: TtaViews = EVIDENCE.tta_views,
+    rule: Rule = RuleName.CALIBRATED,
+    false_alarm: FalseAlarm = None,
     similar: Similar = None,
     duplicate: Duplicate = None,
-    ssim: Ssim = None,
-    high_ssim: HighSsim = None,
+    canaries: CanaryCount = CANARIES.count,
+    min_canary_recall: LeastRecall = CANARIES.least,
     no_verify: NoVerify = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = WORKERS,
@@ -152,13 +191,11 @@ def query(
     """Find synthetic images that copy a training image."""
     with options.usage():
         read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
-        chosen = options.selection(include, manifest, exclude)
-        config = QueryConfig(
-            IngestConfig(chosen, read, subject_regex),
-            evidence=EvidenceConfig(candidates, tta_views, not no_verify, training),
-            verdict=VerdictConfig(top_k, similar, duplicate, ssim, high_ssim),
-            restart=restart,
-        )
+        ingest = IngestConfig(options.selection(include, manifest, exclude), read, subject_regex)
+        evidence = EvidenceConfig(candidates, tta_views, not no_verify, training)
+        verdict = VerdictConfig(top_k, rule.value, false_alarm, similar, duplicate)
+        planted = CanaryConfig(canaries, min_canary_recall)
+        config = QueryConfig(ingest, EmbedConfig(), evidence, verdict, planted, restart)
     with options.running(workers, max_seconds, max_memory, device) as run:
         from deepssim_scan.jobs.query import query as job
 
@@ -175,33 +212,37 @@ def _show(result: "QueryResult") -> None:
     console.show_ledger(counts["listed"], counts["judged"], rejected, blank)
     left_out = rejected, blank, summary["excluded"], summary["ignored"]
     console.show_left_out(result.folder, *left_out)
-    _show_subjects(summary["subjects"])
+    _show_subjects(summary["subjects"], counts)
+    _show_calibration(summary)
+    _show_canaries(summary)
     _show_verification(summary["verification"])
+    _show_views(summary["views"])
     if summary["top_k"] < summary["top_k_asked"]:
-        console.note(
-            f"Only {summary['top_k']} matches an image: there are no more training images."
-        )
+        most = summary["top_k"]
+        console.note(f"Only {most} matches an image: there are no more training images.")
     console.say(f"Report: {result.folder}")
     if not result.complete:
-        _show_incomplete(counts, summary["verification"])
+        _show_incomplete(summary)
 
 
 def _verdicts(summary: Mapping[str, Any]) -> Table:
     """Return how many images have each verdict, and by which rule."""
-    counts, thresholds = summary["counts"], Thresholds(**summary["thresholds"])
+    counts, calibration = summary["counts"], summary["calibration"]
     table = Table(title="Verdicts of the synthetic images")
     for name in ("verdict", "images", "share"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
     table.add_column("best match", overflow="fold")
-    flagged = f"score > {thresholds.duplicate:g}"
-    if summary["verification"] is not None:
-        both = f"{flagged} and SSIM > {thresholds.ssim:g}"
-        flagged = f"SSIM > {thresholds.high_ssim:g}, or {both}"
-    rules = {"duplicate": flagged, "similar": f"score > {thresholds.similar:g}", "different": ""}
-    for verdict, rule in rules.items():
-        share = f"{counts[verdict] / counts['judged']:.1%}"
-        styled = Text(verdict, style=STYLES[verdict])
-        table.add_row(styled, f"{counts[verdict]:,}", share, rule)
+    bounds = summary["bounds"]
+    rules = {each: f"score > {bounds[each]:g}" for each in ("duplicate", "similar")}
+    if calibration is not None:
+        rate = calibration["false_alarm"]
+        rules = {"duplicate": f"p-value < {rate:.2g}", "similar": f"p-value < {10 * rate:.2g}"}
+    rules |= {"undecidable": "next to nothing on the image"} if counts["undecidable"] else {}
+    for verdict in ("duplicate", "similar", "different", "undecidable"):
+        if verdict != "undecidable" or counts[verdict]:
+            share = f"{counts[verdict] / counts['judged']:.1%}"
+            styled = Text(verdict, style=STYLES[verdict])
+            table.add_row(styled, f"{counts[verdict]:,}", share, rules.get(verdict, ""))
     table.add_section()
     for state in ("judged", "rejected", "blank"):
         table.add_row(state, f"{counts[state]:,}", "", "")
@@ -212,22 +253,72 @@ def _strongest(matches: "Sequence[Match]") -> Table:
     table = Table(title="Strongest matches")
     for name in ("synthetic", "training"):
         table.add_column(name, overflow="fold")
-    for name in ("score", "SSIM"):
+    for name in ("score", "SSIM", "p-value"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for match in matches:
         verdict = Text(match.verdict, style=STYLES[match.verdict])
         names = Text(match.synthetic), Text(match.training)
         ssim = "-" if match.ssim is None else f"{match.ssim:.4f}"
-        table.add_row(*names, f"{match.score:.4f}", ssim, verdict)
+        p_value = "-" if match.p_value is None else f"{match.p_value:.2g}"
+        table.add_row(*names, f"{match.score:.4f}", ssim, p_value, verdict)
     return table
 
 
-def _show_subjects(subjects: Mapping[str, int]) -> None:
-    """Print how many people's images the flagged images copy, where anybody is told apart."""
+def _show_subjects(subjects: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    """Print the share of the images that copy, and of the subjects who are copied."""
+    images = f"{counts['duplicate']:,} of {counts['judged']:,} images"
     if subjects["training"]:
         flagged, training = subjects["flagged"], subjects["training"]
-        console.say(f"Subjects of whom an image is copied: {flagged:,} of {training:,}")
+        console.say(f"Copies: {images} copy {flagged:,} of {training:,} subjects.")
+    else:
+        of = f"{subjects['flagged']:,} of {counts['training_indexed']:,} training images"
+        console.say(f"Copies: {images} copy {of}. No subjects are told apart.")
+
+
+def _show_calibration(summary: Mapping[str, Any]) -> None:
+    """Print how often the verdicts are wrong."""
+    found = summary["calibration"]
+    if found is None:
+        if summary["rule"] == "reference":
+            console.note("Judged by fixed scores: how often they are wrong is not known.")
+        return
+    people = found["non_members"]
+    console.say(
+        f"False alarms: {found['false_alarm']:.2g} of images of other people, at most "
+        f"{found['false_alarm_upper_95']:.2g} (95 %; {people['images']:,} images of "
+        f"{people['subjects']:,} {'runs of files' if people['from'] == 'runs' else 'subjects'}). "
+        f"Expected in this run: {found['expected_false_alarms']:.1f}."
+    )
+    if summary["counts"]["duplicate"]:
+        console.say(
+            f"Of the flagged images, {found['false_discovery']:.1%} are expected to be false "
+            f"alarms, at most {found['false_discovery_upper_95']:.0%} (95 %)."
+        )
+
+
+def _show_canaries(summary: Mapping[str, Any]) -> None:
+    """Print how many planted copies were found, and what that says of those not found."""
+    canaries = summary["canaries"]
+    if canaries is None:
+        return
+    console.say(
+        f"Canaries: {canaries['found']:,} of {canaries['planted']:,} planted copies were found. "
+        f"At most {summary['most_copies_95']:.2%} of the images are copies (95 %)."
+    )
+    if not canaries["passed"]:
+        console.warn(
+            f"CANARIES MISSED: {canaries['least']:.0%} had to be found. Copies may have been "
+            "missed: check the index with `deepssim-scan check`, and calibrate it again."
+        )
+
+
+def _show_views(views: Mapping[str, int]) -> None:
+    """Print when most of the flagged images are turned or inverted."""
+    total = sum(views.values())
+    for name, count in views.items():
+        if name != "as it is" and total and count > total / 2:
+            console.note(f"Of {total:,} flagged images {count:,} match under: {name}.")
 
 
 def _show_verification(pairs: Mapping[str, int] | None) -> None:
@@ -235,9 +326,7 @@ def _show_verification(pairs: Mapping[str, int] | None) -> None:
     if pairs is None:
         console.warn("Not verified, as --no-verify asks for: judged by the score alone.")
         return
-    console.say(
-        f"Pairs registered: {pairs['registered']:,}, confirmed: {pairs['ssim_confirmed']:,}"
-    )
+    console.say(f"Pairs registered: {pairs['registered']:,}")
     if missing := pairs["not_registered"]:
         console.warn(
             f"Pairs not verified: {missing:,}. An image of each is gone or has changed, so they "
@@ -245,11 +334,13 @@ def _show_verification(pairs: Mapping[str, int] | None) -> None:
         )
 
 
-def _show_incomplete(counts: Mapping[str, int], pairs: Mapping[str, int] | None) -> None:
+def _show_incomplete(summary: Mapping[str, Any]) -> None:
     """Print what was not looked at."""
-    missing = (pairs or {}).get("not_registered", 0)
+    counts, canaries = summary["counts"], summary["canaries"]
+    missing = (summary["verification"] or {}).get("not_registered", 0)
     synthetic, training = counts["rejected"], counts["training_rejected"]
     console.warn(
         f"INCOMPLETE, so this is no clean result. Not looked at: synthetic images {synthetic:,}, "
         f"training images {training:,}, pairs {missing:,}."
+        + ("" if canaries is None or canaries["passed"] else " Canaries were missed.")
     )

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "deepssim-scan train --images scans/ --out encoder.safetensors"
 NONE = "none"
-_NEAR_COPIES = 0.98  # SSIM of images held out and trained on, above which they are the same scans
 
 _training_option = partial(typer.Option, rich_help_panel="Training")
 
@@ -56,8 +55,8 @@ Steps = Annotated[
     _training_option(
         "--steps",
         metavar="N",
-        min=0,
-        help="Training steps. 0 keeps the weights and only fits the thresholds to the images.",
+        min=1,
+        help="Training steps.",
         show_default=f"{ADAPTING.steps}; {SCRATCH.steps} with --init {NONE}",
     ),
 ]
@@ -189,10 +188,3 @@ def _show_warnings(trained: "Trained") -> None:
     before, after = trained.before, trained.after
     if before and (after.mae > before.mae or after.tpr_at_1_fpr < before.tpr_at_1_fpr):
         console.warn("Not better in every row: more images, or more --steps, may help.")
-    if (ssim := trained.checkpoint.thresholds.ssim) > _NEAR_COPIES:
-        console.warn(
-            f"The threshold of SSIM is {ssim:g}, which few changed copies reach: images held out "
-            "are near copies of images trained on. Say whose images they are, with --manifest, "
-            "--subject-regex or, from 20 subjects on, a folder for each: whole subjects are then "
-            "held out."
-        )

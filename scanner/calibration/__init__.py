@@ -1,1 +1,1 @@
-"""What an encoder is worth on a set of images, and the thresholds that fit it."""
+"""What an encoder reaches on a set of images, and how often the verdicts on it are wrong."""

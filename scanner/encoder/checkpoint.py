@@ -19,7 +19,6 @@ from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.storage.files import replacing
 
@@ -31,7 +30,6 @@ class Checkpoint:
     """An encoder, ready to use, and what its file says of it."""
 
     encoder: Encoder
-    thresholds: Thresholds
     training: Mapping[str, Any]
     version: str
     fingerprint: str
@@ -42,13 +40,13 @@ class Checkpoint:
         return self.encoder.architecture
 
 
-def save(path: Path, encoder: Encoder, thresholds: Thresholds, training: Mapping[str, Any]) -> None:
+def save(path: Path, encoder: Encoder, training: Mapping[str, Any]) -> None:
     """Write a checkpoint, in place of what was there once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
     }
-    facts = metadata(encoder.architecture, thresholds, training)
+    facts = metadata(encoder.architecture, training)
     with replacing(path) as file:
         file.write(with_digest(serialise(weights, facts)))
 
@@ -64,9 +62,12 @@ def load(path: Path = BUNDLED) -> Checkpoint:
         encoder = assemble(_architecture(header.architecture), weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise hostile(path, error) from error
-    return Checkpoint(
-        encoder, header.thresholds, header.training, header.version, header.fingerprint
-    )
+    return Checkpoint(encoder, header.training, header.version, header.fingerprint)
+
+
+def fingerprint(path: Path) -> str:
+    """Return the fingerprint of a checkpoint file; raises what `load` does of its bytes."""
+    return read(path, parse)[0].fingerprint
 
 
 def assemble(architecture: Architecture, weights: Mapping[str, Tensor]) -> Encoder:

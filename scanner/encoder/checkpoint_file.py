@@ -1,9 +1,9 @@
 """The bytes of a checkpoint file: what it says of its encoder, read and verified without torch.
 
 A safetensors file whose metadata are JSON texts: `format`, `architecture` (with how images are
-standardised), `thresholds`, `training` (what it was trained on and how), `version` (of this
-package), and `sha256`, that of the file with 64 zeros in its own place, by which damage is found.
-The fingerprint is the SHA-256 of the file, so it covers weights and metadata alike.
+standardised), `training` (what it was trained on and how), `version` (of this package), and
+`sha256`, that of the file with 64 zeros in its own place, by which damage is found. The fingerprint
+is of what makes embeddings: the architecture and the weights.
 """
 
 import hashlib
@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 
 from deepssim_scan import __version__
 from deepssim_scan.encoder.architecture import Architecture
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import CheckpointError, InputMissing
 
-FORMAT = "deepssim-scan checkpoint 3"
+FORMAT = "deepssim-scan checkpoint 4"
 _ZEROS = "0" * 64
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm, not trained
 Parsed = TypeVar("Parsed")
@@ -37,7 +36,6 @@ class Header:
     fingerprint: str
     parameters: int
     architecture: Mapping[str, Any]
-    thresholds: Thresholds
     training: Mapping[str, Any]
     version: str
 
@@ -70,14 +68,11 @@ def hostile(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: damaged or hostile checkpoint: {reason(error)}")
 
 
-def metadata(
-    architecture: Architecture, thresholds: Thresholds, training: Mapping[str, Any]
-) -> dict[str, str]:
+def metadata(architecture: Architecture, training: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata of a checkpoint that is to be written."""
     return {
         "format": FORMAT,
         "architecture": json.dumps(asdict(architecture)),
-        "thresholds": json.dumps(_thresholds_to_file(thresholds)),
         "training": json.dumps(training),
         "version": __version__,
         "sha256": _ZEROS,
@@ -127,13 +122,19 @@ def _header(data: bytes) -> Header:
     facts = tensors.pop("__metadata__")
     trained = (value for name, value in tensors.items() if not name.endswith(_BUFFERS))
     return Header(
-        hashlib.sha256(data).hexdigest(),
+        _fingerprint(data, tensors, facts["architecture"]),
         sum(math.prod(each["shape"]) for each in trained),
         _object(facts["architecture"]),
-        _thresholds_of_file(_object(facts["thresholds"])),
         _object(facts["training"]),
         facts["version"],
     )
+
+
+def _fingerprint(file: bytes, tensors: Mapping[str, Any], architecture: str) -> str:
+    """Return the SHA-256 of the architecture, and of names, shapes and bytes of the weights."""
+    shapes = json.dumps([_object(architecture), tensors], sort_keys=True).encode()
+    start = 8 + int.from_bytes(file[:8], "little")
+    return hashlib.sha256(shapes + memoryview(file)[start:]).hexdigest()
 
 
 def _tensors(file: bytes) -> dict[str, Any]:
@@ -143,17 +144,6 @@ def _tensors(file: bytes) -> dict[str, Any]:
 
 def _with_sha256(file: bytes, old: str, new: str) -> bytes:
     return file.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
-
-
-def _thresholds_to_file(thresholds: Thresholds) -> dict[str, float]:
-    """Return thresholds as the file names them: format 3 calls `high_ssim` "certain"."""
-    values = asdict(thresholds)
-    values["certain"] = values.pop("high_ssim")
-    return values
-
-
-def _thresholds_of_file(values: dict[str, Any]) -> Thresholds:
-    return Thresholds(**{"high_ssim" if k == "certain" else k: v for k, v in values.items()})
 
 
 def _object(text: str | bytes) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from deepssim_scan.encoder.architecture import REFERENCE, Architecture
 from deepssim_scan.encoder.checkpoint import Checkpoint, assemble, load, save
 from deepssim_scan.encoder.checkpoint_file import reason
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import CheckpointError, InputMissing
 from deepssim_scan.storage.files import sha256
 
@@ -20,7 +19,7 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
     """Turn the reference's TorchScript weights into the checkpoint `out`.
 
     The file is a program and this runs it: call it for files that you trust. Depths and widths
-    are read from the weights; thresholds are the reference's.
+    are read from the weights.
 
     Raises InputMissing when there is no such file, CheckpointError when it is not TorchScript or
     not a network of the reference.
@@ -37,7 +36,7 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
             f"{torchscript}: not TorchScript weights of the reference's network: {reason(error)}"
         ) from error
     facts = {"converted_from": torchscript.name, "sha256": sha256(torchscript)}
-    save(out, encoder, Thresholds(), facts)
+    save(out, encoder, facts)
     return load(out)
 
 

@@ -1,4 +1,6 @@
 """The test-time views in which a synthetic image is embedded."""
 
-TTA_VIEWS = ((0.0, 0.0), (0.0, 0.04), (0.0, -0.04), (6.0, 0.0), (-6.0, 0.0))
-"""Degrees by which an image is rotated, and the share of its height by which it is shifted."""
+TTA_VIEWS = ((0, False), (1, False), (0, True), (1, True))
+"""By how many quarter turns an image is turned counter-clockwise, and whether its greys are
+inverted. The bundled encoder is invariant to flips, so that two turns give all eight orientations
+of the square."""

@@ -4,8 +4,8 @@ Every function takes standardised images (B, H, W) and a `torch.Generator` of th
 anew for each image, and returns images standardised again.
 
 - `augment` is the reference's augmentation (arXiv:2509.16582). The score must be invariant to it.
-- `simulate_copy` adds what else a copy may have gone through: a shift, a slight warp, noise, blur,
-  compression, a lower resolution. The score must be invariant to these, too.
+- `simulate_copy` adds what else a copy may have gone through: a shift, another scale, a slight
+  warp, noise, blur, compression, a lower resolution. The score must be invariant to these, too.
 - `perturb` changes the content of an image, mildly to strongly, so that training meets the whole
   range of SSIM. The target is computed from what it returns.
 - `other_subject` makes the hardest negative: the same slice of another person.
@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from deepssim_scan.imaging.content import padding_of
 from deepssim_scan.imaging.warp import blur, gamma, resample, restandardise, rotation
 
 FLIP_PROBABILITY = ROTATION_PROBABILITY = GAMMA_PROBABILITY = 0.33
@@ -44,30 +45,49 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
     rotated = _chance(images, ROTATION_PROBABILITY, generator)
     angle = _uniform(images, -MAX_ROTATION, MAX_ROTATION, generator) * rotated
     images = resample(images, rotation(angle))
-    return _random_gamma(images, GAMMA_PROBABILITY, generator)
+    return random_gamma(images, GAMMA_PROBABILITY, generator)
 
 
 def simulate_copy(images: Tensor, generator: Generator) -> tuple[Tensor, TransformParameters]:
     """Make a copy of each image, changed more than by `augment`, and say how it was transformed.
 
-    Flips (p 0.5 each), rotation within 0.19 rad (p 0.5), a shift within 5 % of either side
-    (p 0.4), a smooth warp of up to some 1.5 pixels of 128 (p 0.4). Beyond the border its value
-    continues, or is that of the darkest pixel (p 0.5). Then gamma (p 0.5), and one of
-    `DEGRADATIONS` (p 0.5).
+    Flips (p 0.5 each), rotation within 0.26 rad (p 0.5), scale within 15 % (p 0.5), a shift within
+    12 % of either side (p 0.5), a smooth warp of up to some 1.5 pixels of 128 (p 0.3). Beyond the
+    border its value continues, or is that of the darkest pixel (p 0.5). Then gamma (p 0.5), and one
+    of `DEGRADATIONS` (p 0.5).
     """
     images, flip = _random_flips(images, 0.5, generator)
-    angle = _uniform(images, -0.19, 0.19, generator) * _chance(images, 0.5, generator)
-    linear = rotation(angle)
-    reach = _chance(images, 0.4, generator)[:, None] * 0.1
+    angle = _uniform(images, -0.26, 0.26, generator) * _chance(images, 0.5, generator)
+    growth = _uniform(images, -0.15, 0.15, generator) * _chance(images, 0.5, generator)
+    linear = rotation(angle) * growth.exp()[:, None, None]
+    reach = _chance(images, 0.5, generator)[:, None] * 0.24
     shift = reach * (2 * torch.rand(len(images), 2, generator=generator, device=images.device) - 1)
-    strength = _uniform(images, 0, 0.028, generator) * _chance(images, 0.4, generator)
+    strength = _uniform(images, 0, 0.028, generator) * _chance(images, 0.3, generator)
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
     displacement = strength[:, None, None, None] * field + shift[:, :, None, None]
-    images = resample(images, linear, displacement, dark=_chance(images, 0.5, generator))
-    images = _random_gamma(images, 0.5, generator)
-    back = -(linear.transpose(1, 2) @ shift[:, :, None])[:, :, 0]
+    images = move_content(images, linear, displacement, _chance(images, 0.5, generator))
+    images = random_gamma(images, 0.5, generator)
+    back = -(torch.linalg.inv(linear) @ shift[:, :, None])[:, :, 0]
     parameters = TransformParameters(flip, torch.cat([-angle[:, None], back], 1))
     return _one_of(DEGRADATIONS, images, generator, share=0.5), parameters
+
+
+def move_content(
+    images: Tensor, linear: Tensor, displacement: Tensor | None, dark: Tensor
+) -> Tensor:
+    """Read images elsewhere, as `resample` does, but leave bars of padding where they are.
+
+    An oblong image was padded to a square after it was copied. What comes in from beyond its own
+    border is the darkest grey where `dark` (B,) is true.
+    """
+    bars = padding_of(images)
+    moved = resample(images, linear, displacement, dark)
+    if not bool(bars.any()):
+        return moved
+    shown = resample(1.0 - bars.float(), linear, displacement, torch.ones_like(dark))
+    beyond = (shown < 0.5) & dark[:, None, None]
+    moved = torch.where(beyond, images.amin((1, 2))[:, None, None], moved)
+    return torch.where(bars, images, moved)
 
 
 def _random_flips(
@@ -82,7 +102,7 @@ def _random_flips(
     return images, flips
 
 
-def _random_gamma(images: Tensor, probability: float, generator: Generator) -> Tensor:
+def random_gamma(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Change the gamma of some images, within the reference's range, and standardise all."""
     changed = _chance(images, probability, generator)
     exponent = torch.where(changed, _uniform(images, *GAMMA, generator), 1.0)
@@ -134,11 +154,11 @@ def smooth_field(
     return functional.interpolate(values, size, mode=mode, align_corners=True)
 
 
-def _blur(images: Tensor, generator: Generator) -> Tensor:
+def random_blur(images: Tensor, generator: Generator) -> Tensor:
     return blur(images, _uniform(images, 0.4, 1.5, generator))
 
 
-def _noise(images: Tensor, generator: Generator) -> Tensor:
+def add_noise(images: Tensor, generator: Generator) -> Tensor:
     strength = _uniform(images, -4.0, -1.0, generator).exp()  # 0.02 to 0.37 standard deviations
     return images + strength[:, None, None] * _normal(images, generator)
 
@@ -163,7 +183,7 @@ def _graft(images: Tensor, generator: Generator) -> Tensor:
     return (1 - share) * images + share * images.roll(1, 0)
 
 
-def _blocks(images: Tensor, generator: Generator) -> Tensor:
+def compress(images: Tensor, generator: Generator) -> Tensor:
     """Quantise the cosine transform of 8x8 blocks, coarser for higher frequencies, as JPEG does."""
     height, width = (side - side % 8 for side in images.shape[1:])
     basis = _cosine_basis(images)
@@ -186,7 +206,7 @@ def _cosine_basis(like: Tensor) -> Tensor:
     return basis
 
 
-def _rescale(images: Tensor, generator: Generator) -> Tensor:
+def lower_resolution(images: Tensor, generator: Generator) -> Tensor:
     """Shrink the batch to between 45 and 90 % of its size and enlarge it again."""
     factor = 0.45 + 0.45 * torch.rand((), generator=generator, device=images.device).item()
     small = functional.interpolate(
@@ -195,8 +215,9 @@ def _rescale(images: Tensor, generator: Generator) -> Tensor:
     return functional.interpolate(small, images.shape[1:], mode="bicubic")[:, 0]
 
 
-Changes = tuple[Callable[[Tensor, Generator], Tensor], ...]
-DEGRADATIONS: Changes = (_blur, _noise, _blocks, _rescale)
+Change = Callable[[Tensor, Generator], Tensor]
+Changes = tuple[Change, ...]
+DEGRADATIONS: Changes = (random_blur, add_noise, compress, lower_resolution)
 PERTURBATIONS: Changes = (_warp, _blend, _graft)
 
 

@@ -1,45 +1,39 @@
-"""Registration: how a synthetic image was transformed, and its SSIM once that is undone.
+"""Registration: how a synthetic image was transformed, and the pair with that undone.
 
-    synthetic, training (P, H, W) standardised -> Registration: a transform and an SSIM a pair
+    synthetic, training (P, H, W) standardised -> Registered: a transform, and aligned pairs
 
-The transform is what makes the synthetic image of the training image: flips, then a rotation about
-the centre, then a shift, then a gamma. It is estimated on images after local contrast
-normalisation, on which gamma has little effect:
+The transform is what makes the synthetic image of the training image: flips, then a scale and a
+rotation about the centre, then a shift, then a gamma. It is estimated on images after local
+contrast normalisation, on which gamma has little effect:
 
-1. At a quarter of the resolution, every flip and every third degree is tried, with all shifts at
-   once as a cross-correlation (a product in the frequency domain).
-2. At half the resolution, angle and shift of the best two flips are refined by Gauss-Newton steps.
-3. At full resolution, those of the best flip are refined likewise (inverse compositional: Baker and
+1. At a quarter of the resolution, every flip, every fifth degree and three scales are tried, with
+   all shifts at once as a cross-correlation (a product with the shifted training image). The best
+   of each flip is refined by Gauss-Newton steps.
+2. At half the resolution, the best flip is refined likewise (inverse compositional: Baker and
    Matthews 2004, doi:10.1023/B:VISI.0000011205.11775.fd).
-4. Gamma is the exponent at which the registered pair correlates best.
+3. Gamma is the exponent at which the registered pair correlates best.
 
-The SSIM is that of `ssim`, between the synthetic image with its transform undone and the training
-image under that gamma, over the windows that lie inside both. Both images are blurred a little
-first. Reading a noisy image between its pixels blurs it, so that without this a neighbouring slice
-half a pixel off would have a higher SSIM than the source.
+Half the resolution is enough: what is compared afterwards is blurred by one pixel of 128 or more.
+Quarter turns and inverted greys are not searched here. The test-time view in which a candidate was
+found says which one it is.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.imaging.devices import BatchRunner
-from deepssim_scan.imaging.ssim import image_range, ssim
+from deepssim_scan.imaging.content import apart_from, is_dark, is_flat, padding_of
+from deepssim_scan.imaging.warp import gamma as raised
 from deepssim_scan.imaging.warp import (
-    blur,
     normalise_local_contrast,
     pixel_centres,
     read_at,
-    restandardise,
     rotation,
     sampling_grid,
 )
-from deepssim_scan.imaging.warp import gamma as raised
 
 FLIPS = ("none", "horizontal", "vertical", "both")
 """The flips, by number: 1 mirrors columns, 2 rows."""
@@ -47,206 +41,247 @@ FLIPS = ("none", "horizontal", "vertical", "both")
 SIDE = 128  # pixels
 
 MAX_DEGREES, MAX_SHIFT = 15.0, 0.125  # what is searched; shift as a share of the side
-_STEP = 3.0  # degrees
-_COARSE, _MIDDLE = 4, 2  # pixels that become one
-_WINDOWS = {_COARSE: 9, _MIDDLE: 11, 1: 17}  # of local contrast normalisation, by resolution
+_STEP = 5.0  # degrees
+_SCALES = (0.9, 1.0, 1.11)  # tried first
+_COARSE, _FINE = 4, 2  # pixels that become one
+_WINDOW = 11  # of local contrast normalisation
+_BACKGROUND = 0.1  # of the pixels: with so many dark ones, an image does not fill its frame
 _FLOOR = 1.0  # of the image's variance: below it, noise is not raised to the level of edges
-_REFINED = 2  # flips that are refined
-_MIDDLE_STEPS, _FULL_STEPS = 6, 3
-_MAX_STEP = 0.1  # radians, and shares of half the side, of one Gauss-Newton step
+_STEPS = {_COARSE: 3, _FINE: 6}  # of Gauss and Newton, by resolution
+_MAX_STEP = 0.1  # radians, logarithms of scale, and shares of half the side, of one step
 _FARTHEST, _STEEPEST = 0.5, 0.4  # half sides and radians that no step exceeds: enough of the two
-# images must overlap for their SSIM to mean something
-_BLUR = 1.0  # pixels, of both images before their SSIM is computed
+# images must overlap for their similarity to mean something
+_LARGEST = 0.25  # logarithm of the scale that no step exceeds
 _GAMMAS = (9, 1.0), (5, 0.125)  # how many are tried, and how far in logarithm: first, around it
-_CHUNK, _CUDA_CHUNK = 16, 256  # pairs worked on at once: what stays in a processor's cache; a GPU
-# is faster the more there are
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """What makes each synthetic image of its training image, and their SSIM with that undone.
+class Pose:
+    """Where images are read: Ax + s, where A rotates by angle (P,) radians and grows by scale (P,).
 
-    flip (P,) index in FLIPS; degrees (P,) counter-clockwise as the image is seen; shift (P, 2)
-    pixels to the right and down; gamma (P,); ssim (P,) of the registered pair, both images blurred
-    by a Gaussian of one pixel.
+    shift (P, 2) is to the right and down, in half sides.
+    """
+
+    angle: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def at(self, index: Tensor) -> "Pose":
+        """Return the poses with an index."""
+        return Pose(self.angle[index], self.scale[index], self.shift[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What makes each synthetic image of its training image, and both with that undone.
+
+    flip (P,) index in FLIPS; degrees (P,) counter-clockwise as the image is seen; scale (P,);
+    shift (P, 2) pixels to the right and down; gamma (P,). The images are half as large:
+    synthetic (P, H / 2, W / 2) is the synthetic image with the geometry undone, training the
+    training image under the gamma, and inside (bool) is where both show something.
     """
 
     flip: Tensor
     degrees: Tensor
+    scale: Tensor
     shift: Tensor
     gamma: Tensor
-    ssim: Tensor
-
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        """The five tensors, in their order."""
-        return tuple(getattr(self, name) for name in self.__slots__)
-
-    def cpu(self) -> Self:
-        """Return the same on the CPU."""
-        return type(self)(*(column.cpu() for column in self.columns))
+    synthetic: Tensor
+    training: Tensor
+    inside: Tensor
 
 
-@torch.inference_mode()
-def register(synthetic: Tensor, training: Tensor) -> Registration:
+def register(synthetic: Tensor, training: Tensor) -> Registered:
     """Register pairs of standardised images (P, H, W), on their device.
 
-    Finds rotations within 15 degrees and shifts within an eighth of the side. Raises ValueError
-    when shapes differ, or sides are no multiple of 4.
+    Finds rotations within 15 degrees, scales within 15 % and shifts within an eighth of the side.
+    Raises ValueError when shapes differ, or sides are no multiple of 4.
     """
     if synthetic.shape != training.shape or synthetic.ndim != 3:
         shapes = tuple(synthetic.shape), tuple(training.shape)
         raise ValueError(f"pairs have one shape (P, H, W), found {shapes}")
     if any(side % _COARSE for side in synthetic.shape[1:]):
         raise ValueError(f"sides must be multiples of {_COARSE}, found {synthetic.shape[1:]}")
-    chunk = _CHUNK if synthetic.device.type == "cpu" else _CUDA_CHUNK
-    pairs = zip(synthetic.split(chunk), training.split(chunk), strict=True)
-    return _joined([_register(*pair) for pair in pairs])
+    size = synthetic.shape
+    synthetic, training = (functional.avg_pool2d(each, _FINE) for each in (synthetic, training))
+    weights = _weights(synthetic, training)
+    features = [_features(*each) for each in zip((synthetic, training), weights, strict=True)]
+    flip, pose = _coarse(*(functional.avg_pool2d(each, _COARSE // _FINE) for each in features))
+    pose, _ = _refine(_flipped(features[0], flip), features[1], pose, _FINE)
+    found = read_at(_flipped(synthetic, flip), pose.angle, pose.shift, pose.scale)
+    grid = sampling_grid(pose.angle, pose.shift, training.shape, pose.scale)
+    frame = (grid.abs() <= 1).all(-1)
+    counted, inside = (
+        frame
+        & (read_at(_flipped(one, flip), pose.angle, pose.shift, pose.scale) > 0.99)
+        & (other > 0)
+        for one, other in (weights, (_shown(synthetic), _shown(training)))
+    )
+    exponent = _best_gamma(training, found, counted)
+    transform = _transform(flip, pose, size)
+    return Registered(flip, *transform, exponent, found, raised(training, exponent), inside)
 
 
-def register_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Registration:
-    """Register pairs on a runner's device, as far as it has room; the result is on the CPU."""
+def _transform(flip: Tensor, pose: Pose, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the transform of the training image: degrees and scale (P,), shift (P, 2) in pixels.
 
-    def work(device: str, *pairs: Tensor) -> Registration:
-        return register(*(images.to(device) for images in pairs)).cpu()
-
-    return _joined(runner.run(work, synthetic, training))
-
-
-def _joined(parts: Sequence[Registration]) -> Registration:
-    columns = zip(*(part.columns for part in parts), strict=True)
-    return Registration(*(torch.cat(column) for column in columns))
-
-
-def _register(synthetic: Tensor, training: Tensor) -> Registration:
-    score, angle, shift = _coarse(_features(synthetic, _COARSE), _features(training, _COARSE))
-    flip = score.topk(_REFINED, dim=1).indices
-    angle, shift = angle.gather(1, flip), shift.gather(1, flip[..., None].expand(-1, -1, 2))
-    flipped = _flipped(_features(synthetic, _MIDDLE), flip).flatten(0, 1)
-    same = _features(training, _MIDDLE).repeat_interleave(_REFINED, 0)
-    start = angle.flatten(), shift.flatten(0, 1)
-    angle, shift, score = _refine(flipped, same, *start, _MIDDLE_STEPS)
-    best = score.view(-1, _REFINED).argmax(1, keepdim=True)
-    index = best[:, 0] + _REFINED * torch.arange(len(best), device=best.device)
-    flip, angle, shift = flip.gather(1, best), angle[index], shift[index]
-    flipped = _flipped(_features(synthetic, 1), flip)[:, 0]
-    angle, shift, _ = _refine(flipped, _features(training, 1), angle, shift, _FULL_STEPS)
-    found = read_at(_flipped(synthetic, flip)[:, 0], angle, shift)
-    exponent = _best_gamma(training, found)
-    wanted, found = _blurred(raised(training, exponent)), _blurred(found)
-    inside = (sampling_grid(angle, shift, training.shape).abs() <= 1).all(-1)
-    similarity = ssim(wanted, found, image_range(wanted), inside)
-    degrees, pixels = _transform(flip[:, 0], angle, shift, synthetic.shape)
-    return Registration(flip[:, 0], degrees, pixels, exponent, similarity)
-
-
-def _blurred(images: Tensor) -> Tensor:
-    return restandardise(blur(images, images.new_tensor([_BLUR])))
-
-
-def _transform(
-    flip: Tensor, angle: Tensor, shift: Tensor, shape: torch.Size
-) -> tuple[Tensor, Tensor]:
-    """Return the transform of the training image: degrees (P,), and a shift (P, 2) in pixels.
-
-    `angle` and `shift` are where the flipped synthetic image is read. The training image at x is
-    the synthetic one at F(Rx + s), so the synthetic one at y is the training image at
-    F(FRF)^-1 (y - Fs): flipped, rotated by FRF, which is R or its inverse, and shifted by Fs.
+    The pose is where the flipped synthetic image is read. The training image at x is the synthetic
+    one at F(Ax + s), so the synthetic one at y is the training image at F(FAF)^-1 (y - Fs):
+    flipped, then scaled and rotated by FAF, and shifted by Fs.
     """
     flipped = torch.stack([flip & 1, flip >> 1], 1) > 0
     one_axis = flipped.sum(1) == 1
-    half = torch.tensor([shape[2] / 2, shape[1] / 2], device=shift.device)
-    degrees = torch.rad2deg(torch.where(one_axis, angle, -angle))
-    return degrees, torch.where(flipped, -shift, shift) * half
+    half = torch.tensor([shape[2] / 2, shape[1] / 2], device=flip.device)
+    degrees = torch.rad2deg(torch.where(one_axis, pose.angle, -pose.angle))
+    return degrees, pose.scale, torch.where(flipped, -pose.shift, pose.shift) * half
 
 
-def _features(images: Tensor, pixels: int) -> Tensor:
-    """Shrink images and normalise local contrast: (P, H, W) -> (P, H / pixels, W / pixels)."""
-    small = functional.avg_pool2d(images, pixels) if pixels > 1 else images
-    return normalise_local_contrast(small, _WINDOWS[pixels], _FLOOR)
+def _shown(images: Tensor) -> Tensor:
+    """Return 1 where registered images are compared: where something is shown, (P, h, w)."""
+    return apart_from(is_dark(images) | is_flat(images) | padding_of(images))
 
 
-def _flipped(images: Tensor, flips: Tensor) -> Tensor:
-    """Flip each image (P, H, W) as each of its flips (P, n) says: (P, n, H, W)."""
-    every = torch.stack([images, images.flip(2), images.flip(1), images.flip(1, 2)], 1)
-    return every[torch.arange(len(images), device=images.device)[:, None], flips]
+def _weights(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which pixels of either side count when poses are estimated: (P, h, w) twice.
 
-
-def _coarse(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each flip the best angle and shift of a grid, and their correlation.
-
-    (P, h, w) twice -> correlation (P, 4), angle (P, 4), shift (P, 4, 2)
+    Bars of padding do not count: they do not move with what an image shows. Nor does fill, black
+    corners for instance, where the training image fills its frame. Where it has a background, the
+    outline of what it shows is what tells poses best, and the background counts on both sides: a
+    noisy copy's is not flat.
     """
-    (height, width), device = training.shape[1:], training.device
+    framed = is_dark(training).float().mean((1, 2)) < _BACKGROUND
+    masks = (
+        padding_of(each) | (framed[:, None, None] & (is_flat(each) | is_dark(each)))
+        for each in (synthetic, training)
+    )
+    weights = [apart_from(mask) for mask in masks]
+    return weights[0], weights[1]
+
+
+def _features(images: Tensor, content: Tensor) -> Tensor:
+    """Normalise the local contrast of what images show: (P, h, w)."""
+    return normalise_local_contrast(images, _WINDOW, _FLOOR, content)
+
+
+def _every_flip(images: Tensor) -> Tensor:
+    """Return each image (P, H, W) under every flip: (P, 4, H, W)."""
+    return torch.stack([images, images.flip(2), images.flip(1), images.flip(1, 2)], 1)
+
+
+def _flipped(images: Tensor, flip: Tensor) -> Tensor:
+    """Flip each image (P, H, W) as its flip (P,) says."""
+    columns, rows = ((flip & bit > 0)[:, None, None] for bit in (1, 2))
+    images = torch.where(columns, images.flip(2), images)
+    return torch.where(rows, images.flip(1), images)
+
+
+def _coarse(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Pose]:
+    """Return the best flip (P,) of each pair, and its pose: (P, h, w) twice."""
+    flipped = _every_flip(synthetic)
+    pose = _grid_search(flipped, training)
+    same = training.repeat_interleave(len(FLIPS), 0)
+    pose, score = _refine(flipped.flatten(0, 1), same, pose, _COARSE)
+    flip = score.view(-1, len(FLIPS)).argmax(1)
+    return flip, pose.at(flip + len(FLIPS) * torch.arange(len(flip), device=flip.device))
+
+
+def _grid_search(flipped: Tensor, training: Tensor) -> Pose:
+    """Return the best pose of a grid for each flip: (P, 4, h, w), (P, h, w) -> poses (P 4,)."""
+    device = training.device
     degrees = torch.arange(-MAX_DEGREES, MAX_DEGREES + 1, _STEP, device=device)
-    every = torch.arange(len(FLIPS), device=device).expand(len(training), -1)
-    rotated = _rotated(_flipped(synthetic, every), torch.deg2rad(degrees))
-    rotated = functional.normalize(rotated.flatten(3), dim=3).unflatten(3, (height, width))
-    spectrum = torch.fft.rfft2(rotated) * torch.fft.rfft2(training)[:, None, None].conj()
-    correlation = torch.fft.irfft2(spectrum, s=(height, width))
+    scale = torch.tensor(_SCALES, device=device).repeat_interleave(len(degrees))
+    angle = torch.deg2rad(degrees).repeat(len(_SCALES))
+    linear = rotation(angle) * scale[:, None, None]
+    tried = functional.normalize(_read_linear(flipped, linear).flatten(2), dim=2)
+    shifts, shifted = _shifted(training)
+    correlation = (tried @ shifted).view(len(training) * len(FLIPS), -1)
+    best = correlation.argmax(1)
+    which, where = best // len(shifts), best % len(shifts)
+    # The correlation is with the image as read, whose shift lies along its own axes.
+    shift = (linear[which] @ shifts[where][..., None])[..., 0]
+    return Pose(angle[which], scale[which], shift)
+
+
+def _shifted(training: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all shifts (S, 2) that are searched, in half sides, and what each makes of an image.
+
+    (P, h, w) -> (P, h w, S): the image shifted against the sign of the shift, 0 beyond the border.
+    """
+    height, width = training.shape[1:]
     down, right = math.ceil(MAX_SHIFT * height), math.ceil(MAX_SHIFT * width)
-    near = correlation.roll((down, right), (-2, -1))[..., : 2 * down + 1, : 2 * right + 1]
-    best, index = near.flatten(3).max(3)
-    score, angle = best.max(2)
-    index = index.gather(2, angle[..., None])[..., 0]
-    across, along = index % (2 * right + 1) - right, index // (2 * right + 1) - down
-    shift = torch.stack([across * 2 / width, along * 2 / height], -1)
-    # The correlation is with the rotated image, whose shift lies along its own axes.
-    linear = rotation(torch.deg2rad(degrees))[angle]
-    return score, torch.deg2rad(degrees)[angle], (linear @ shift[..., None])[..., 0]
+    padded = functional.pad(training, (right, right, down, down))
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # (P, 2 down + 1, 2 right + 1, h, w)
+    y, x = (torch.arange(-n, n + 1, device=training.device) for n in (down, right))
+    shifts = torch.stack(torch.meshgrid(-x * 2 / width, -y * 2 / height, indexing="xy"), -1)
+    return shifts.flatten(0, 1), windows.flatten(3).flatten(1, 2).mT
 
 
-def _rotated(images: Tensor, angles: Tensor) -> Tensor:
-    """Read images (P, n, h, w) at each angle (R,): (P, n, R, h, w), zero beyond the border."""
+def _read_linear(images: Tensor, linear: Tensor) -> Tensor:
+    """Read images (P, n, h, w) at each matrix (R, 2, 2) of their coordinates: (P, n R, h, w)."""
     count, flips, height, width = images.shape
-    theta = functional.pad(rotation(angles), (0, 1))
-    grid = functional.affine_grid(theta, [len(angles), 1, height, width], align_corners=False)
-    grid = grid.reshape(1, len(angles) * height, width, 2).expand(count, -1, -1, -1)
+    theta = functional.pad(linear, (0, 1))
+    grid = functional.affine_grid(theta, [len(linear), 1, height, width], align_corners=False)
+    grid = grid.reshape(1, len(linear) * height, width, 2).expand(count, -1, -1, -1)
     read = functional.grid_sample(images, grid, align_corners=False)
-    return read.view(count, flips, len(angles), height, width)
+    return read.view(count, flips * len(linear), height, width)
 
 
-def _refine(
-    synthetic: Tensor, training: Tensor, angle: Tensor, shift: Tensor, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Improve angle (P,) and shift (P, 2), and return them with the correlation (P,).
+def _refine(synthetic: Tensor, training: Tensor, pose: Pose, pixels: int) -> tuple[Pose, Tensor]:
+    """Improve poses (P,) by Gauss-Newton steps, and return them with the correlation (P,).
 
     The derivatives of the training image are used in place of the synthetic one's, so that they
     and the normal matrix are computed once.
     """
+    solve, wanted = _gauss_newton(training), training.flatten(1)
+    for _ in range(_STEPS[pixels]):
+        read = read_at(synthetic, pose.angle, pose.shift, pose.scale).flatten(1)
+        gain = (read * wanted).sum(1) / read.square().sum(1).clamp_min(1e-6)
+        step = (solve @ (gain[:, None] * read - wanted)[..., None])[..., 0]
+        pose = _moved(pose, step.clamp(-_MAX_STEP, _MAX_STEP))
+    read = read_at(synthetic, pose.angle, pose.shift, pose.scale).flatten(1)
+    return pose, functional.cosine_similarity(read, wanted)
+
+
+def _gauss_newton(training: Tensor) -> Tensor:
+    """Return what turns a difference into a step: (P, 4, H W), for angle, scale and shift."""
     height, width = training.shape[1:]
     down, right = torch.gradient(training, dim=(1, 2))
     right, down = right * (width / 2), down * (height / 2)
     y, x = pixel_centres(height, training)[:, None], pixel_centres(width, training)
-    slopes = torch.stack([down * x - right * y, right, down], 1).flatten(2)
-    ridge = 1e-3 * torch.eye(3, device=training.device)
-    solve = torch.linalg.inv(slopes @ slopes.mT + ridge) @ slopes
-    wanted = training.flatten(1)
-    for _ in range(steps):
-        read = read_at(synthetic, angle, shift).flatten(1)
-        gain = (read * wanted).sum(1) / read.square().sum(1).clamp_min(1e-6)
-        step = (solve @ (gain[:, None] * read - wanted)[..., None])[..., 0]
-        step = step.clamp(-_MAX_STEP, _MAX_STEP)
-        back = -(rotation(-step[:, 0]) @ step[:, 1:, None])
-        shift = shift + (rotation(angle) @ back)[..., 0]
-        shift = shift.clamp(-_FARTHEST, _FARTHEST)
-        angle = (angle - step[:, 0]).clamp(-_STEEPEST, _STEEPEST)
-    read = read_at(synthetic, angle, shift).flatten(1)
-    return angle, shift, functional.cosine_similarity(read, wanted)
+    slopes = [down * x - right * y, right * x + down * y, right, down]
+    stacked = torch.stack(slopes, 1).flatten(2)
+    ridge = 1e-3 * torch.eye(len(slopes), device=training.device)
+    solve: Tensor = torch.linalg.inv(stacked @ stacked.mT + ridge) @ stacked
+    return solve
 
 
-def _best_gamma(training: Tensor, found: Tensor) -> Tensor:
+def _moved(pose: Pose, step: Tensor) -> Pose:
+    """Compose poses with the inverse of a step (P, 4)."""
+    shrink = (-step[:, 1]).exp()
+    back = -shrink[:, None, None] * (rotation(-step[:, 0]) @ step[:, 2:, None])
+    linear = rotation(pose.angle) * pose.scale[:, None, None]
+    limit = math.exp(_LARGEST)
+    return Pose(
+        (pose.angle - step[:, 0]).clamp(-_STEEPEST, _STEEPEST),
+        (pose.scale * shrink).clamp(1 / limit, limit),
+        (pose.shift + (linear @ back)[..., 0]).clamp(-_FARTHEST, _FARTHEST),
+    )
+
+
+def _best_gamma(training: Tensor, found: Tensor, counted: Tensor) -> Tensor:
     """Return the exponents (P,) that bring `training` closest to `found`, by correlation."""
-    small, wanted = (each[:, ::2, ::2].flatten(1) for each in (training, found))
+    weight = counted.flatten(1).float()
     low, high = training.amin((1, 2))[:, None], training.amax((1, 2))[:, None]
-    logarithm = ((small - low) / (high - low).clamp_min(1e-6)).clamp_min(1e-4).log()
-    wanted = functional.normalize(wanted - wanted.mean(1, keepdim=True))
+    logarithm = ((training.flatten(1) - low) / (high - low).clamp_min(1e-6)).clamp_min(1e-4).log()
+    total = weight.sum(1, keepdim=True).clamp_min(1)
+    wanted = found.flatten(1)
+    wanted = weight * (wanted - (weight * wanted).sum(1, keepdim=True) / total)
     centre = logarithm.new_zeros(len(found))
     for count, reach in _GAMMAS:
         tried = centre[:, None] + torch.linspace(-reach, reach, count, device=centre.device)
-        curves = (logarithm[:, None] * tried.exp()[..., None]).exp()
-        curves = curves - curves.mean(2, keepdim=True)
-        fit = (curves @ wanted[..., None])[..., 0] / curves.norm(dim=2).clamp_min(1e-6)
+        curves = (logarithm[:, None] * tried.exp()[..., None]).exp() * weight[:, None]
+        variance = curves.square().sum(2) - curves.sum(2).square() / total
+        fit = (curves @ wanted[..., None])[..., 0] / variance.clamp_min(1e-6).sqrt()
         centre = _peak(tried, fit)
     return centre.exp()
 

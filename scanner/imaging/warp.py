@@ -63,15 +63,23 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     return images
 
 
-def normalise_local_contrast(images: Tensor, window: int, floor: float) -> Tensor:
+def normalise_local_contrast(
+    images: Tensor, window: int, floor: float, weight: Tensor | None = None
+) -> Tensor:
     """Subtract each pixel's local mean and divide by its local standard deviation.
 
     Local is within a square `window` pixels wide, as far as it lies inside; `floor` is added to
-    the variance. Dark and bright tissue have about the same contrast after it.
+    the variance. Dark and bright tissue have about the same contrast after it. Pixels of `weight`
+    0 (B, H, W) do not count, and are 0 afterwards.
     """
-    mean = _local_mean(images, window)
-    variance = _local_mean((images - mean).square(), window)
-    return (images - mean) / (variance + floor).sqrt()
+    if weight is None:
+        mean = _local_mean(images, window)
+        variance = _local_mean((images - mean).square(), window)
+        return (images - mean) / (variance + floor).sqrt()
+    share = _local_mean(weight, window).clamp_min(1e-3)
+    mean = _local_mean(weight * images, window) / share
+    variance = _local_mean(weight * (images - mean).square(), window) / share
+    return weight * (images - mean) / (variance + floor).sqrt()
 
 
 def _local_mean(images: Tensor, window: int) -> Tensor:
@@ -90,23 +98,28 @@ def _averaging(length: int, window: int, like: Tensor) -> Tensor:
     return near.to(like.dtype) / near.sum(1, keepdim=True)
 
 
-def read_at(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
-    """Read images at Rx + s for every pixel x; beyond the border its value continues.
+def read_at(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Read images at Ax + s for every pixel x; beyond the border its value continues.
 
-    angle (B,) radians, shift (B, 2) to the right and down, in half sides
+    A rotates by angle (B,) radians and multiplies by scale (B,), where there is one; shift (B, 2)
+    is to the right and down, in half sides.
     """
-    grid = sampling_grid(angle, shift, images.shape)
+    grid = sampling_grid(angle, shift, images.shape, scale)
     read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
     return read[:, 0]
 
 
-def sampling_grid(angle: Tensor, shift: Tensor, shape: torch.Size) -> Tensor:
+def sampling_grid(
+    angle: Tensor, shift: Tensor, shape: torch.Size, scale: Tensor | None = None
+) -> Tensor:
     """Return where `read_at` reads images of a shape: (B, H, W, 2).
 
     The sums are written in place: reading images is most of what a registration costs.
     """
     y, x = (pixel_centres(length, angle) for length in shape[1:])
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    if scale is not None:
+        cos, sin = scale[:, None] * cos, scale[:, None] * sin
     grid = x.new_empty(len(angle), *shape[1:], 2)
     torch.add((cos * x)[:, None], (shift[:, :1] - sin * y)[..., None], out=grid[..., 0])
     torch.add((sin * x)[:, None], (shift[:, 1:] + cos * y)[..., None], out=grid[..., 1])

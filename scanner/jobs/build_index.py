@@ -1,28 +1,50 @@
 """Index a training set.
 
-    training folder -> listing -> store -> index
+    training folder -> listing -> store -> index -> calibration -> adapted, once more
 
 An index folder holds the encoder that made it, and queries use that one, so the two sides can
 never be embedded differently. The folder replaces the old one when it is whole, and a killed run
 is gone on with. An index of which any image was rejected is not complete.
 """
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.errors import InputError
 from deepssim_scan.index.faiss_io import load_faiss
 from deepssim_scan.index.flat import build
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.jobs.adapt import adapt, needs_adapting
+from deepssim_scan.jobs.calibrate import calibrated_if_large
+from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig
 from deepssim_scan.jobs.identity import embedded, list_for_store, require_encoder
 from deepssim_scan.reporting.tables import write_left_out
-from deepssim_scan.storage.files import copy, sha256
-from deepssim_scan.storage.layout import BLANK, ENCODER, INDEX_FILES, JOB, REJECTED, STORE
-from deepssim_scan.storage.publish import Job, publishing, refuse_foreign
+from deepssim_scan.storage.files import copy
+from deepssim_scan.storage.layout import (
+    BLANK,
+    CALIBRATION,
+    ENCODER,
+    INDEX,
+    INDEX_FILES,
+    INDEX_MANIFEST,
+    JOB,
+    REJECTED,
+    STORE,
+    STORE_MANIFEST,
+)
+from deepssim_scan.storage.publish import Job, Stage, publishing, refuse_foreign
 from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
+
+ADAPTED = "adapted"
+"""In the folder in the making: the index of the adapted encoder, until it is known to be better."""
 
 BESIDE = (ENCODER, REJECTED, BLANK, JOB)
 """The files of an index folder whose SHA-256 index.json records, beside the index's own."""
@@ -32,7 +54,9 @@ BESIDE = (ENCODER, REJECTED, BLANK, JOB)
 class IndexResult:
     """What `build_index` made; `listed` images are `indexed`, `rejected` or `blank`.
 
-    `ignored` files are no images, `excluded` ones were left out as asked.
+    `ignored` files are no images, `excluded` ones were left out as asked. `before` is the
+    calibration with the encoder that was given, `calibration` that with the one that the index
+    has, which may be adapted; both are None where none was asked for.
     """
 
     folder: Path
@@ -44,6 +68,14 @@ class IndexResult:
     ignored: int
     excluded: int
     seconds: float
+    before: Calibration | None
+    calibration: Calibration | None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the encoder was adapted to the training set."""
+        before, after = self.before, self.calibration
+        return before is not None and after is not None and before.encoder != after.encoder
 
     @property
     def complete(self) -> bool:
@@ -54,7 +86,7 @@ class IndexResult:
 def build_index(
     training: Path, index: Path, config: IndexConfig | None = None, run: RunContext | None = None
 ) -> IndexResult:
-    """Embed the training images and index them, into the folder `index`.
+    """Embed the training images, index them and calibrate the index, into the folder `index`.
 
     Raises InputMissing or InputError when there is nothing to index, or `index` is a folder of
     something else; Unfinished when an interrupted run had other options; CheckpointError when the
@@ -67,18 +99,85 @@ def build_index(
     load_faiss()  # which is needed last: its absence is told first
     loaded = checkpoint.load(config.encoder)
     listing = list_for_store(training, config.ingest, run)
-    embedder = Embedder(loaded, config.ingest, config.embed, run)
-    job = Job("build-index", (embedded(listing, embedder, STORE),))
+    build = _Build(listing, config, run)
+    calibrated = {"calibrate": config.calibrate, "adapt": config.adapt}
+    stages = (
+        embedded(listing, build.embedder(loaded), STORE),
+        Stage("calibrated", {}, calibrated, (CALIBRATION, ADAPTED)),
+    )
+    job = Job("build-index", stages)
     with publishing(
         index, INDEX_FILES, job, restart=config.restart, progress=run.progress
     ) as folder:
         copy(config.encoder, folder / ENCODER)
-        require_encoder(config.encoder, sha256(folder / ENCODER), loaded.fingerprint)
-        embedder.embed(listing, folder / STORE, "training images")
-        with Store.open(folder / STORE) as store:
-            write_left_out(folder, store)
-            build(store, folder, BESIDE)
-            counts = store.listed, store.rows, store.rejected_count, store.blank_count
+        found = checkpoint.fingerprint(folder / ENCODER)
+        require_encoder(config.encoder, found, loaded.fingerprint)
+        counts = build.make(folder, loaded)
+        before = build.calibrate(folder) if config.calibrate else None
+        if before is not None and build.is_to_adapt(before):
+            loaded = build.adapt(folder, loaded, before)
+    calibration = Calibration.read(index) if config.calibrate else None
     seconds = time.monotonic() - started
     left_out = listing.ignored, listing.excluded
-    return IndexResult(index, loaded.fingerprint, *counts, *left_out, seconds)
+    return IndexResult(index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """Makes what an index folder holds, of one listing."""
+
+    listing: Listing
+    config: IndexConfig
+    run: RunContext
+
+    def embedder(self, loaded: Checkpoint) -> Embedder:
+        return Embedder(loaded, self.config.ingest, self.config.embed, self.run)
+
+    def make(self, folder: Path, loaded: Checkpoint) -> tuple[int, int, int, int]:
+        """Make store and index; return how many images are listed, embedded, rejected and blank."""
+        store = folder / STORE
+        made_before = (store / STORE_MANIFEST).is_file()
+        if made_before and read_manifest(store)[0].encoder != loaded.fingerprint:
+            shutil.rmtree(store)  # of a run that was killed while it adapted
+        self.embedder(loaded).embed(self.listing, store, "training images")
+        with Store.open(store) as made:
+            write_left_out(folder, made)
+            build(made, folder, BESIDE)
+            return made.listed, made.rows, made.rejected_count, made.blank_count
+
+    def calibrate(self, folder: Path) -> Calibration:
+        """Calibrate the index of a folder."""
+        calibration = calibrated_if_large(folder, CalibrateConfig(), self.run)
+        calibration.write(folder)
+        return calibration
+
+    def is_to_adapt(self, found: Calibration) -> bool:
+        """Tell whether the encoder is adapted to the training set."""
+        adapt = self.config.adapt
+        return adapt == "always" or (adapt == "auto" and needs_adapting(found))
+
+    def adapt(self, folder: Path, loaded: Checkpoint, before: Calibration) -> Checkpoint:
+        """Adapt the encoder, make and calibrate the index anew, and keep the better one.
+
+        "always" keeps the adapted one.
+        """
+        new = folder / ADAPTED
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        try:
+            made = adapt(self.listing, loaded, self.config.ingest, self.run, new / ENCODER)
+        except InputError as error:
+            self.run.progress.warn(f"Not adapted: {error}")
+            shutil.rmtree(new)
+            return loaded
+        (new / JOB).write_bytes((folder / JOB).read_bytes())
+        self.make(new, made)
+        after = self.calibrate(new)
+        gained = after.found(after.false_alarm(None)) > before.found(before.false_alarm(None))
+        better = gained or self.config.adapt == "always"
+        if better:
+            shutil.rmtree(folder / STORE)
+            for name in (ENCODER, STORE, INDEX, INDEX_MANIFEST, CALIBRATION):
+                (new / name).replace(folder / name)
+        shutil.rmtree(new)
+        return made if better else loaded

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import Damaged, ScanError
 from deepssim_scan.index.flat import TrainingIndex
@@ -21,6 +22,7 @@ from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.storage.files import check_sha256
 from deepssim_scan.storage.layout import (
+    CALIBRATION,
     ENCODER,
     INDEX,
     INDEX_MANIFEST,
@@ -133,6 +135,9 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
         _check_files(folder, beside, findings)
     with findings.collecting(folder / ENCODER):
         index_encoder(folder)
+    with findings.collecting(folder / CALIBRATION):
+        if (folder / CALIBRATION).is_file():
+            Calibration.read(folder)
     with findings.collecting(folder / INDEX), Store.open(folder / STORE) as store:
         index = TrainingIndex.open(folder, store)
         for shard in store.table:
@@ -140,6 +145,11 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
             if rows_sha256(rows) != shard.sha256:
                 where = (shard.first, shard.stop - 1)
                 findings.add(folder / INDEX, "not the rows of the store", where)
+    if (folder / CALIBRATION).is_file():
+        with findings.collecting(folder / CALIBRATION), Store.open(folder / STORE) as store:
+            found = Calibration.read(folder)
+            if (found.encoder, found.store) != (store.manifest.encoder, store.digest):
+                findings.add(folder / CALIBRATION, "is of another store or encoder")
 
 
 def _check_report(folder: Path, findings: Findings, progress: Progress) -> None:

@@ -5,21 +5,58 @@ from pathlib import Path
 
 from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
+from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.training.config import ADAPTING, TrainingConfig
+
+ADAPT = ("auto", "always", "never")
+"""When the encoder is adapted to the training set."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
-    """How an index is built; `restart` drops what an interrupted run left."""
+    """How an index is built; `restart` drops what an interrupted run left.
+
+    The index is calibrated unless `calibrate` is false. `adapt` is one of `ADAPT`: "auto" adapts
+    the encoder to the training set where copies are not found as they should be, "always" does so
+    anyway, "never" keeps the encoder as it is.
+    """
 
     encoder: Path = BUNDLED
     ingest: IngestConfig = field(default_factory=IngestConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    calibrate: bool = True
+    adapt: str = "auto"
     restart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.adapt not in ADAPT:
+            raise InputError(f"adapt must be one of {', '.join(ADAPT)}, found {self.adapt!r}")
+        if self.adapt == "always" and not self.calibrate:
+            raise InputError("adapt 'always' needs calibrate: the better encoder is kept")
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateConfig:
+    """How an index is calibrated.
+
+    `training` is where the training images are now; None: where they were when they were indexed.
+    `holdout` is a folder of images of people who are not in the training set, read as `ingest`
+    says; None: training images, each without its own subject.
+    """
+
+    training: Path | None = None
+    holdout: Path | None = None
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    candidates: int = CANDIDATES
+    tta_views: int = len(TTA_VIEWS)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        EvidenceConfig(self.candidates, self.tta_views)  # which checks them
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +67,7 @@ class QueryConfig:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    canaries: CanaryConfig = field(default_factory=CanaryConfig)
     restart: bool = False
 
 

@@ -8,30 +8,32 @@ what the report in place holds. A run is not complete when an image was rejected
 index was built, or when a pair could not be verified.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepssim_scan.encoder.thresholds import Thresholds
-from deepssim_scan.errors import CheckpointError, InputError, InputMissing, ScanError
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
+from deepssim_scan.errors import ScanError, StoreMismatch
 from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.gallery import Gallery, listing_or_none
 from deepssim_scan.jobs.identity import (
     embedded,
     index_encoder,
     list_for_store,
     require_encoder,
 )
-from deepssim_scan.jobs.query_run import QueryRun, depth
-from deepssim_scan.matching.config import VerdictConfig
-from deepssim_scan.reporting.matches import (
-    Match,
-    read_counts,
-)
+from deepssim_scan.jobs.query_run import QueryRun
+from deepssim_scan.matching.decision import REFERENCE, Bounds
+from deepssim_scan.progress import Progress
+from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.storage.files import link, sha256
 from deepssim_scan.storage.layout import (
     BLANK,
@@ -41,13 +43,13 @@ from deepssim_scan.storage.layout import (
     REJECTED,
     REPORT_FILES,
     STORE,
+    SUBJECTS,
     SUMMARY,
     SYNTHETIC,
 )
 from deepssim_scan.storage.publish import Job, Stage, publishing, read_job, refuse_foreign
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.embed_listing import Embedder
-from deepssim_scan.store.reread import listing_of
 from deepssim_scan.store.store import Store
 
 
@@ -86,20 +88,20 @@ def query(
     config, run = config or QueryConfig(), run or RunContext()
     refuse_foreign(report, REPORT_FILES)
     loaded = index_encoder(index)
-    thresholds = chosen_thresholds(loaded.thresholds, config.verdict)
     embedder = Embedder(loaded, config.ingest, config.embed, run, config.evidence.tta_views)
     with Store.open(index / STORE) as training:
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
-        gallery = _gallery(training, config, run) if config.evidence.verify else None
+        rule = chosen_rule(index, training, config, run.progress)
         search = TrainingIndex.open(index, training, pick_device(run.device))
+        gallery = Gallery(training, search, groups_of(training), _listing(training, config, run))
         listing = list_for_store(synthetic, config.ingest, run)
-        job = _job(embedded(listing, embedder, SYNTHETIC), training, index, thresholds, config)
+        job = _job(embedded(listing, embedder, SYNTHETIC), training, index, rule, config)
         with publishing(
             report, REPORT_FILES, job, restart=config.restart, progress=run.progress
         ) as folder:
             _reuse(report.resolve(), folder, job)
-            querying = QueryRun(folder, training, search, gallery, embedder, thresholds, config)
+            querying = QueryRun(folder, gallery, embedder, rule, config)
             if not _is_finished(folder):
                 querying.work(listing)
             summary = read_json(folder / SUMMARY)
@@ -107,61 +109,65 @@ def query(
     return QueryResult(report, summary, counts.strongest)
 
 
-def chosen_thresholds(default: Thresholds, config: VerdictConfig) -> Thresholds:
-    """Return the encoder's thresholds, with those in their place that were given.
+def chosen_rule(index: Path, training: Store, config: QueryConfig, progress: Progress) -> Rule:
+    """Return the rule that a query judges by.
 
-    Raises InputError when they do not fit together. A `high_ssim` that was not given is never
-    below the `ssim` that was.
+    Warns when the index was calibrated with other numbers of candidates or views. Raises
+    InputMissing when it is not calibrated, StoreMismatch when it was calibrated with another
+    encoder or store, InputError when the rate asked for is not supported.
     """
-    given = {name: getattr(config, name) for name in ("similar", "duplicate", "ssim", "high_ssim")}
-    if config.ssim is not None and config.high_ssim is None:
-        given["high_ssim"] = max(default.high_ssim, config.ssim)
-    try:
-        return replace(default, **{name: each for name, each in given.items() if each is not None})
-    except CheckpointError as error:
-        raise InputError(str(error)) from error
+    verdict, evidence = config.verdict, config.evidence
+    if verdict.rule == "reference" or not evidence.verify:
+        similar = REFERENCE.similar if verdict.similar is None else verdict.similar
+        duplicate = REFERENCE.duplicate if verdict.duplicate is None else verdict.duplicate
+        return ReferenceRule(Bounds(similar, duplicate))
+    calibration = Calibration.read(index)
+    for what, found, now in (
+        ("encoder", calibration.encoder, training.manifest.encoder),
+        ("store", calibration.store, training.digest),
+    ):
+        if found != now:
+            raise StoreMismatch(
+                f"{index}: was calibrated with {what} {found[:12]}, and has {now[:12]}. "
+                f"Run `deepssim-scan calibrate --index {index}`."
+            )
+    for what, number, wanted_number in (
+        ("candidates", evidence.candidates, calibration.candidates),
+        ("tta_views", evidence.tta_views, calibration.tta_views),
+    ):
+        if number != wanted_number:
+            progress.warn(
+                f"{index}: was calibrated with {what} {wanted_number}, and this run has {number}: "
+                "its rates do not hold exactly. Calibrate it with as many."
+            )
+    return CalibratedRule(
+        calibration, calibration.false_alarm(verdict.false_alarm), evidence.candidates
+    )
 
 
-def _gallery(training: Store, config: QueryConfig, run: RunContext) -> Listing | None:
-    """List the training images as they are now; None where they are gone.
-
-    Raises InputMissing or InputError where the user said that they are, and they are not.
-    """
-    given = config.evidence.training
-    try:
-        listing = listing_of(training, run, given)
-    except (InputMissing, InputError):
-        if given is not None:
-            raise
-        run.progress.warn(
-            f"{training.manifest.source['folder']}: the training images are not there any more, so "
-            "no pair can be verified. Say where they are with --training, or give --no-verify."
-        )
-        return None
-    there = {(item.path, item.member) for item in listing.files}
-    if given is not None and not any((r.path, r.member) in there for r in training.embedded()):
-        raise InputError(
-            f"{given}: holds none of the {training.rows:,} training images under the names that "
-            "the index has. Give the folder that was indexed, or the one it was moved to."
-        )
-    return listing
+def _listing(training: Store, config: QueryConfig, run: RunContext) -> Listing | None:
+    evidence = config.evidence
+    return listing_or_none(training, evidence.training, run) if evidence.verify else None
 
 
-def _job(
-    first: Stage, training: Store, index: Path, thresholds: Thresholds, config: QueryConfig
-) -> Job:
+def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryConfig) -> Job:
     evidence = config.evidence
     searched = Stage(
         "searched",
         {"candidates": evidence.candidates, "verify": evidence.verify},
-        {"training": training.digest, "depth": depth(config)},
+        {"training": training.digest, "depth": max(evidence.candidates, config.verdict.top_k)},
         (EVIDENCE,),
     )
     judged = Stage(
         "judged",
         {},
-        {"thresholds": asdict(thresholds), "top_k": config.verdict.top_k},
-        (MATCHES, FLAGGED, REJECTED, BLANK, SUMMARY),
+        {
+            "rule": config.verdict.rule,
+            "bounds": asdict(rule.bounds),
+            "top_k": config.verdict.top_k,
+            "canaries": asdict(config.canaries),
+        },
+        (MATCHES, FLAGGED, SUBJECTS, REJECTED, BLANK, SUMMARY),
     )
     return Job("query", (first, searched, judged), {"index": str(index.absolute())})
 

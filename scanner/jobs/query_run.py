@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from deepssim_scan.encoder.thresholds import Thresholds
+from deepssim_scan.calibration.canaries import Canaries, count_canaries
+from deepssim_scan.calibration.rates import false_discovery, most_copies
+from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import Damaged, InputError
-from deepssim_scan.imaging.devices import BatchRunner, pick_device
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.identity import versions
-from deepssim_scan.matching.decision import judge, strongest_first
-from deepssim_scan.matching.evidence import RULE, Evidence, Verifier
+from deepssim_scan.matching.candidates import followed, propose
+from deepssim_scan.matching.evidence import RULE, Evidence
 from deepssim_scan.matching.parts import Part, read_part, write_part
+from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.matches import JudgedPairs, MatchCounts, write_flagged, writing_matches
+from deepssim_scan.reporting.subjects import write_subjects
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import (
@@ -31,6 +35,7 @@ from deepssim_scan.storage.layout import (
     JOB,
     MATCHES,
     REJECTED,
+    SUBJECTS,
     SUMMARY,
     SYNTHETIC,
 )
@@ -40,10 +45,29 @@ from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
+_BLOCK = 512  # synthetic images whose pixels are held: 32 MB
 
-def depth(config: QueryConfig) -> int:
-    """Return how many candidates are proposed: those to verify, and those to report."""
-    return max(config.evidence.candidates, config.verdict.top_k)
+
+def warn_of_depths(training: Store, synthetic: Store, progress: Progress) -> None:
+    """Warn when one side holds 8-bit images and the other deeper ones.
+
+    The greys of a CT in its full range and of the same CT in a window are not those of one image
+    under another contrast: a copy of one may not be found as a copy of the other.
+    """
+    sides = {"training": training.catalog.modes(), "synthetic": synthetic.catalog.modes()}
+    deep = {side: any(_is_deep(mode) for mode in modes) for side, modes in sides.items()}
+    if deep["training"] != deep["synthetic"]:
+        names = {side: ", ".join(modes) for side, modes in sides.items()}
+        progress.warn(
+            f"Training images are of mode {names['training']}, synthetic images of mode "
+            f"{names['synthetic']}: one side has more than 8 bits. If the 8-bit images show a "
+            "window of a CT, copies may not be found: give the other side the same --window."
+        )
+
+
+def _is_deep(mode: str) -> bool:
+    """Tell whether the samples of a mode have more than 8 bits."""
+    return not mode.endswith("int8") and (":" in mode or ";" in mode or mode in ("I", "F"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +75,9 @@ class QueryRun:
     """What a query goes by, and the folder that it writes to."""
 
     folder: Path
-    training: Store
-    search: TrainingIndex
-    gallery: Listing | None
+    gallery: Gallery
     embedder: Embedder
-    thresholds: Thresholds
+    rule: Rule
     config: QueryConfig
 
     def work(self, listing: Listing) -> None:
@@ -64,11 +86,13 @@ class QueryRun:
         self.embedder.embed(listing, self.folder / SYNTHETIC, "synthetic images")
         embedded = time.monotonic()
         with Store.open(self.folder / SYNTHETIC) as store:
+            warn_of_depths(self.gallery.store, store, self.embedder.run.progress)
             self._gather(store, listing)
             searched = time.monotonic()
             counts, pairs = self._judge(store)
             write_left_out(self.folder, store)
             write_flagged(self.folder, counts.flagged)
+            write_subjects(self.folder, counts.subjects)
             judged = time.monotonic()
             seconds = {
                 "embed": round(embedded - started, 3),
@@ -89,39 +113,37 @@ class QueryRun:
         What an interrupted run found is kept, but for pairs that it could not verify.
         """
         (self.folder / EVIDENCE).mkdir(mode=0o700, exist_ok=True)
-        verifier = self._verifier(store, listing)
+        verify = self.config.evidence.verify and self.gallery.listing is not None
+        reader = Reader(store, listing, RULE, self.embedder.run)
         progress, done = self.embedder.run.progress, 0
         progress("searched", 0, store.rows)
         for path, first, rows in self._shards(store):
             if not self._is_whole(path, len(rows)):
-                views = store.manifest.by_view(rows)
-                candidates = self.search.search_views(views, depth(self.config))
+                candidates = self._candidates(store.manifest.by_view(rows))
                 evidence = Evidence.none(candidates.rows.shape)
-                if verifier is not None:
-                    self._verify(verifier, first, store.rows, candidates.rows, evidence)
+                if verify:
+                    self._verify(reader, first, candidates, evidence)
                 write_part(path, Part(candidates, evidence))
             done += len(rows)
             progress("searched", done, store.rows)
 
-    def _verifier(self, store: Store, listing: Listing) -> Verifier | None:
-        if self.gallery is None:
-            return None
-        run = self.embedder.run
-        sides = Reader(store, listing, RULE, run), Reader(self.training, self.gallery, RULE, run)
-        runner = BatchRunner(pick_device(run.device), "registration", run.progress)
-        return Verifier(*sides, runner)
+    def _candidates(self, views: Vectors) -> Matches:
+        """Propose the candidates of some images, and what the report lists besides."""
+        search, subjects = self.gallery.search, self.gallery.groups.number
+        found = propose(search, views, self.config.evidence.candidates, subjects)
+        return followed(search, views, found, self.config.verdict.top_k)
 
-    def _verify(
-        self, verifier: Verifier, first: int, total: int, rows: np.ndarray, evidence: Evidence
-    ) -> None:
+    def _verify(self, reader: Reader, first: int, candidates: Matches, evidence: Evidence) -> None:
         """Gather the evidence of the first candidates of each image of a shard."""
-        count = min(self.config.evidence.candidates, rows.shape[1])
-        progress = self.embedder.run.progress
-
-        def done(pairs: int) -> None:
-            progress("pairs registered", first * count + pairs, total * count)
-
-        evidence.take(verifier.gather(first, rows[:, :count], done))
+        verifier, progress = self.gallery.verifier(self.embedder.run), self.embedder.run.progress
+        count = min(self.config.evidence.candidates, candidates.rows.shape[1])
+        total = reader.store.rows * count
+        for start in range(0, len(candidates.rows), _BLOCK):
+            block = candidates.part(slice(start, start + _BLOCK), count)
+            rows = range(first + start, first + start + len(block.rows))
+            pixels = {row - rows.start: image for row, image in reader.pixels(rows)}
+            evidence.put(start, verifier.gather(pixels, block))
+            progress("pairs registered", (first + start) * count + block.rows.size, total)
 
     def _is_whole(self, path: Path, queries: int) -> bool:
         """Tell whether a part is there, with all evidence that was asked for."""
@@ -142,72 +164,86 @@ class QueryRun:
 
     def _judge(self, store: Store) -> tuple[MatchCounts, dict[str, int]]:
         """Judge every pair, and write matches.parquet; return what was counted of it."""
-        pairs = dict.fromkeys(("registered", "ssim_confirmed", "not_registered"), 0)
+        pairs = dict.fromkeys(("registered", "not_registered"), 0)
         with writing_matches(self.folder) as out:
             for number, shard in enumerate(store.table):
                 part = read_part(self.folder / EVIDENCE / f"{number:08d}.parquet", shard.rows)
-                missing = part.unverified(self.config.evidence.candidates)
-                ssim = part.evidence.ssim
-                pairs["not_registered"] += missing
-                pairs["registered"] += int(np.isfinite(ssim).sum())
-                pairs["ssim_confirmed"] += int((ssim > np.float32(self.thresholds.ssim)).sum())
+                pairs["not_registered"] += part.unverified(self.config.evidence.candidates)
+                pairs["registered"] += int(np.count_nonzero(~part.evidence.missing))
                 out.add(self._judged(store, shard.first, part))
         return out.counts, pairs
 
     def _judged(self, store: Store, first: int, part: Part) -> JudgedPairs:
         """Judge the pairs of one shard, and keep the strongest of each image."""
-        scores, ssim = part.candidates.scores, part.evidence.ssim
-        verdicts = judge(scores, self.thresholds, ssim)
-        order = strongest_first(verdicts, ssim, scores)[:, : self.config.verdict.top_k]
+        judged = self.rule.judge(part, self.gallery.groups.number)
+        order = judged.order[:, : self.config.verdict.top_k]
         rows = np.take_along_axis(part.candidates.rows, order, 1)
         unique, indices = np.unique(rows, return_inverse=True)
-        known = self.training.records_at(unique.tolist())
+        known = self.gallery.store.records_at(unique.tolist())
         records = [known[index] for index in indices.ravel()]
         return JudgedPairs(
             store.paths(np.arange(first, first + len(rows))),
             [record.name for record in records],
             [record.subject for record in records],
-            np.take_along_axis(scores, order, 1),
-            np.take_along_axis(verdicts, order, 1),
+            part.candidates.reordered(order),
+            judged.reordered(order),
             part.evidence.reordered(order),
-            self.thresholds.ssim,
         )
+
+    def _canaries(self) -> Canaries | None:
+        """Plant copies of training images, and count those that are found."""
+        config = self.config.canaries
+        if not config.count or not isinstance(self.rule, CalibratedRule):
+            return None
+        if self.gallery.listing is None:
+            return None
+        calibrator = self.gallery.calibrator(self.embedder, self.config.evidence.candidates)
+        seed = int(self.gallery.store.digest[:8], 16)
+        planted = calibrator.plant(config.count, np.random.default_rng(seed))
+        found = calibrator.look_for(planted.images, self.gallery.groups.number[planted.sources])
+        return count_canaries(planted, found, self.rule, config.least)
 
     def _summary(self, store: Store, counts: MatchCounts, pairs: dict[str, int]) -> dict[str, Any]:
         """Return what summary.json says of a finished search."""
-        judged = sum(counts.verdicts.values())
+        judged, training = sum(counts.verdicts.values()), self.gallery.store
         if judged != store.rows:
             raise InputError(
                 f"{self.folder}: {store.rows} images were embedded and {judged} judged: every one "
                 "must have a verdict."
             )
-        verify, rejected = self.config.evidence.verify, self.training.rejected_count
+        verify, rejected = self.config.evidence.verify, training.rejected_count
         unlooked = store.rejected_count + rejected + (pairs["not_registered"] if verify else 0)
+        canaries = self._canaries()
         return {
-            "complete": unlooked == 0,
+            "complete": unlooked == 0 and (canaries is None or canaries.passed),
             "counts": {
                 "listed": store.listed,
                 "judged": store.rows,
                 "rejected": store.rejected_count,
                 "blank": store.blank_count,
                 **counts.verdicts,
-                "training_indexed": self.training.rows,
+                "training_indexed": training.rows,
                 "training_rejected": rejected,
             },
             "subjects": {
-                "training": self.training.subject_count,
-                "flagged": len({match.subject for match in counts.flagged} - {""}),
+                "training": training.subject_count,
+                "flagged": len(counts.subjects),
             },
             "rates": {verdict: n / store.rows for verdict, n in counts.verdicts.items()},
-            "thresholds": asdict(self.thresholds),
+            "rule": self.config.verdict.rule if verify else "reference",
+            "bounds": asdict(self.rule.bounds),
+            "calibration": _calibration(self.rule, counts.verdicts["duplicate"], judged),
+            "canaries": canaries and canaries.as_json(),
+            "most_copies_95": _most_copies(canaries, counts.verdicts["duplicate"], judged),
             "verification": pairs if verify else None,
-            "candidates": min(self.config.evidence.candidates, self.training.rows),
-            "top_k": min(self.config.verdict.top_k, self.training.rows),
+            "candidates": min(self.config.evidence.candidates, training.rows),
+            "top_k": min(self.config.verdict.top_k, training.rows),
             "top_k_asked": self.config.verdict.top_k,
             "tta_views": self.config.evidence.tta_views,
+            "views": counts.views,
             "fingerprints": {
                 "encoder": self.embedder.loaded.fingerprint,
-                "training": self.training.digest,
+                "training": training.digest,
                 "synthetic": store.digest,
             },
             "files": self._digests(),
@@ -220,9 +256,28 @@ class QueryRun:
         names = [
             MATCHES,
             FLAGGED,
+            SUBJECTS,
             REJECTED,
             BLANK,
             JOB,
             *(f"{EVIDENCE}/{part.name}" for part in parts),
         ]
         return {name: sha256(self.folder / name) for name in names}
+
+
+def _calibration(rule: Rule, flagged: int, judged: int) -> dict[str, Any] | None:
+    """Return what summary.json says of the calibration, and of this run's false alarms."""
+    if not isinstance(rule, CalibratedRule):
+        return None
+    null = rule.calibration.null
+    upper = null.upper_bound(rule.bounds.duplicate, 0.975)
+    discovery = false_discovery(flagged, judged, rule.rate, upper)
+    return rule.calibration.summary(rule.rate) | {
+        "expected_false_alarms": discovery.expected_false_alarms,
+        "false_discovery": discovery.rate,
+        "false_discovery_upper_95": discovery.upper,
+    }
+
+
+def _most_copies(canaries: Canaries | None, flagged: int, judged: int) -> float | None:
+    return None if canaries is None else most_copies(flagged, judged, *canaries.count)

@@ -1,6 +1,6 @@
 """Train an encoder on a folder, and say what it gained.
 
-folder -> dataset -> assess, train, assess again -> checkpoint with fitted thresholds
+folder -> dataset -> assess, train, assess again -> checkpoint
 """
 
 from dataclasses import dataclass

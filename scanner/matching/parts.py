@@ -1,6 +1,6 @@
 """The evidence of one shard of synthetic images, kept in a file of the report.
 
-    Matches + Evidence (Q, n) -> NNNNNNNN.parquet: a row a pair, by image, then by score -> the same
+    Part (Q, n) -> NNNNNNNN.parquet: a row a pair, by image, then by score -> the same
 
 Verdicts are made of it without searching or registering anything again.
 """
@@ -14,17 +14,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepssim_scan.errors import Damaged
+from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.evidence import Evidence
 from deepssim_scan.storage.parquet import row_groups, writing
 
+_REST = [field.name for field in fields(Evidence) if field.name != "measures"]
 _COLUMNS = pa.schema(
     [
         ("training_row", pa.int64()),
         ("score", pa.float32()),
-        *((f.name, pa.int8() if f.name == "flip" else pa.float32()) for f in fields(Evidence)),
+        ("view", pa.int8()),
+        *((name, pa.float32()) for name in NAMES),
+        *((name, pa.int8() if name == "flip" else pa.float32()) for name in _REST),
     ]
 )
+_FIRST = len(_COLUMNS) - len(NAMES) - len(_REST)  # column of the evidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,13 +41,15 @@ class Part:
 
     def unverified(self, count: int) -> int:
         """Return how many of the first `count` candidates of each image have no evidence."""
-        return int(np.count_nonzero(np.isnan(self.evidence.ssim[:, :count])))
+        return int(np.count_nonzero(self.evidence.missing[:, :count]))
 
 
 def write_part(path: Path, part: Part) -> None:
     """Write a part, in place of what was there."""
-    arrays: list[NDArray[Any]] = [part.candidates.rows, part.candidates.scores]
-    arrays += [getattr(part.evidence, f.name) for f in fields(Evidence)]
+    matches, evidence = part.candidates, part.evidence
+    arrays: list[NDArray[Any]] = [matches.rows, matches.scores, matches.views]
+    arrays += list(np.moveaxis(evidence.measures, -1, 0))
+    arrays += [getattr(evidence, name) for name in _REST]
     columns = [pa.array(array.ravel()) for array in arrays]
     with writing(path, _COLUMNS) as out:
         out.write_table(pa.Table.from_arrays(columns, schema=_COLUMNS))
@@ -57,4 +64,6 @@ def read_part(path: Path, queries: int) -> Part:
         column.combine_chunks().to_numpy(zero_copy_only=False).reshape(queries, -1)
         for column in table.columns
     ]
-    return Part(Matches(*columns[:2]), Evidence(*columns[2:]))
+    last = _FIRST + len(NAMES)
+    measures = np.stack(columns[_FIRST:last], -1)
+    return Part(Matches(*columns[:_FIRST]), Evidence(measures, *columns[last:]))

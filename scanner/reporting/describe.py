@@ -16,7 +16,7 @@ from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.storage.files import check_sha256
 from deepssim_scan.storage.layout import (
     ARRAY,
-    ENCODER,
+    CALIBRATION,
     INDEX_MANIFEST,
     STORE,
     STORE_MANIFEST,
@@ -74,9 +74,25 @@ def _store(path: Path) -> dict[str, Any]:
 
 def _index(path: Path) -> dict[str, Any]:
     manifest = asdict(IndexManifest.read(path))
-    header, _ = checkpoint_file.read(path / ENCODER, deserialize)
-    thresholds = asdict(header.thresholds)
-    return {"kind": "index", **manifest, "thresholds": thresholds, "store": _store(path / STORE)}
+    return {
+        "kind": "index",
+        **manifest,
+        "calibration": _calibration(path / CALIBRATION),
+        "store": _store(path / STORE),
+    }
+
+
+def _calibration(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    shown = ("subjects", "gallery", "candidates", "tta_views", "source_first")
+    return {
+        **{name: value[name] for name in shown},
+        "non_members": len(value["null"]["statistics"]),
+        "planted": sum(map(len, value["planted"].values())),
+        "training_duplicates": len(value["duplicates"]),
+    }
 
 
 def _report(path: Path) -> dict[str, Any]:

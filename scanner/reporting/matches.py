@@ -3,7 +3,7 @@
     judged pairs, a shard at a time -> matches.parquet, MatchCounts
 
 Paths are relative to the folder given, and written as `files.shown` shows them. Scores are the
-float32 that was compared with the thresholds.
+float32 that was compared with the bounds.
 """
 
 from collections import Counter
@@ -19,19 +19,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deepssim_scan.calibration.rule import Judged
+from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.imaging.registration import FLIPS
+from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.decision import VERDICTS
 from deepssim_scan.matching.evidence import Evidence
+from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.subjects import Reproduced, reproduced
 from deepssim_scan.reporting.tables import write_csv
 from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.layout import FLAGGED, MATCHES
 from deepssim_scan.storage.parquet import row_groups, writing
 
 _STRONGEST = 5  # matches that a person is shown
+_SHOWN = ("duplicate", "similar", "different", "undecidable")
+_VIEWS = ("as it is", "quarter turn", "inverted", "quarter turn and inverted")  # of TTA_VIEWS
 _TRANSFORM = pa.struct(
     [
         ("flip", pa.string()),
-        *((name, pa.float32()) for name in ("degrees", "right", "down", "gamma")),
+        *((name, pa.float32()) for name in ("degrees", "right", "down", "gamma", "scale")),
+        ("quarter_turn", pa.bool_()),
+        ("inverted", pa.bool_()),
     ]
 )
 _COLUMNS = pa.schema(
@@ -45,77 +55,74 @@ _COLUMNS = pa.schema(
         ("transform", _TRANSFORM),
         ("ssim_confirmed", pa.bool_()),
         ("subject", pa.string()),
+        ("p_value", pa.float64()),
+        ("statistic", pa.float64()),
+        ("ncc", pa.float32()),
+        ("lcn", pa.float32()),
+        ("foreground", pa.float32()),
     ]
 )
-_STRENGTH = [("score", "descending"), ("synthetic", "ascending")]
+_MEASURES = ("ncc_2", "lcn_2")  # of which the columns ncc and lcn are
+_CONFIRMED = np.float32(0.80)
+_STRENGTH = [("statistic", "descending"), ("score", "descending"), ("synthetic", "ascending")]
 _CSV = [
     *("synthetic", "rank", "training", "score", "verdict", "ssim", "ssim_confirmed"),
-    *(*_TRANSFORM.names, "subject"),
+    *(*_TRANSFORM.names, "subject", "p_value"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A synthetic image, one of its most similar training images, and what is said of the two.
-
-    `ssim` is that after registration, and `transform` what makes the synthetic image of the
-    training image: flip (one of `registration.FLIPS`), degrees counter-clockwise, right and down
-    in pixels of 128, gamma. `ssim_confirmed` tells whether that SSIM is above its threshold. All
-    three are None for a pair that was not registered. `subject` is whom the training image shows.
-    """
-
-    synthetic: str
-    rank: int
-    training: str
-    score: float
-    verdict: str
-    ssim: float | None = None
-    transform: dict[str, Any] | None = None
-    ssim_confirmed: bool | None = None
-    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedPairs:
     """The best k matches of Q images, the strongest first.
 
-    synthetic (Q,) names; training (Q * k,) names and subject (Q * k,) by image and rank; scores,
-    verdicts and evidence (Q, k), verdicts as indices in VERDICTS; a pair whose SSIM is above
-    `least_ssim` is confirmed
+    synthetic (Q,) names; training (Q * k,) names and subject (Q * k,) by image and rank; matches,
+    judged and evidence (Q, k)
     """
 
     synthetic: Sequence[str]
     training: Sequence[str]
     subjects: Sequence[str]
-    scores: NDArray[np.float32]
-    verdicts: NDArray[np.int8]
+    matches: Matches
+    judged: Judged
     evidence: Evidence
-    least_ssim: float
 
     def table(self) -> pa.Table:
         """Return the rows of matches.parquet."""
-        count, k = self.scores.shape
+        count, k = self.matches.scores.shape
         names = pa.array([shown(path) for path in self.synthetic], pa.string())
-        ssim = self.evidence.ssim.ravel()
-        missing = np.isnan(ssim)
+        evidence, judged, missing = self.evidence, self.judged, self.evidence.missing.ravel()
+        ssim = evidence.ssim.ravel()
+        measures = [evidence.measures[..., NAMES.index(name)] for name in _MEASURES]
         columns = [
             pc.take(names, pa.array(np.repeat(np.arange(count), k))),
             pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
             pa.array([shown(path) for path in self.training], pa.string()),
-            pa.array(self.scores.ravel()),
-            pa.DictionaryArray.from_arrays(pa.array(self.verdicts.ravel()), list(VERDICTS)),
+            pa.array(self.matches.scores.ravel()),
+            pa.DictionaryArray.from_arrays(pa.array(judged.verdicts.ravel()), list(VERDICTS)),
             pa.array(ssim, mask=missing),
-            _transforms(self.evidence, missing),
-            pa.array(ssim > np.float32(self.least_ssim), mask=missing),
+            _transforms(evidence, self.matches.views, missing),
+            pa.array(ssim > _CONFIRMED, mask=missing),
             pa.array([shown(subject) for subject in self.subjects], pa.string()),
+            _or_null(judged.p_values),
+            _or_null(judged.statistics),
+            *map(_or_null, measures),
+            _or_null(evidence.foreground),
         ]
         return pa.Table.from_arrays(columns, schema=_COLUMNS)
 
 
-def _transforms(found: Evidence, missing: NDArray[np.bool_]) -> pa.StructArray:
+def _or_null(values: NDArray[Any]) -> pa.Array:
+    """Return values (Q, k) as a column; null for NaN."""
+    return pa.array(values.ravel(), mask=np.isnan(values.ravel()))
+
+
+def _transforms(
+    found: Evidence, views: NDArray[np.int8], missing: NDArray[np.bool_]
+) -> pa.StructArray:
     flips = pa.array([FLIPS[flip] for flip in found.flip.ravel()], pa.string())
-    numbers = (getattr(found, name).ravel() for name in _TRANSFORM.names[1:])
-    columns = [flips, *map(pa.array, numbers)]
+    numbers = (getattr(found, name).ravel() for name in _TRANSFORM.names[1:-2])
+    turned, inverted = np.array(TTA_VIEWS, bool)[views.ravel()].T
+    columns = [flips, *map(pa.array, numbers), pa.array(turned), pa.array(inverted)]
     return pa.StructArray.from_arrays(columns, fields=list(_TRANSFORM), mask=pa.array(missing))
 
 
@@ -123,7 +130,8 @@ def _transforms(found: Evidence, missing: NDArray[np.bool_]) -> pa.StructArray:
 class MatchCounts:
     """What was written to matches.parquet: verdicts of images, flagged and strongest matches."""
 
-    verdicts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(reversed(VERDICTS), 0))
+    verdicts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SHOWN, 0))
+    views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_VIEWS, 0))
     _flagged: pa.Table = field(default_factory=_COLUMNS.empty_table)
     _strongest: pa.Table = field(default_factory=_COLUMNS.empty_table)
 
@@ -133,18 +141,32 @@ class MatchCounts:
         verdicts = pc.cast(best["verdict"], pa.string())
         for verdict, count in Counter(verdicts.to_pylist()).items():
             self.verdicts[verdict] += count
+        self._count_views(best)
         self._flagged = _joined(self._flagged, best.filter(pc.equal(verdicts, "duplicate")))
         self._strongest = _joined(self._strongest, best).slice(0, _STRONGEST)
 
+    def _count_views(self, best: pa.Table) -> None:
+        """Count how the flagged images of a part were turned or inverted."""
+        flagged = best.filter(pc.equal(pc.cast(best["verdict"], pa.string()), "duplicate"))
+        for transform in flagged["transform"].to_pylist():
+            if transform is not None:
+                turned, inverted = transform["quarter_turn"], transform["inverted"]
+                self.views[_VIEWS[turned + 2 * inverted]] += 1
+
     @property
     def flagged(self) -> list[Match]:
-        """The rank-1 matches that are duplicates, the highest score first, ties by path."""
+        """The rank-1 matches that are duplicates, the strongest first, ties by path."""
         return _matches(self._flagged)
 
     @property
     def strongest(self) -> list[Match]:
-        """The rank-1 matches of the highest scores."""
+        """The strongest rank-1 matches."""
         return _matches(self._strongest)
+
+    @property
+    def subjects(self) -> list[Reproduced]:
+        """Who is reproduced, the worst first."""
+        return reproduced(self.flagged)
 
 
 def _joined(first: pa.Table, second: pa.Table) -> pa.Table:
@@ -202,9 +224,12 @@ def write_flagged(folder: Path, flagged: Sequence[Match]) -> None:
 def _cells(match: Match) -> list[Any]:
     """Return a match as columns of CSV, empty where the pair was not registered."""
     cells = [match.synthetic, match.rank, match.training, f"{match.score:.6f}", match.verdict]
+    p_value = "" if match.p_value is None else f"{match.p_value:.3g}"
     if match.ssim is None or match.transform is None:
-        return [*cells, *[""] * (len(_CSV) - len(cells) - 1), match.subject]
-    flip, *numbers = match.transform.values()
-    confirmed = "true" if match.ssim_confirmed else "false"
+        return [*cells, *[""] * (len(_CSV) - len(cells) - 2), match.subject, p_value]
+    flip, *numbers, turned, inverted = match.transform.values()
+    told = [str(each).lower() for each in (turned, inverted)]
+    confirmed = str(match.ssim_confirmed).lower()
     numbers = [f"{number:.3f}" for number in numbers]
-    return [*cells, f"{match.ssim:.6f}", confirmed, flip, *numbers, match.subject]
+    found = [f"{match.ssim:.6f}", confirmed, flip, *numbers, *told]
+    return [*cells, *found, match.subject, p_value]

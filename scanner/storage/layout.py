@@ -6,10 +6,11 @@ REJECTED, BLANK = "rejected.csv", "blank.csv"
 ENCODER, STORE = "encoder.safetensors", "store"
 """In an index folder: the encoder that made it, and the store of training embeddings."""
 
-INDEX, INDEX_MANIFEST = "flat.faiss", "index.json"
-"""In an index folder: the FAISS index, and what it was built of."""
+INDEX, INDEX_MANIFEST, CALIBRATION = "flat.faiss", "index.json", "calibration.json"
+"""In an index folder: the FAISS index, what it was built of, and its calibration."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
+SUBJECTS = "subjects.parquet"
 SYNTHETIC, EVIDENCE = "synthetic", "evidence"
 """In a report folder: the store of synthetic embeddings, and what registration found."""
 
@@ -19,11 +20,11 @@ STORE_MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zar
 _STORE_FILES = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json", f"{ARRAY}/c.*.0")
 
 INDEX_FILES = (
-    *(REJECTED, BLANK, ENCODER, INDEX, INDEX_MANIFEST),
+    *(REJECTED, BLANK, ENCODER, INDEX, INDEX_MANIFEST, CALIBRATION),
     *(f"{STORE}/{name}" for name in _STORE_FILES),
 )
 REPORT_FILES = (
-    *(REJECTED, BLANK, MATCHES, FLAGGED, SUMMARY, f"{EVIDENCE}/*.parquet"),
+    *(REJECTED, BLANK, MATCHES, FLAGGED, SUBJECTS, SUMMARY, f"{EVIDENCE}/*.parquet"),
     *(f"{SYNTHETIC}/{name}" for name in _STORE_FILES),
 )
 """Patterns of the files of our folders, beside job.json; `*` stays within one part of a path."""

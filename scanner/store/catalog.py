@@ -98,6 +98,11 @@ class _Queries:
         query = "SELECT count(DISTINCT subject) FROM images WHERE row NOTNULL AND subject != x''"
         return int(self._one(query)[0])
 
+    def modes(self) -> dict[str, int]:
+        """Return how many embedded images have each mode."""
+        query = "SELECT mode, count(*) FROM images WHERE row NOTNULL GROUP BY mode ORDER BY mode"
+        return {str(mode): int(count) for mode, count in self._all(query)}
+
     def items(self) -> int:
         """Return how many different files and members of archives there are."""
         return int(self._one("SELECT count(*) FROM (SELECT DISTINCT path, member FROM images)")[0])

@@ -69,6 +69,18 @@ class Embedder:
                 self._write_store(listing, folder, stage)
         _require_rows(listing.folder, folder)
 
+    def embed_pixels(self, images: Sequence[Pixels]) -> Vectors:
+        """Embed the views of standardised images (H, W): (N, V, D)."""
+        encoder = self.loaded.encoder.to(pick_device(self.run.device))
+        runner = _runner(encoder, self.run.progress)
+        rows = np.empty((len(images), self.tta_views, encoder.architecture.dimension), np.float32)
+        sizes = sorted({image.shape for image in images})
+        for size in sizes:
+            same = [index for index, image in enumerate(images) if image.shape == size]
+            pixels = torch.from_numpy(np.stack([images[index] for index in same]))
+            rows[same] = _embed(runner, encoder, pixels, self.tta_views)
+        return rows
+
     def _write_store(self, listing: Listing, folder: Path, stage: str) -> None:
         manifest = StoreManifest(
             self.loaded.fingerprint,

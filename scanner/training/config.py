@@ -11,8 +11,8 @@ class TrainingConfig:
 
     `batch` images are drawn for a step, a multiple of 4. `pose_steps` come before the `steps` and
     teach rigid parameters alone, where the network has a rigid estimator; `pose_weight` is the
-    weight of their error. With no steps of either kind the weights stay, and only thresholds are
-    fitted. `held_out` is the share of the images that is held out.
+    weight of their error. There is a step of either kind at least. `held_out` is the share of the
+    images that is held out.
 
     Raises InputError for a value out of range.
     """
@@ -33,7 +33,13 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "pose_steps": 0, "batch": 1, "evaluate_every": 1, "max_images": 1}
+        least = {
+            "steps": 1 if not self.pose_steps else 0,
+            "pose_steps": 0,
+            "batch": 1,
+            "evaluate_every": 1,
+            "max_images": 1,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"{name} must be >= {bound}, found {getattr(self, name)}")

@@ -10,8 +10,7 @@ slight warps and degradations; of the drawn ones two copies. The network learns 
 two copies is the SSIM of their sources. Where the reference sees one pair for two forward passes, a
 batch of B images gives B^2/2. A contrastive term tells the two copies of an image from all else.
 
-Images held out for validation are never drawn, and are augmented as the reference does. The
-checkpoint's thresholds are fitted at the end, on both parts.
+Images held out for validation are never drawn, and are augmented as the reference does.
 """
 
 import math
@@ -24,7 +23,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from deepssim_scan.calibration.assess import score_mae
-from deepssim_scan.calibration.thresholds import fit_thresholds
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import SMALL, Architecture
 from deepssim_scan.encoder.checkpoint import Checkpoint
@@ -61,13 +59,10 @@ def train(
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
-    if not config.steps and isinstance(initial, Architecture):
-        raise InputError("steps must be >= 1 where training starts from random weights, found 0")
     torch.manual_seed(config.seed)
     encoder, started_from = _started(initial, device)
     files = RunFiles(out, identity_of(dataset, config, encoder.architecture, started_from))
     _run(_Trainer(encoder, dataset.training, config), dataset.validation, files, resume, on_step)
-    thresholds = fit_thresholds(encoder, dataset.training, dataset.validation, config.seed)
     facts = {
         "config": asdict(config),
         "started_from": started_from,
@@ -75,7 +70,7 @@ def train(
         "validation_images": len(dataset.validation),
         "validation_error": score_mae(encoder, dataset.validation, config.seed),
     }
-    checkpoint.save(out, encoder.eval(), thresholds, facts)
+    checkpoint.save(out, encoder.eval(), facts)
     files.finish()
     return checkpoint.load(out)
 

@@ -22,7 +22,6 @@ from trials import Command, Job
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.encoder.thresholds import Thresholds
 from deepssim_scan.errors import Damaged
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.standardise import Standardisation
@@ -56,7 +55,7 @@ pyarrow.array([""])  # imports pandas, where there is one: once, and not in ever
 
 def build_index(inputs: str, workers: int = 0) -> None:
     """Index the training images of `inputs`."""
-    config = IndexConfig(Path(inputs, ENCODER), embed=SMALL)
+    config = built_with(Path(inputs, ENCODER))
     index_job.build_index(Path(inputs, TRAINING), INDEX, config, replace(RUN, workers=workers))
 
 
@@ -66,9 +65,14 @@ def query(inputs: str, workers: int = 0) -> None:
     query_job.query(Path(inputs, SYNTHETIC), INDEX, REPORT, top(3), run)
 
 
+def built_with(encoder: Path) -> IndexConfig:
+    """Index in small shards; not calibrated, which takes longer than all the rest."""
+    return IndexConfig(encoder, embed=SMALL, calibrate=False)
+
+
 def top(k: int) -> QueryConfig:
     """Ask for k matches an image, in small shards."""
-    return QueryConfig(embed=SMALL, verdict=VerdictConfig(k))
+    return QueryConfig(embed=SMALL, verdict=VerdictConfig(k, "reference", duplicate=0.999))
 
 
 def judge() -> str:
@@ -120,8 +124,7 @@ def write_inputs(folder: Path) -> Path:
         _save(number if number < 5 else 100 + number, folder / SYNTHETIC / f"{number:02d}.png")
     _write_bad(folder / SYNTHETIC)
     torch.manual_seed(0)
-    thresholds = Thresholds(0.6, 0.999)
-    checkpoint.save(folder / ENCODER, Encoder(TINY), thresholds, {"trained_on": "nothing"})
+    checkpoint.save(folder / ENCODER, Encoder(TINY), {"trained_on": "nothing"})
     return folder
 
 
@@ -155,7 +158,7 @@ def real_jobs(inputs: Path, templates: Path) -> list[Job]:
 
     What they find in their folder before is made in `templates`.
     """
-    built, config = templates / "query", IndexConfig(inputs / ENCODER, embed=SMALL)
+    built, config = templates / "query", built_with(inputs / ENCODER)
     index_job.build_index(inputs / TRAINING, built / INDEX, config, RUN)
     older, again = templates / "build again", templates / "query again"
     index_job.build_index(inputs / OLDER, older / INDEX, config, RUN)
@@ -187,11 +190,12 @@ def commands(jobs: Sequence[Job], inputs: Path) -> list[Command]:
     build, build_again, ask, ask_again = jobs
     program = str(Path(sys.executable).with_name("deepssim-scan"))
     workers = ["--device", "cpu", "--workers", "2"]
+    encoder, rule = ["--encoder", str(inputs / ENCODER)], ["--rule", "reference"]
     index = ["build-index", "--training", str(inputs / TRAINING), "--index", str(INDEX)]
     report = ["query", "--synthetic", str(inputs / SYNTHETIC), "--index", str(INDEX)]
     return [
-        Command(build, [program, *index, "--encoder", str(inputs / ENCODER), *workers], INCOMPLETE),
-        Command(ask, [program, *report, "--report", str(REPORT), *workers], INCOMPLETE),
+        Command(build, [program, *index, "--no-calibrate", *encoder, *workers], INCOMPLETE),
+        Command(ask, [program, *report, "--report", str(REPORT), *rule, *workers], INCOMPLETE),
         Command(build_again, _script("build_index", inputs)),
         Command(ask_again, _script("query", inputs)),
     ]
@@ -204,7 +208,7 @@ def _script(function: str, inputs: Path) -> list[str]:
 
 def write_whole(folder: Path, inputs: Path) -> Path:
     """Make all that the readers read: an index, a report of it, an encoder, and images."""
-    config = IndexConfig(inputs / ENCODER, embed=SMALL)
+    config = built_with(inputs / ENCODER)
     index_job.build_index(inputs / TRAINING, folder / INDEX, config, RUN)
     query_job.query(inputs / SYNTHETIC, folder / INDEX, folder / REPORT, top(3), RUN)
     shutil.copytree(inputs / SYNTHETIC, folder / SYNTHETIC)

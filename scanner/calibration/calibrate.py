@@ -1,0 +1,206 @@
+"""Calibrate an index on its own images.
+
+    training images, each without its own subject -> null
+    training images changed at random -> planted copies
+    both, looked for as a query does -> decision statistic -> Calibration
+
+No label is needed. What is looked for goes through the same views, search, registration and
+measures as in a query, so that the rates hold for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
+from deepssim_scan.calibration.groups import Groups
+from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.errors import InputError
+from deepssim_scan.imaging.copies import KINDS, plant
+from deepssim_scan.ingest.pixels import Pixels
+from deepssim_scan.matching.candidates import Rows
+from deepssim_scan.matching.probe import Probe
+from deepssim_scan.matching.statistic import FEATURES, Array, features
+from deepssim_scan.store.reread import Reader
+from deepssim_scan.store.store import Store
+
+FEWEST = 20
+"""Images of the null, at least, and planted copies that are found."""
+
+_NULL, _PLANTED = 1500, 40 * len(KINDS)  # images that are looked for, at most
+_BLOCK = 512  # images looked for at once
+_SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found of Q images: candidates (Q, n), their features (Q, n, 20), groups (Q,)."""
+
+    rows: Rows
+    features: Array
+    group: Rows
+
+    def only(self, kept: NDArray[np.bool_]) -> "Found":
+        """Return what was found of some of the images (Q,) bool."""
+        return Found(self.rows[kept], self.features[kept], self.group[kept])
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        """Which candidates (Q, n) are the same image."""
+        measures = (self.features[..., FEATURES.index(name)] for name in _SAME)
+        above = zip(measures, _SAME.values(), strict=True)
+        same: NDArray[np.bool_] = np.logical_and(*(x > np.arctanh(least) for x, least in above))
+        return same
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """Which images (Q,) have evidence of every candidate."""
+        return np.asarray(np.isfinite(self.features).all((1, 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """Changed training images (Q,): pixels, the index in KINDS of each, and the source's row."""
+
+    images: Sequence[Pixels]
+    kinds: NDArray[np.int64]
+    sources: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """Calibrates the index of a store; `reader` gives its images as the encoder wants them."""
+
+    store: Store
+    groups: Groups
+    reader: Reader
+    probe: Probe
+    seed: int = 0
+
+    def calibrate(self, holdout: Sequence[tuple[Pixels, int]] = ()) -> Calibration:
+        """Calibrate on the training images, or with the null of `holdout`: images and subjects.
+
+        Raises InputError when there are too few images, or they cannot be read any more.
+        """
+        rng = np.random.default_rng(self.seed)
+        null, duplicates = (self._hold_out(holdout), ()) if holdout else self._non_members(rng)
+        self._require_enough(null.group, "images of non-members")
+        planted = self.plant(_PLANTED, rng)
+        found = self.look_for(planted.images, self.groups.number[planted.sources])
+        hit = (found.rows == planted.sources[:, None]) & found.whole[:, None]
+        positive, of_whom = found.features[hit], found.group[hit.any(1)]
+        self._require_enough(of_whom, "planted copies")
+        judge = cross_fitted(null.features, positive, (null.group, of_whom))
+        return Calibration(
+            encoder=self.store.manifest.encoder,
+            store=self.store.digest,
+            gallery=self.store.rows,
+            candidates=self.probe.candidates,
+            tta_views=self.probe.embedder.tta_views,
+            subjects="hold-out" if holdout else self.groups.origin,
+            statistic=fit(null.features, positive),
+            null=NullDistribution.of(
+                judge(null.features, null.group).max(1), null.group, self.seed
+            ),
+            planted=_by_kind(planted.kinds, judge(found.features, found.group).max(1), found.whole),
+            source_first=float((found.rows[:, 0] == planted.sources).mean()),
+            duplicates=duplicates,
+        )
+
+    def plant(self, count: int, rng: np.random.Generator) -> Planted:
+        """Change training images, of as many subjects as there are, at random."""
+        sources = np.resize(rng.permutation(self.groups.some(count, rng)), count)
+        kinds = rng.permutation(np.arange(count) % len(KINDS))
+        images = dict(self.reader.pixels(np.unique(sources).tolist()))
+        there = np.isin(sources, list(images))
+        sources, kinds = sources[there], kinds[there]
+        seed = int(rng.integers(1 << 31))
+        return Planted(
+            _changed([images[row] for row in sources.tolist()], kinds, seed), kinds, sources
+        )
+
+    def look_for(
+        self, images: Sequence[Pixels], group: Rows, left_out: Sequence[Rows] | None = None
+    ) -> Found:
+        """Look for images, a block at a time."""
+        progress, parts = self.reader.run.progress, []
+        for start in range(0, len(images), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            part = self.probe.look_for(images[block], left_out and left_out[block])
+            matches = part.candidates
+            subjects = self.groups.number[matches.rows]
+            parts.append((matches.rows, features(matches.scores, part.evidence.measures, subjects)))
+            progress("images looked for", min(start + _BLOCK, len(images)), len(images))
+        fewest = min((rows.shape[1] for rows, _ in parts), default=0)
+        rows = [rows[:, :fewest] for rows, _ in parts]
+        every = [found[:, :fewest] for _, found in parts]
+        empty = np.empty((0, fewest), np.int64), np.empty((0, fewest, len(FEATURES)))
+        return Found(np.concatenate([empty[0], *rows]), np.concatenate([empty[1], *every]), group)
+
+    def _non_members(self, rng: np.random.Generator) -> tuple[Found, tuple[tuple[str, str], ...]]:
+        """Look for training images without the images of their own subjects.
+
+        Those that are copies of another subject's image are no non-members: they are named.
+        """
+        images = dict(self.reader.pixels(self.groups.some(_NULL, rng).tolist()))
+        beside = {row: self.groups.beside(row) for row in sorted(images)}
+        most = self.store.rows - self.probe.candidates  # or fewer candidates than a query has
+        left_out = {row: out for row, out in beside.items() if len(out) <= most}
+        rows, pixels = np.array([*left_out], np.int64), [images[row] for row in left_out]
+        self._require_enough(self.groups.number[rows], "images of non-members")
+        found = self.look_for(pixels, self.groups.number[rows], [*left_out.values()])
+        same = found.same
+        pairs = {
+            tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
+            for query, column in np.argwhere(same)
+        }
+        names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
+        return found.only(found.whole & ~same.any(1)), tuple((a, b) for a, b in names)
+
+    def _hold_out(self, images: Sequence[tuple[Pixels, int]]) -> Found:
+        found = self.look_for(
+            [pixels for pixels, _ in images],
+            np.array([subject for _, subject in images], np.int64),
+        )
+        if found.same.any():
+            count, (copied, *_) = int(found.same.any(1).sum()), found.rows[found.same]
+            raise InputError(
+                f"{count} of {len(images)} hold-out images are copies of training images, for "
+                f"instance of {self.store.paths(np.array([copied]))[0]!r}. Leave them out: "
+                "hold-out images must show people who are not in the training set."
+            )
+        return found.only(found.whole)
+
+    def _require_enough(self, group: Rows, what: str) -> None:
+        """Raise InputError where there are too few images; `group` (Q,) is that of each."""
+        if len(group) < FEWEST or len(np.unique(group % FOLDS)) < 2:
+            raise InputError(
+                f"{self.store.folder}: there are {len(group)} {what} of {len(np.unique(group))} "
+                f"subjects or runs of files, and a calibration needs {FEWEST} of more than one. "
+                "Give more training images, or --holdout."
+            )
+
+
+def _by_kind(
+    kinds: NDArray[np.int64], statistics: Array, whole: NDArray[np.bool_]
+) -> dict[str, tuple[float, ...]]:
+    return {
+        name: tuple(statistics[whole & (kinds == kind)].tolist()) for kind, name in enumerate(KINDS)
+    }
+
+
+def _changed(images: Sequence[Pixels], kinds: NDArray[np.int64], seed: int) -> list[Pixels]:
+    """Change images (H, W), each in the way of its kind, an index in KINDS."""
+    generator = torch.Generator().manual_seed(seed)
+    changed: list[Pixels] = list(images)
+    for size in sorted({image.shape for image in images}):
+        same = [index for index, image in enumerate(images) if image.shape == size]
+        batch = torch.from_numpy(np.stack([images[index] for index in same]))
+        planted = plant(batch, torch.from_numpy(kinds[same]), generator)
+        for index, image in zip(same, planted, strict=True):
+            changed[index] = image.numpy()
+    return changed

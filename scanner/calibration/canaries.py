@@ -1,0 +1,72 @@
+"""Canaries: copies of training images that a query plants, to see that it finds them.
+
+planted copies, what was found of them, a rule -> Canaries
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import binom
+
+from deepssim_scan.calibration.calibrate import Found, Planted
+from deepssim_scan.calibration.rates import clopper_pearson
+from deepssim_scan.calibration.rule import CalibratedRule
+from deepssim_scan.imaging.copies import KINDS
+
+_CHANCE = 0.001  # that a detector as good as it was calibrated finds fewer than the least share
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """How many copies of each kind were planted and flagged, and the share that had to be."""
+
+    planted: dict[str, int]
+    found: dict[str, int]
+    least: float
+
+    @property
+    def count(self) -> tuple[int, int]:
+        """How many were flagged, and how many planted."""
+        return sum(self.found.values()), sum(self.planted.values())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the detector works."""
+        found, planted = self.count
+        return found >= self.least * planted
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what summary.json says of them."""
+        found, planted = self.count
+        low, high = clopper_pearson(found, planted)
+        return {
+            "planted": planted,
+            "found": found,
+            "recall": found / planted if planted else None,
+            "recall_95": [low, high],
+            "least": self.least,
+            "passed": self.passed,
+            "by_kind": {kind: [self.found[kind], self.planted[kind]] for kind in self.planted},
+        }
+
+
+def count_canaries(
+    planted: Planted, found: Found, rule: CalibratedRule, least: float | None
+) -> Canaries:
+    """Count the canaries that a rule flags.
+
+    The least share, where none is given, is what a detector as good as it was calibrated reaches
+    but for one run in a thousand.
+    """
+    statistics = rule.calibration.statistic.of(found.features)
+    hit = (statistics > rule.bounds.duplicate).any(1)  # never where there is no evidence: NaN
+    kinds = {name: planted.kinds == kind for kind, name in enumerate(KINDS)}
+    count = len(planted.kinds)
+    if least is None:
+        wanted = rule.calibration.found(rule.rate)
+        least = float(binom.ppf(_CHANCE, count, wanted)) / max(count, 1)
+    return Canaries(
+        {name: int(of.sum()) for name, of in kinds.items() if of.any()},
+        {name: int((hit & of).sum()) for name, of in kinds.items() if of.any()},
+        least,
+    )

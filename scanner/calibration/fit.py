@@ -1,0 +1,79 @@
+"""The decision statistic, fitted to non-members and planted copies: logistic regression.
+
+    features of negatives (N, n, 20), of positives (P, 20) -> Statistic
+
+No image is judged by a fit that has seen its person: `cross_fitted` leaves a fifth of the groups
+out at a time.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepssim_scan.matching.statistic import Statistic
+
+_RIDGE = 0.1  # of the weights of standardised features
+_ROUNDS = 3  # of choosing the strongest candidate of each negative, and fitting again
+_STEPS, _ENOUGH = 50, 1e-8  # of Newton, and the step at which it ends
+FOLDS = 5
+"""So many fits, each without the groups of one of so many folds; two must hold groups."""
+
+Array = NDArray[np.float64]
+
+
+def fit(negatives: Array, positives: Array) -> Statistic:
+    """Fit the statistic.
+
+    negatives (N, n, 20) are the candidates of non-members, of which the strongest of each counts;
+    positives (P, 20) are planted copies with their sources. Both sides have the same weight.
+    """
+    strongest = negatives[np.arange(len(negatives)), negatives[..., 0].argmax(1)]
+    for _ in range(_ROUNDS):
+        statistic = _logistic(strongest, positives)
+        best = statistic.of(negatives).argmax(1)
+        strongest = negatives[np.arange(len(negatives)), best]
+    return statistic
+
+
+def cross_fitted(
+    negatives: Array, positives: Array, groups: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> Callable[[Array, NDArray[np.int64]], Array]:
+    """Return a function that judges features (M, n, 20) by the fit without their groups (M,).
+
+    `groups` are those of the negatives (N,) and of the positives (P,). The result of the function
+    is the statistic of each pair (M, n).
+    """
+    fold_of_negative, fold_of_positive = (each % FOLDS for each in groups)
+    fits = [
+        fit(negatives[fold_of_negative != fold], positives[fold_of_positive != fold])
+        for fold in range(FOLDS)
+    ]
+
+    def judge(features: Array, group: NDArray[np.int64]) -> Array:
+        every = np.stack([each.of(features) for each in fits])
+        judged: Array = every[group % FOLDS, np.arange(len(features))]
+        return judged
+
+    return judge
+
+
+def _logistic(negatives: Array, positives: Array) -> Statistic:
+    """Fit a logistic regression with a ridge, by Newton's method."""
+    features = np.concatenate([negatives, positives])
+    label = np.repeat([0.0, 1.0], [len(negatives), len(positives)])
+    share = np.where(label == 1, 0.5 / len(positives), 0.5 / len(negatives)) * len(label)
+    centre, spread = features.mean(0), features.std(0) + 1e-6
+    design = np.column_stack([(features - centre) / spread, np.ones(len(features))])
+    ridge = np.diag([_RIDGE] * features.shape[1] + [0.0])
+    weights = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (share * (probability - label)) + ridge @ weights
+        curvature = share * np.maximum(probability * (1 - probability), 1e-6)
+        step = np.linalg.solve((design * curvature[:, None]).T @ design + ridge, gradient)
+        weights -= np.clip(step, -2, 2)
+        if np.abs(step).max() < _ENOUGH:
+            break
+    raw = weights[:-1] / spread
+    return Statistic(tuple(raw.tolist()), float(weights[-1] - raw @ centre))

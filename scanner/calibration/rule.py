@@ -1,0 +1,98 @@
+"""A rule that judges the candidates of images, and says how often it is wrong.
+
+Part (Q, n), subjects -> Judged (Q, n): verdicts, statistics, p-values
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepssim_scan.calibration.calibration import SIMILAR, Calibration
+from deepssim_scan.matching.config import CANDIDATES
+from deepssim_scan.matching.decision import VERDICTS, Bounds, judge, strongest_first
+from deepssim_scan.matching.parts import Part
+from deepssim_scan.matching.statistic import features
+
+SIMILAR_VERDICT = np.int8(VERDICTS.index("similar"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What is said of pairs (Q, n).
+
+    verdicts are indices in VERDICTS. statistics and p_values are NaN where there are none. order
+    (Q, n) has the strongest pair of each image first.
+    """
+
+    verdicts: NDArray[np.int8]
+    statistics: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    order: NDArray[np.int64]
+
+    def reordered(self, order: NDArray[np.int64]) -> "Judged":
+        """Return the pairs of each image in another order (Q, k), k <= n."""
+        at = np.arange(len(order))[:, None], order
+        return Judged(self.verdicts[at], self.statistics[at], self.p_values[at], self.order[at])
+
+
+class Rule(Protocol):
+    """Judges the candidates of images."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """Above which value a pair is similar, and a duplicate."""
+
+    def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
+        """Judge candidates (Q, n); `subjects` (N,) are those of the training rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedRule:
+    """Compares the decision statistic with quantiles of the null."""
+
+    calibration: Calibration
+    rate: float
+    verified: int = CANDIDATES
+
+    @property
+    def bounds(self) -> Bounds:
+        """The quantiles for the false-alarm rate, and for ten times that."""
+        null = self.calibration.null
+        similar = min(SIMILAR * self.rate, 0.5)
+        return Bounds(null.threshold(max(similar, self.rate)), null.threshold(self.rate))
+
+    def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
+        """Judge candidates (Q, n), the first `verified` of which count.
+
+        Those after them are listed alone: by their scores they are similar at most, and they come
+        last.
+        """
+        found, evidence = part.candidates, part.evidence
+        count = self.verified
+        every = features(found.scores, evidence.measures, subjects[found.rows])
+        statistics = self.calibration.statistic.of(every)
+        verdicts = judge(found.scores, statistics, evidence.foreground, self.bounds)
+        verdicts[:, count:] = np.minimum(verdicts[:, count:], SIMILAR_VERDICT)
+        p_values = np.full(statistics.shape, np.nan)
+        there = ~np.isnan(statistics)
+        p_values[there] = self.calibration.null.p_values(statistics[there])
+        order = np.broadcast_to(np.arange(found.rows.shape[1]), found.rows.shape).copy()
+        first = verdicts[:, :count], statistics[:, :count], found.scores[:, :count]
+        order[:, :count] = strongest_first(*first)
+        return Judged(verdicts, statistics, p_values, order)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRule:
+    """Compares the cosine similarity with fixed scores, as the reference does."""
+
+    bounds: Bounds
+
+    def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
+        """Judge candidates (Q, n)."""
+        scores = part.candidates.scores
+        verdicts = self.bounds.judge(scores)
+        nothing = np.full(scores.shape, np.nan)
+        return Judged(verdicts, nothing, nothing, strongest_first(verdicts, nothing, scores))

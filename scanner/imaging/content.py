@@ -1,0 +1,67 @@
+"""What images show, and what is only around it: padding, fill and black background.
+
+images (B, H, W) -> masks (B, H, W)
+"""
+
+import torch
+from torch import Tensor
+
+_PADDED = 0.02  # of the range above the darkest grey, at least, is a bar of padding
+_FLAT, _DARK_FLAT = 0.003, 0.02  # of an image's range: 3 x 3 pixels with less contrast are flat,
+_DARK = 0.05  # the greater one where they are so dark, since a black background has noise
+
+
+def padding_of(images: Tensor) -> Tensor:
+    """Tell which pixels are bars of padding: (B, H, W) -> bool.
+
+    Bars are rows or columns at the edges that hold one grey, and not the darkest: a black edge may
+    be background, into which an image can be moved.
+    """
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    bars = torch.zeros_like(images, dtype=torch.bool)
+    for dim in (1, 2):
+        least, most = images.amin(dim, keepdim=True), images.amax(dim, keepdim=True)
+        one_grey = most - least <= 1e-5 * (high - low)
+        bar = one_grey & (least > low + _PADDED * (high - low))
+        along = 3 - dim
+        first = bar.long().cumprod(along) > 0
+        last = bar.flip(along).long().cumprod(along).flip(along) > 0
+        bars |= first | last
+    return bars
+
+
+def is_dark(images: Tensor) -> Tensor:
+    """Tell which pixels are of a black background, with its noise: (B, H, W) -> bool."""
+    level, contrast = _level_and_contrast(images)
+    return (contrast <= _DARK_FLAT) & (level < _DARK)
+
+
+def is_flat(images: Tensor) -> Tensor:
+    """Tell which pixels are of a flat part, as padding and fill are: (B, H, W) -> bool."""
+    return _level_and_contrast(images)[1] <= _FLAT
+
+
+def highest_near(images: Tensor) -> Tensor:
+    """Return the highest of each pixel and its eight neighbours: (B, H, W) -> the same shape.
+
+    Several times faster on a CPU than `max_pool2d`.
+    """
+    for dim in (1, 2):
+        length = images.shape[dim] - 1
+        spread = images.clone()
+        for to, of in ((0, 1), (1, 0)):
+            target = spread.narrow(dim, to, length)
+            torch.maximum(target, images.narrow(dim, of, length), out=target)
+        images = spread
+    return images
+
+
+def apart_from(masks: Tensor) -> Tensor:
+    """Return 0 in masks and within two pixels of them, else 1: (B, H, W) bool -> float."""
+    return 1 - highest_near(highest_near(masks.float()))
+
+
+def _level_and_contrast(images: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    level = (images - low) / (high - low).clamp_min(1e-6)
+    return level, highest_near(level) + highest_near(-level)

@@ -1,0 +1,53 @@
+"""Adapt an encoder to the training set, where copies of its images are not found as they should be.
+
+    calibration -> needs_adapting; listing + encoder -> training -> encoder of the index folder
+
+DeepSSIM is meant to be trained on the data that it judges. The adapted encoder has seen patients:
+it stays in the index folder, which is private.
+"""
+
+from pathlib import Path
+
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.imaging.devices import pick_device
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.training import loop
+from deepssim_scan.training.config import TrainingConfig
+from deepssim_scan.training.dataset import load_dataset
+from deepssim_scan.training.state import Step
+
+FOUND, FOUND_OF_KIND = 0.97, 0.90
+"""The bar: shares of the planted copies that must be found, of all and of the worst kind."""
+
+QUICK = TrainingConfig(
+    steps=300, learning_rate=3e-4, warmup=30, evaluate_every=100, max_images=4000
+)
+"""How an encoder is adapted: in minutes, whatever the size of the set."""
+
+
+def needs_adapting(calibration: Calibration) -> bool:
+    """Tell whether too few planted copies are found at the default false-alarm rate."""
+    if calibration.subjects == "bundled":
+        return False
+    rate = calibration.false_alarm(None)
+    worst = min(calibration.sensitivity(rate).values())
+    return calibration.found(rate) < FOUND or worst < FOUND_OF_KIND
+
+
+def adapt(
+    listing: Listing, start: Checkpoint, ingest: IngestConfig, run: RunContext, out: Path
+) -> Checkpoint:
+    """Train an encoder on some images of a listing, and write its checkpoint `out`.
+
+    Raises InputError when there are too few images to learn from.
+    """
+    dataset = load_dataset(listing, start.architecture, QUICK, ingest, run)
+
+    def shown(step: Step) -> None:
+        run.progress("steps of adapting", step.step, step.steps, f"loss {step.loss:.4f}")
+
+    made = loop.train(dataset, out, QUICK, start, device=pick_device(run.device), on_step=shown)
+    out.with_name(f"{out.name}.csv").unlink()
+    return made

@@ -1,0 +1,77 @@
+"""The training images of an index as they are now, opened to be searched and registered with.
+
+index folder + where the images are -> Gallery -> Calibrator
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deepssim_scan.calibration.calibrate import Calibrator
+from deepssim_scan.calibration.groups import Groups
+from deepssim_scan.errors import InputError, InputMissing
+from deepssim_scan.imaging.devices import BatchRunner, pick_device
+from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.matching.evidence import RULE, Verifier
+from deepssim_scan.matching.probe import Probe
+from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.reread import Reader, listing_of
+from deepssim_scan.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """A store of training images, its index, whose image each row is, and the files of now."""
+
+    store: Store
+    search: TrainingIndex
+    groups: Groups
+    listing: Listing | None
+
+    def verifier(self, run: RunContext) -> Verifier:
+        """Return what registers images with the training images, which must be there."""
+        if self.listing is None:
+            raise ValueError("the training images are not there")
+        runner = BatchRunner(pick_device(run.device), "registration", run.progress)
+        return Verifier(Reader(self.store, self.listing, RULE, run), runner)
+
+    def calibrator(self, embedder: Embedder, candidates: int, seed: int = 0) -> Calibrator:
+        """Return what looks for training images and copies of them."""
+        run = embedder.run
+        rule = embedder.loaded.architecture.standardisation
+        probe = Probe(embedder, self.search, self.verifier(run), self.groups.number, candidates)
+        reader = replace(probe.verifier.training, rule=rule)
+        return Calibrator(self.store, self.groups, reader, probe, seed)
+
+
+def training_listing(store: Store, given: Path | None, run: RunContext) -> Listing:
+    """List the training images as they are now, where they were indexed or in `given`.
+
+    Raises InputMissing or InputError when they are not there.
+    """
+    listing = listing_of(store, run, given)
+    there = {(item.path, item.member) for item in listing.files}
+    if given is not None and not any((r.path, r.member) in there for r in store.embedded()):
+        raise InputError(
+            f"{given}: holds none of the {store.rows:,} training images under the names that "
+            "the index has. Give the folder that was indexed, or the one it was moved to."
+        )
+    return listing
+
+
+def listing_or_none(store: Store, given: Path | None, run: RunContext) -> Listing | None:
+    """List the training images as they are now; None, with a warning, where they are gone.
+
+    Raises InputMissing or InputError where `given` says that they are, and they are not.
+    """
+    try:
+        return training_listing(store, given, run)
+    except (InputMissing, InputError):
+        if given is not None:
+            raise
+        run.progress.warn(
+            f"{store.manifest.source['folder']}: the training images are not there any more, so "
+            "no pair can be verified. Say where they are with --training, or give --no-verify."
+        )
+        return None

@@ -1,0 +1,251 @@
+"""Calibrating an index on its own images, and the file that keeps what was found."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from test_rule import calibration
+
+from deepssim_scan.calibration import calibrate as module
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.jobs import calibrate as job
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
+from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.gallery import Gallery, training_listing
+from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.jobs.query import query
+from deepssim_scan.matching.config import VerdictConfig
+from deepssim_scan.storage.records import read_json, write_json
+from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.store import Store
+from deepssim_scan.training.pseudo_subjects import mni152, slices
+
+RUN = RunContext("cpu", workers=0)
+
+
+class Said:
+    """Progress that keeps the warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def __call__(self, stage, done, total, note=""):
+        assert done <= total
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def found(people):
+    return Calibration.read(people / "index")
+
+
+@pytest.fixture
+def calibrator(people):
+    """What calibrates the index."""
+    loaded = index_encoder(people / "index")
+    with Store.open(people / "index" / "store") as store:
+        search = TrainingIndex.open(people / "index", store, "cpu")
+        gallery = Gallery(store, search, groups_of(store), training_listing(store, None, RUN))
+        yield gallery.calibrator(Embedder(loaded, run=RUN, tta_views=4), 8)
+
+
+def same(first, second):
+    """Whether two calibrations say the same."""
+
+    def plain(each):
+        value = {field.name: getattr(each, field.name) for field in fields(each)}
+        return value | {"null": each.null.as_json(), "digest": "", "planted": dict(each.planted)}
+
+    return plain(first) == plain(second)
+
+
+# What it finds.
+
+
+def test_planted_copies_are_found_and_told_from_other_people(found):
+    rate = found.false_alarm(None)
+    assert rate == pytest.approx(1 / (len(found.null.statistics) + 1))
+    assert {kind: len(values) for kind, values in found.planted.items()} == dict.fromkeys(KINDS, 4)
+    assert found.found(rate) > 0.8
+    assert found.source_first > 0.8
+    assert found.sensitivity(rate)["identity"] == 1
+    assert (found.subjects, found.gallery, found.candidates) == ("guessed", 180, 8)
+
+
+def test_training_images_of_two_subjects_that_are_one_are_named_and_no_non_members(found):
+    """The last subject is a copy of the first one."""
+    assert found.duplicates
+    for first, second in found.duplicates:
+        assert first.startswith("s00/")
+        assert second == first.replace("s00", "s59")
+    assert not {0, 59} & set(found.null.subjects.tolist())
+    assert set(found.null.subjects.tolist()) <= set(range(1, 59))
+    assert len(found.null.statistics) == 58
+
+
+def test_a_non_member_is_looked_for_without_its_own_subject(calibrator):
+    rows = np.array([7, 50, 100])
+    images = dict(calibrator.reader.pixels(rows.tolist()))
+    pixels, group = [images[row] for row in rows.tolist()], calibrator.groups.number[rows]
+    beside = [calibrator.groups.beside(row) for row in rows.tolist()]
+    left_out = calibrator.look_for(pixels, group, beside)
+    assert (calibrator.groups.number[left_out.rows] != group[:, None]).all()
+    assert left_out.rows.shape == (3, 8)
+    assert left_out.whole.all()
+    with_itself = calibrator.look_for(pixels, group)
+    assert with_itself.rows[:, 0].tolist() == rows.tolist()
+    assert with_itself.same[:, 0].all()
+    assert not left_out.same.any()
+
+
+def test_planted_copies_are_of_all_kinds_and_drawn_by_the_seed(calibrator):
+    one, again, other = (calibrator.plant(28, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert np.bincount(one.kinds).tolist() == [2] * len(KINDS)
+    assert len(set(calibrator.groups.number[one.sources].tolist())) == 28
+    pairs = zip(one.images, again.images, strict=True)
+    assert all(np.array_equal(first, second) for first, second in pairs)
+    assert not np.array_equal(one.sources, other.sources)
+
+
+# The file.
+
+
+@pytest.mark.parametrize("null", [np.linspace(0, 1, 50), np.random.default_rng(0).normal(size=900)])
+def test_a_calibration_is_read_as_it_was_written(tmp_path, null):
+    """With and without a tail of the null."""
+    written = calibration(null, duplicates=(("a", "b"),))
+    assert (written.null.tail is None) == (len(null) == 50)
+    written.write(tmp_path)
+    read = Calibration.read(tmp_path)
+    assert same(read, written)
+    assert read.digest
+    values = np.linspace(-3, 5, 99)
+    assert np.array_equal(read.null.p_values(values), written.null.p_values(values))
+
+
+def test_an_index_without_a_calibration_says_how_to_make_one(tmp_path):
+    with pytest.raises(InputMissing, match=r"not calibrated .*deepssim-scan calibrate --index"):
+        Calibration.read(tmp_path)
+
+
+def test_any_altered_byte_is_found(tmp_path):
+    calibration(np.linspace(0, 1, 20)).write(tmp_path)
+    path = tmp_path / "calibration.json"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 37):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(Damaged):
+            Calibration.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "of another version"),
+        ({"statistic": {"weights": [1.0], "constant": 0.0}}, "weights must be those of 20"),
+        ({"statistic": None}, "holds no calibration"),
+        ({"planted": None}, "holds no calibration"),
+        ({"more": 1}, "holds no calibration"),
+        ({"null": {}}, "holds no null"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(tmp_path, change, words):
+    """With a checksum that fits."""
+    calibration().write(tmp_path)
+    path = tmp_path / "calibration.json"
+    write_json(path, read_json(path) | change)
+    with pytest.raises(Damaged, match=words):
+        Calibration.read(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["encoder", "store"])
+def test_row_34_a_calibration_of_something_else_is_refused(people, found, tmp_path, what):
+    index = shutil.copytree(people / "index", tmp_path / "index")
+    replace(found, **{what: "f" * 64}).write(index)
+    with pytest.raises(StoreMismatch, match=f"was calibrated with {what} ffffffffffff"):
+        query(people / "training", index, tmp_path / "report", QueryConfig(), RUN)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_rate_that_is_not_supported_is_refused_before_any_work(people, tmp_path):
+    config = QueryConfig(verdict=VerdictConfig(false_alarm=1e-6))
+    with pytest.raises(
+        InputError, match=r"1e-06 was asked for; the null of 58 .* supports 0\.0169"
+    ):
+        query(people / "training", people / "index", tmp_path / "report", config, RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Where the null comes from.
+
+
+def other_people(folder, count, first=3_000_000_000):
+    """Write a slice each of pseudo-subjects who are in no training set."""
+    volume = mni152()
+    for number in range(count):
+        (pixels,) = slices(volume, 2, [0.5], 128, torch.Generator().manual_seed(first + number))
+        path = folder / f"p{number}" / "0.png"
+        path.parent.mkdir(parents=True)
+        to_image(pixels).save(path)
+    return folder
+
+
+def test_the_null_of_images_held_out(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    config = CalibrateConfig(holdout=other_people(tmp_path / "others", 22))
+    found = job.calibrated(people / "index", config, RUN)
+    assert found.subjects == "hold-out"
+    assert len(found.null.statistics) == len(set(found.null.subjects.tolist())) == 22
+    assert found.duplicates == ()
+    assert found.found(found.false_alarm(None)) > 0.7
+
+
+def test_training_images_among_the_images_held_out_are_refused(people, tmp_path):
+    others = other_people(tmp_path / "others", 19)
+    shutil.copytree(people / "training" / "s20", others / "me")
+    with pytest.raises(InputError, match=r"3 of 22 hold-out images are copies .*'s20/\d\.png'"):
+        job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
+
+
+def test_too_few_images_held_out_are_refused(people, tmp_path):
+    config = CalibrateConfig(holdout=other_people(tmp_path / "others", 3))
+    with pytest.raises(InputError, match="holds 3 images that can be read, and a null needs 20"):
+        job.calibrated(people / "index", config, RUN)
+
+
+def test_images_held_out_of_one_subject_are_refused(people, tmp_path, monkeypatch):
+    others = other_people(tmp_path / "others", 21)
+    config = CalibrateConfig(holdout=others, ingest=IngestConfig(subject_regex="(p)"))
+    with pytest.raises(InputError, match="21 images of non-members of 1 subjects"):
+        job.calibrated(people / "index", config, RUN)
+
+
+def test_a_small_index_takes_the_bundled_calibration_and_says_so(people, tmp_path):
+    said = Said()
+    for number in range(9):
+        source = people / "training" / f"s{number:02d}"
+        shutil.copytree(source, tmp_path / "training" / source.name)
+    run = replace(RUN, progress=said)
+    made = build_index(tmp_path / "training", tmp_path / "index", IndexConfig(), run)
+    (warning,) = said.warnings
+    assert "Verdicts go by the bundled calibration, whose false-alarm rate is not that" in warning
+    calibrated = Calibration.read(tmp_path / "index")
+    assert same(calibrated, made.calibration)
+    assert (calibrated.subjects, calibrated.gallery) == ("bundled", 27)
+    assert calibrated.encoder == made.encoder
+    assert not made.adapted
+    with pytest.raises(InputError, match="a calibration needs 20 of more than one"):
+        job.calibrate(tmp_path / "index", run=run)
+    assert same(Calibration.read(tmp_path / "index"), calibrated)
+    assert json.loads((tmp_path / "index" / "calibration.json").read_text())["format"] == 1

@@ -1,0 +1,147 @@
+"""Canaries: counted as flagged, and a detector that is broken is noticed."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binom
+from test_rule import calibration
+
+from deepssim_scan.calibration.calibrate import Found, Planted
+from deepssim_scan.calibration.canaries import count_canaries
+from deepssim_scan.calibration.rule import CalibratedRule
+from deepssim_scan.cli import main
+from deepssim_scan.errors import InputError
+from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.jobs import query as query_job
+from deepssim_scan.matching.config import CanaryConfig
+from deepssim_scan.matching.statistic import FEATURES
+
+RATE = 0.05
+
+
+def looked_for(statistics):
+    """What was found of canaries (Q,) with these statistics of their candidates (Q, n)."""
+    statistics = np.array(statistics, float)
+    features = np.zeros((*statistics.shape, len(FEATURES)))
+    features[..., 0] = statistics
+    rows = np.zeros(statistics.shape, np.int64)
+    return Found(rows, features, np.arange(len(rows)))
+
+
+def planted(kinds):
+    return Planted((), np.array(kinds, np.int64), np.arange(len(kinds)))
+
+
+def test_canaries_are_counted_by_kind():
+    rule = CalibratedRule(calibration(), RATE)
+    high, low = rule.bounds.duplicate + 0.1, rule.bounds.duplicate - 0.1
+    found = looked_for([[low, high], [low, low], [high, low], [np.nan, low]])
+    counted = count_canaries(planted([0, 0, 2, 2]), found, rule, 0.5)
+    assert counted.found == {KINDS[0]: 1, KINDS[2]: 1}
+    assert counted.planted == {KINDS[0]: 2, KINDS[2]: 2}
+    assert (counted.count, counted.passed) == ((2, 4), True)
+    said = counted.as_json()
+    assert said["by_kind"] == {KINDS[0]: [1, 2], KINDS[2]: [1, 2]}
+    assert said["recall"] == 0.5
+    assert said["recall_95"][0] < 0.5 < said["recall_95"][1]
+    assert not count_canaries(planted([0, 0, 2, 2]), found, rule, 0.51).passed
+
+
+def test_a_candidate_without_evidence_hides_no_other():
+    """As in a query, where the image would be flagged for the other one."""
+    rule = CalibratedRule(calibration(), RATE)
+    counted = count_canaries(planted([1]), looked_for([[np.nan, 9.0]]), rule, None)
+    assert counted.count == (1, 1)
+
+
+def test_without_a_canary_nothing_is_known():
+    counted = count_canaries(
+        planted([]), looked_for(np.empty((0, 0))), CalibratedRule(calibration(), RATE), None
+    )
+    assert counted.as_json()["recall"] is None
+    assert counted.as_json()["recall_95"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("count", [10, 60, 200])
+def test_a_detector_as_good_as_it_was_calibrated_passes_but_for_one_run_in_a_thousand(count):
+    """Of 75 % that the calibration found; the least number is the last that chance explains."""
+    rule = CalibratedRule(calibration(), RATE)
+    assert rule.calibration.found(RATE) == 0.75
+    passes = []
+    for found in range(count + 1):
+        statistics = np.repeat([[9.0], [0.0]], [found, count - found], 0)
+        passes.append(
+            count_canaries(planted([0] * count), looked_for(statistics), rule, None).passed
+        )
+    least = passes.index(True)
+    assert all(passes[least:])
+    assert binom.cdf(least - 1, count, 0.75) < 0.001 <= binom.cdf(least, count, 0.75)
+
+
+@pytest.mark.parametrize(("count", "least"), [(-1, None), (5, 1.5), (5, -0.1)])
+def test_impossible_canaries_are_refused(count, least):
+    with pytest.raises(InputError, match=r"count must be|least must be"):
+        CanaryConfig(count, least)
+
+
+# As a user runs it.
+
+
+@pytest.fixture
+def query(people, tmp_path, monkeypatch, capsys):
+    """Run the command on one synthetic image: exit code, summary, and what was said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "synthetic" / "noise.png")
+
+    def call(*options):
+        command = ["query", "--synthetic", "synthetic", "--index", str(people / "index")]
+        monkeypatch.setattr(sys, "argv", ["deepssim-scan", *command, "--workers", "1", *options])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        summary = json.loads((tmp_path / "deepssim-report" / "summary.json").read_text())
+        return code, summary, " ".join(" ".join(capsys.readouterr()).split())
+
+    return call
+
+
+def test_a_detector_that_works_finds_its_canaries(query):
+    code, summary, said = query("--canaries", "28")
+    canaries = summary["canaries"]
+    assert (code, summary["complete"], canaries["passed"]) == (0, True, True)
+    assert canaries["planted"] == 28
+    assert canaries["found"] >= 20
+    assert sum(found for found, _ in canaries["by_kind"].values()) == canaries["found"]
+    assert f"Canaries: {canaries['found']} of 28 planted copies were found." in said
+    assert 0 < summary["most_copies_95"] <= 1
+    code, summary, said = query("--canaries", "28", "--min-canary-recall", "1")
+    assert (code == 0) == (canaries["found"] == 28)
+    code, summary, said = query("--canaries", "0")
+    assert (code, summary["canaries"], summary["most_copies_95"]) == (0, None, None)
+    assert "Canaries" not in said
+
+
+def test_a_broken_encoder_is_noticed_and_the_run_is_incomplete(query, make_encoder, monkeypatch):
+    """One of random weights, where the index has the embeddings of the right one."""
+    load = query_job.index_encoder
+
+    def broken(index):
+        loaded = load(index)
+        return replace(loaded, encoder=make_encoder(loaded.architecture))
+
+    monkeypatch.setattr(query_job, "index_encoder", broken)
+    code, summary, said = query("--canaries", "28", "--fail-on-flagged")
+    assert (code, summary["complete"], summary["canaries"]["passed"]) == (4, False, False)
+    assert summary["canaries"]["found"] < 14
+    assert summary["verification"]["not_registered"] == summary["counts"]["rejected"] == 0
+    assert "CANARIES MISSED" in said
+    assert "INCOMPLETE, so this is no clean result." in said
+    assert "Canaries were missed." in said

@@ -1,0 +1,119 @@
+"""Candidates against a brute-force choice among all rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepssim_scan.index.rescore import Matches
+from deepssim_scan.matching.candidates import propose
+
+
+class Search:
+    """Scores of each image with every row and view, of which the best are given."""
+
+    def __init__(self, scores):
+        self.scores, self.rows, self.asked = scores, scores.shape[2], []
+
+    def search_views(self, views, k):
+        self.asked.append(k)
+        every = self.scores[views[:, 0, 0].astype(int)]
+        best, view = every.max(1), every.argmax(1).astype(np.int8)
+        rows = np.broadcast_to(np.arange(self.rows), best.shape)
+        order = np.lexsort((rows, -best), axis=-1)[:, :k]
+        return Matches(*(np.take_along_axis(each, order, 1) for each in (rows, best, view)))
+
+
+def chosen(best, count, room, subjects, left_out):
+    """The rows of one image, by score: those within the cap of their subject, then any."""
+    order = [row for row in np.lexsort((np.arange(len(best)), -best)) if row not in left_out]
+    before = [sum(subjects[order[:n]] == subjects[row]) for n, row in enumerate(order)]
+    late = [n >= max(1, count - 3) for n in before]
+    first = sorted(range(len(order)), key=lambda n: (late[n], n))[:room]
+    return [order[n] for n in sorted(first)]
+
+
+@st.composite
+def cases(draw):
+    """Scores that tie, subjects of few or many rows, rows left out of some images."""
+    rows, queries = draw(st.integers(1, 90)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 9999)))
+    scores = np.round(rng.uniform(-1, 1, (queries, draw(st.integers(1, 3)), rows)), 1)
+    subjects = rng.integers(0, draw(st.sampled_from([1, 2, 5, 90])), rows)
+    if draw(st.booleans()):  # one subject is the best match everywhere
+        scores[:, :, subjects == subjects[0]] += 2
+    left_out = None
+    if draw(st.booleans()):
+        sizes = rng.integers(0, rows + 1, queries)
+        left_out = [np.sort(rng.choice(rows, size, replace=False)) for size in sizes]
+    return scores.astype(np.float32), draw(st.integers(1, 12)), subjects, left_out
+
+
+def numbered(queries):
+    return np.arange(queries, dtype=np.float32)[:, None, None]
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_candidates_are_those_of_a_choice_among_all_rows(case):
+    """There are fewer of all images only where one of them has no more rows."""
+    scores, count, subjects, left_out = case
+    found = propose(Search(scores), numbered(len(scores)), count, subjects, left_out)
+    barred = [set(each.tolist()) for each in left_out or [np.empty(0)] * len(scores)]
+    room = min(count, *(len(subjects) - len(each) for each in barred))
+    assert found.rows.shape == found.scores.shape == found.views.shape == (len(scores), room)
+    for query, each in enumerate(scores):
+        best, rows = each.max(0), found.rows[query].tolist()
+        assert rows == chosen(best, count, room, subjects, barred[query])
+        assert found.scores[query].tolist() == best[rows].tolist()
+        assert found.views[query].tolist() == each.argmax(0)[rows].tolist()
+
+
+@given(cases())
+def test_no_row_that_is_left_out_is_proposed_and_none_twice(case):
+    scores, count, subjects, left_out = case
+    found = propose(Search(scores), numbered(len(scores)), count, subjects, left_out)
+    for query, rows in enumerate(found.rows.tolist()):
+        assert len(set(rows)) == len(rows)
+        if left_out:
+            assert not set(rows) & set(left_out[query].tolist())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 8, 12])
+def test_the_best_subject_leaves_room_for_three_candidates_of_others(count):
+    """The best 60 rows are all of one subject: the search goes as deep as the others are."""
+    best = np.linspace(1, -1, 100, dtype=np.float32)[None, None]
+    subjects = np.where(np.arange(100) < 60, 0, np.arange(100))
+    found = propose(Search(best), numbered(1), count, subjects)
+    assert (subjects[found.rows] == 0).sum() == max(1, count - 3)
+    assert found.rows.shape == (1, count)
+
+
+def test_where_there_is_one_subject_alone_all_candidates_are_of_it():
+    best = np.linspace(1, -1, 30, dtype=np.float32)[None, None]
+    found = propose(Search(best), numbered(1), 8, np.zeros(30, np.int64))
+    assert found.rows.tolist() == [list(range(8))]
+
+
+def test_candidates_of_an_image_do_not_depend_on_the_others():
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(-1, 1, (5, 2, 80)).astype(np.float32)
+    subjects = rng.integers(0, 3, 80)
+    scores[3, :, subjects == 0] += 2  # of this image alone, the search goes deeper
+    together = propose(Search(scores), numbered(5), 8, subjects)
+    for query in range(5):
+        alone = propose(Search(scores[query : query + 1]), numbered(1), 8, subjects)
+        assert alone.rows.tolist() == together.rows[query : query + 1].tolist()
+
+
+def test_the_search_is_no_deeper_than_it_must_be():
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(-1, 1, (3, 1, 5000)).astype(np.float32)
+    search = Search(scores)
+    propose(search, numbered(3), 8, np.arange(5000))
+    assert max(search.asked) < 100
+
+
+def test_no_images_have_no_candidates():
+    search = Search(np.zeros((0, 1, 20), np.float32))
+    assert propose(search, numbered(0), 8, np.arange(20)).rows.shape == (0, 8)

@@ -77,6 +77,8 @@ def _mixed(images: Tensor, generator: Generator) -> Tensor:
     return torch.where(_drawn(images, 4, generator)[:, None, None] == 0, -images, images)
 
 
+SEVERAL = "several at once"
+
 COPIES: dict[str, augment.Change] = {
     "identity": _identity,
     "flip": _flip,
@@ -91,7 +93,7 @@ COPIES: dict[str, augment.Change] = {
     "compression": augment.compress,
     "lower resolution": augment.lower_resolution,
     "smooth warp": _warp,
-    "several at once": _mixed,
+    SEVERAL: _mixed,
 }
 """The kinds of copy by name: each changes all images of a batch, at random."""
 

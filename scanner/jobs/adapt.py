@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.imaging.copies import SEVERAL
 from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing
@@ -19,7 +20,11 @@ from deepssim_scan.training.dataset import load_dataset
 from deepssim_scan.training.state import Step
 
 FOUND, FOUND_OF_KIND = 0.97, 0.90
-"""The bar: shares of the planted copies that must be found, of all and of the worst kind."""
+"""The bar: shares of the planted copies that must be found, of all and of the worst kind.
+
+Copies changed in several ways at once count among all, and are no kind of their own: of those at
+the end of all ranges no encoder finds so many.
+"""
 
 QUICK = TrainingConfig(
     steps=300, learning_rate=3e-4, warmup=30, evaluate_every=100, max_images=4000
@@ -32,7 +37,8 @@ def needs_adapting(calibration: Calibration) -> bool:
     if calibration.subjects == "bundled":
         return False
     rate = calibration.false_alarm(None)
-    worst = min(calibration.sensitivity(rate).values())
+    found = calibration.sensitivity(rate)
+    worst = min(share for kind, share in found.items() if kind != SEVERAL)
     return calibration.found(rate) < FOUND or worst < FOUND_OF_KIND
 
 

@@ -11,6 +11,7 @@ import typer
 
 from deepssim_scan.cli import console
 from deepssim_scan.cli.progress import reporting
+from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.limits import Limits
@@ -38,6 +39,36 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+Index = Annotated[Path, input_option("--index", metavar="DIR", help="Folder of the index.")]
+TrainingNow = Annotated[
+    Path | None,
+    input_option(
+        "--training",
+        metavar="DIR",
+        help="Where the training images are now, to verify candidates with.",
+        show_default="where they were indexed",
+    ),
+]
+Candidates = Annotated[
+    int,
+    verdict_option(
+        "--candidates",
+        metavar="N",
+        min=1,
+        help="Training images that are verified per image, the most similar ones.",
+    ),
+]
+TtaViews = Annotated[
+    int,
+    verdict_option(
+        "--tta-views",
+        metavar="N",
+        min=1,
+        max=len(TTA_VIEWS),
+        help="Views of each image that are embedded: itself, turned by a quarter, "
+        "inverted, both. Fewer are faster and find fewer copies.",
+    ),
+]
 Include = Annotated[
     list[str] | None,
     input_option(

@@ -134,8 +134,8 @@ def where_read(name, count, seed):
     x, y = centres.expand(count, SIDE, SIDE), centres[:, None].expand(count, SIDE, SIDE)
     tilt = 1e-4
     across, down = (COPIES[name](each, generator(seed)) for each in (x + tilt * y, y + tilt * x))
-    upright = torch.stack([across - tilt * down, down - tilt * across], 1) / (1 - tilt**2)
-    return upright.numpy()
+    where = torch.stack([across - tilt * down, down - tilt * across], 1) / (1 - tilt**2)
+    return where.numpy()
 
 
 @pytest.mark.parametrize("name", READ_ELSEWHERE)

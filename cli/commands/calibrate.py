@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from deepssim_scan.cli import console, options
-from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
@@ -16,18 +15,6 @@ if TYPE_CHECKING:
 EXAMPLE = "deepssim-scan calibrate --holdout other-patients/"
 DEFAULTS = CalibrateConfig()
 
-Index = Annotated[
-    Path, options.input_option("--index", metavar="DIR", help="Folder of the index to calibrate.")
-]
-Training = Annotated[
-    Path | None,
-    options.input_option(
-        "--training",
-        metavar="DIR",
-        help="Where the training images are now.",
-        show_default="where they were indexed",
-    ),
-]
 Holdout = Annotated[
     Path | None,
     options.input_option(
@@ -37,30 +24,11 @@ Holdout = Annotated[
         show_default="training images, each without its own subject",
     ),
 ]
-Candidates = Annotated[
-    int,
-    options.verdict_option(
-        "--candidates",
-        metavar="N",
-        min=1,
-        help="Training images that are verified per image; queries take as many.",
-    ),
-]
-TtaViews = Annotated[
-    int,
-    options.verdict_option(
-        "--tta-views",
-        metavar="N",
-        min=1,
-        max=len(TTA_VIEWS),
-        help="Views of each image that are embedded; queries take as many.",
-    ),
-]
 
 
 def calibrate(
-    index: Index = options.DEFAULT_INDEX,
-    training: Training = None,
+    index: options.Index = options.DEFAULT_INDEX,
+    training: options.TrainingNow = None,
     holdout: Holdout = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -69,8 +37,8 @@ def calibrate(
     slices: options.Slices = None,
     axis: options.Axis = None,
     window: options.Window = None,
-    candidates: Candidates = DEFAULTS.candidates,
-    tta_views: TtaViews = DEFAULTS.tta_views,
+    candidates: options.Candidates = DEFAULTS.candidates,
+    tta_views: options.TtaViews = DEFAULTS.tta_views,
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = WORKERS,

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console, options
-from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
@@ -46,18 +45,6 @@ class RuleName(StrEnum):
 Synthetic = Annotated[
     Path, options.input_option("--synthetic", metavar="DIR", help="Folder of the synthetic images.")
 ]
-Index = Annotated[
-    Path, options.input_option("--index", metavar="DIR", help="Folder of the index to search.")
-]
-Training = Annotated[
-    Path | None,
-    options.input_option(
-        "--training",
-        metavar="DIR",
-        help="Where the training images are now, to verify candidates with.",
-        show_default="where they were indexed",
-    ),
-]
 Report = Annotated[
     Path, options.output_option("--report", metavar="DIR", help="Folder to write the report to.")
 ]
@@ -71,26 +58,6 @@ FailOnFlagged = Annotated[
     bool,
     options.output_option(
         "--fail-on-flagged", help="Exit with code 3 when an image is flagged as a duplicate."
-    ),
-]
-Candidates = Annotated[
-    int,
-    options.verdict_option(
-        "--candidates",
-        metavar="N",
-        min=1,
-        help="Training images that are verified per synthetic image, the most similar ones.",
-    ),
-]
-TtaViews = Annotated[
-    int,
-    options.verdict_option(
-        "--tta-views",
-        metavar="N",
-        min=1,
-        max=len(TTA_VIEWS),
-        help="Views of each synthetic image that are embedded: itself, turned by a quarter, "
-        "inverted, both. Fewer are faster and find fewer copies.",
     ),
 ]
 NoVerify = Annotated[
@@ -158,8 +125,8 @@ LeastRecall = Annotated[
 
 def query(
     synthetic: Synthetic,
-    index: Index = options.DEFAULT_INDEX,
-    training: Training = None,
+    index: options.Index = options.DEFAULT_INDEX,
+    training: options.TrainingNow = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
     manifest: options.Manifest = None,
@@ -172,8 +139,8 @@ def query(
     top_k: TopK = VERDICT.top_k,
     fail_on_flagged: FailOnFlagged = False,
     json: options.Json = False,
-    candidates: Candidates = EVIDENCE.candidates,
-    tta_views: TtaViews = EVIDENCE.tta_views,
+    candidates: options.Candidates = EVIDENCE.candidates,
+    tta_views: options.TtaViews = EVIDENCE.tta_views,
     rule: Rule = RuleName.CALIBRATED,
     false_alarm: FalseAlarm = None,
     similar: Similar = None,
@@ -284,6 +251,12 @@ def _show_calibration(summary: Mapping[str, Any]) -> None:
             console.note("Judged by fixed scores: how often they are wrong is not known.")
         return
     people = found["non_members"]
+    if people["from"] == "bundled":
+        console.warn(
+            "Judged by the bundled calibration, of pseudo-subjects: how often these verdicts are "
+            "wrong is not known. The training set is too small to be calibrated."
+        )
+        return
     console.say(
         f"False alarms: {found['false_alarm']:.2g} of images of other people, at most "
         f"{found['false_alarm_upper_95']:.2g} (95 %; {people['images']:,} images of "

@@ -115,7 +115,7 @@ class Calibrator:
         """Change training images, of as many subjects as there are, at random."""
         sources = np.resize(rng.permutation(self.groups.some(count, rng)), count)
         kinds = rng.permutation(np.arange(count) % len(KINDS))
-        images = dict(self.reader.pixels(np.unique(sources).tolist()))
+        images = self._read(np.unique(sources))
         there = np.isin(sources, list(images))
         sources, kinds = sources[there], kinds[there]
         seed = int(rng.integers(1 << 31))
@@ -146,7 +146,7 @@ class Calibrator:
 
         Those that are copies of another subject's image are no non-members: they are named.
         """
-        images = dict(self.reader.pixels(self.groups.some(_NULL, rng).tolist()))
+        images = self._read(self.groups.some(_NULL, rng))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
         most = self.store.rows - self.probe.candidates  # or fewer candidates than a query has
         left_out = {row: out for row, out in beside.items() if len(out) <= most}
@@ -174,6 +174,16 @@ class Calibrator:
                 "hold-out images must show people who are not in the training set."
             )
         return found.only(found.whole)
+
+    def _read(self, rows: Rows) -> dict[int, Pixels]:
+        """Read training images again; those that are gone or have changed are warned of."""
+        images = dict(self.reader.pixels(rows.tolist()))
+        if missing := len(rows) - len(images):
+            self.reader.run.progress.warn(
+                f"{missing:,} of {len(rows):,} training images drawn are gone or have changed "
+                "since they were indexed, and take no part."
+            )
+        return images
 
     def _require_enough(self, group: Rows, what: str) -> None:
         """Raise InputError where there are too few images; `group` (Q,) is that of each."""

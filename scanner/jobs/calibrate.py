@@ -94,12 +94,15 @@ def _hold_out(
     """Read the images of a hold-out folder, each with the number of its subject."""
     listing = list_images(folder, ingest.selection, run)
     numbers: dict[str, int] = {}
-    images = []
+    images, rejected = [], 0
     for item in decode_images(listing, rule, ingest, run):
         for image in item:
+            rejected += image.record.state == "rejected"
             if image.pixels is not None:
                 name = image.record.subject or image.record.name
                 images.append((image.pixels, numbers.setdefault(name, len(numbers))))
+    if rejected:
+        run.progress.warn(f"{folder}: {rejected:,} images cannot be read, and take no part.")
     if len(images) < FEWEST:
         raise InputError(
             f"{folder}: holds {len(images)} images that can be read, and a null needs {FEWEST}. "

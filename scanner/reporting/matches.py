@@ -141,13 +141,13 @@ class MatchCounts:
         verdicts = pc.cast(best["verdict"], pa.string())
         for verdict, count in Counter(verdicts.to_pylist()).items():
             self.verdicts[verdict] += count
-        self._count_views(best)
-        self._flagged = _joined(self._flagged, best.filter(pc.equal(verdicts, "duplicate")))
+        flagged = best.filter(pc.equal(verdicts, "duplicate"))
+        self._count_views(flagged)
+        self._flagged = _joined(self._flagged, flagged)
         self._strongest = _joined(self._strongest, best).slice(0, _STRONGEST)
 
-    def _count_views(self, best: pa.Table) -> None:
+    def _count_views(self, flagged: pa.Table) -> None:
         """Count how the flagged images of a part were turned or inverted."""
-        flagged = best.filter(pc.equal(pc.cast(best["verdict"], pa.string()), "duplicate"))
         for transform in flagged["transform"].to_pylist():
             if transform is not None:
                 turned, inverted = transform["quarter_turn"], transform["inverted"]

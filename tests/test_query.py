@@ -734,3 +734,62 @@ def test_row_50_without_faiss_nothing_is_embedded(built, tmp_path, monkeypatch):
         build_index(built / "training", tmp_path / "index", run=RunContext(progress=seen))
     assert not seen.stages
     assert not list(tmp_path.iterdir())
+
+
+def source_of(people):
+    """A slice of a pseudo-subject, and the name that it has in the index."""
+    return Image.open(people / "training" / "s20" / "1.png"), "s20/1.png"
+
+
+def found_of(people, folder, report):
+    """Query a folder with the defaults; return the strongest match of each image by name."""
+    config = QueryConfig(canaries=CanaryConfig(0))
+    summary = query(folder, people / "index", report, config, RUN).summary
+    return summary, {row["synthetic"]: row for row in matches_of(report) if row["rank"] == 1}
+
+
+def test_row_41_copies_that_are_turned_or_transposed_are_found(people, tmp_path):
+    image, name = source_of(people)
+    for turn in Image.Transpose:
+        save(image.transpose(turn), tmp_path / "synthetic" / f"{turn.name}.png")
+    np.save(tmp_path / "synthetic" / "transposed.npy", np.asarray(image).T)
+    summary, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert len(found) == 8
+    assert {row["training"] for row in found.values()} == {name}
+    assert {row["verdict"] for row in found.values()} == {"duplicate"}
+    turned = {key for key, row in found.items() if row["transform"]["quarter_turn"]}
+    assert turned == {key for key in found if "FLIP" not in key and "180" not in key}
+    assert summary["counts"]["duplicate"] == 8
+
+
+def test_row_42_copies_that_are_scaled_or_inverted_are_found(people, tmp_path):
+    image, name = source_of(people)
+    for percent in (89, 94, 106, 112):
+        side = round(128 * percent / 100)
+        scaled = image.resize((side, side), Image.Resampling.BICUBIC)
+        start = (side - 128) // 2
+        box = (start, start, start + 128, start + 128)  # beyond the image, crop gives black
+        save(scaled.crop(box), tmp_path / "synthetic" / f"{percent}.png")
+    save(image.point(lambda grey: 255 - grey), tmp_path / "synthetic" / "inverted.png")
+    _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert {row["training"] for row in found.values()} == {name}
+    assert {row["verdict"] for row in found.values()} == {"duplicate"}
+    for key, row in found.items():
+        percent = key.removesuffix(".png")
+        if percent.isdigit():
+            assert row["transform"]["scale"] == pytest.approx(int(percent) / 100, abs=0.02)
+        else:
+            assert row["transform"]["inverted"]
+
+
+def test_row_44_an_image_of_small_spots_is_undecidable_and_counted_apart(people, tmp_path):
+    rows, columns = np.mgrid[:128, :128]
+    spots = np.zeros((128, 128))
+    for row, column in ((40, 50), (80, 70)):
+        spots += np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 8)
+    save(Image.fromarray((255 * spots).astype(np.uint8)), tmp_path / "synthetic" / "spots.png")
+    summary, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert found["spots.png"]["verdict"] == "undecidable"
+    assert found["spots.png"]["foreground"] < 0.02
+    counts = summary["counts"]
+    assert (counts["undecidable"], counts["judged"], counts["different"]) == (1, 1, 0)

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deepssim_scan.imaging.deformation import undo_deformation
 from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.registration import register
 from deepssim_scan.imaging.similarity import similarity
@@ -66,7 +67,7 @@ def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comp
 
 def _compare(synthetic: Tensor, training: Tensor) -> Comparison:
     pairs = register(synthetic, training)
-    found = similarity(pairs)
+    found = similarity(undo_deformation(pairs))
     transform = pairs.flip, pairs.degrees, pairs.scale, pairs.shift, pairs.gamma
     return Comparison(*transform, found.measures, found.foreground)
 

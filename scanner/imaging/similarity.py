@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from deepssim_scan.imaging.registration import Registered
 from deepssim_scan.imaging.ssim import ssim
-from deepssim_scan.imaging.warp import blur, normalise_local_contrast
+from deepssim_scan.imaging.warp import blur, normalise_local_contrast, standardise_within
 
 BLURS = (1.0, 2.0, 3.0)  # standard deviations of the Gaussians, pixels of 128
 MEASURES = ("ssim", "ncc", "lcn")
@@ -51,7 +51,7 @@ def similarity(pairs: Registered) -> Similarity:
     """Compare registered pairs where both images show something."""
     part = pairs.inside.float()
     weight = part.repeat(2, 1, 1)
-    images = _standardised(torch.cat([pairs.training, pairs.synthetic]), weight)
+    images = standardise_within(torch.cat([pairs.training, pairs.synthetic]), weight)
     columns = []
     for sigma in BLURS:
         columns += _measures(images, weight, sigma)
@@ -64,7 +64,7 @@ def _measures(images: Tensor, weight: Tensor, sigma: float) -> list[Tensor]:
     """Return SSIM, NCC and LCN (P,) of pairs after a blur: images and weight (2 P, H, W)."""
     width = images.new_tensor([sigma / _PIXEL])
     blurred = blur(images, width) / blur(weight, width).clamp_min(1e-3)
-    both = _standardised(blurred, weight)
+    both = standardise_within(blurred, weight)
     contrast = normalise_local_contrast(both, _WINDOW, _FLOOR, weight)
     count = len(images) // 2
     training, synthetic, part = both[:count], both[count:], weight[:count] > 0
@@ -73,17 +73,6 @@ def _measures(images: Tensor, weight: Tensor, sigma: float) -> list[Tensor]:
         _correlation(training, synthetic),
         _correlation(contrast[:count], contrast[count:]),
     ]
-
-
-def _standardised(images: Tensor, weight: Tensor) -> Tensor:
-    """Bring each image to mean 0 and standard deviation 1 where its weight is 1, and to 0 beyond.
-
-    (B, H, W) twice -> (B, H, W)
-    """
-    total = weight.sum((1, 2), keepdim=True).clamp_min(1)
-    centred = weight * (images - (weight * images).sum((1, 2), keepdim=True) / total)
-    spread = (centred.square().sum((1, 2), keepdim=True) / total).sqrt()
-    return centred / spread.clamp_min(1e-6)
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:

@@ -16,6 +16,17 @@ def restandardise(images: Tensor) -> Tensor:
     return (images - mean) / spread.clamp_min(1e-6)
 
 
+def standardise_within(images: Tensor, weight: Tensor) -> Tensor:
+    """Bring each image to mean 0 and standard deviation 1 where its weight is 1, and to 0 beyond.
+
+    (B, H, W) twice -> (B, H, W)
+    """
+    total = weight.sum((1, 2), keepdim=True).clamp_min(1)
+    centred = weight * (images - (weight * images).sum((1, 2), keepdim=True) / total)
+    spread = (centred.square().sum((1, 2), keepdim=True) / total).sqrt()
+    return centred / spread.clamp_min(1e-6)
+
+
 def gamma(images: Tensor, exponent: Tensor) -> Tensor:
     """Raise each image, scaled to [0, 1] and back, to its exponent (B,)."""
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)

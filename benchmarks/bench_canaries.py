@@ -20,6 +20,7 @@ import torch
 from bench_verdicts import read_people, save_grey
 from harness import console, parser, write
 
+from deepssim_scan.calibration.calibrate import Planted
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.canaries import count_canaries
 from deepssim_scan.calibration.groups import groups_of
@@ -38,6 +39,8 @@ from deepssim_scan.storage.layout import STORE
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
+
+POOL = 1500  # copies that canaries are drawn from
 
 
 def main() -> None:
@@ -81,15 +84,21 @@ def indexed(images: Path, work: Path, run: RunContext) -> Path:
 def trials(
     gallery: Gallery, loaded: Checkpoint, calibration: Calibration, run: RunContext, count: int
 ) -> dict[str, Any]:
-    """Plant canaries so many times; return in how many they say that the detector is broken."""
+    """Plant canaries so many times; return in how many they say that the detector is broken.
+
+    The canaries of each time are drawn from POOL copies, each looked for once.
+    """
     embedder = Embedder(loaded, run=run, tta_views=len(TTA_VIEWS))
     calibrator = gallery.calibrator(embedder, CANDIDATES)
     rule = CalibratedRule(calibration, calibration.false_alarm(None))
+    pool = calibrator.plant(POOL, np.random.default_rng(1))
+    found = calibrator.look_for(pool.images, gallery.groups.number[pool.sources])
     noticed, recalls = 0, []
     for trial in range(count):
-        planted = calibrator.plant(CanaryConfig().count, np.random.default_rng([1, trial]))
-        found = calibrator.look_for(planted.images, gallery.groups.number[planted.sources])
-        canaries = count_canaries(planted, found, rule, None)
+        size = min(CanaryConfig().count, len(pool.kinds))
+        drawn = np.random.default_rng(trial).choice(len(pool.kinds), size, replace=False)
+        planted = Planted([], pool.kinds[drawn], pool.sources[drawn])
+        canaries = count_canaries(planted, found.only(drawn), rule, None)
         noticed += not canaries.passed
         recalls.append(canaries.count[0] / canaries.count[1])
     return {"noticed": noticed, "recall": [min(recalls), float(np.median(recalls)), max(recalls)]}
@@ -119,7 +128,7 @@ def _judging(other: Calibration) -> dict[str, Any]:
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__, {"trials": 20, "workers": 2, "seed": 1})
+    made = parser(__doc__, {"trials": 100, "workers": 2, "seed": 1})
     made.add_argument("--images", type=Path, required=True, help="folder of real people's images")
     made.add_argument("--other", type=Path, required=True, help="the folder of another set")
     made.add_argument("--name", required=True, help="what the set is called in the result")

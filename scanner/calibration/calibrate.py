@@ -44,8 +44,8 @@ class Found:
     features: Array
     group: Rows
 
-    def only(self, kept: NDArray[np.bool_]) -> "Found":
-        """Return what was found of some of the images (Q,) bool."""
+    def only(self, kept: NDArray[np.bool_] | Rows) -> "Found":
+        """Return what was found of some of the images: a mask (Q,), or their numbers."""
         return Found(self.rows[kept], self.features[kept], self.group[kept])
 
     @property

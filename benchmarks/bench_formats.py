@@ -95,9 +95,7 @@ def judged(work: Path, truth: dict[str, str]) -> dict[str, Any]:
     return {
         "copies": len(best),
         "flagged": float(np.mean([row["verdict"] == "duplicate" for row in best])),
-        "source_first": float(
-            np.mean([row["training"] == truth[row["synthetic"]] for row in best])
-        ),
+        "source_first": float(np.mean(first)),
         "warnings": warned.texts,
     }
 

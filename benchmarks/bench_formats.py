@@ -59,7 +59,7 @@ def copies_of_volumes(images: Path, work: Path) -> dict[str, str]:
             slice_ = int(place * volume.shape[2])
             name = f"{path.name.partition('.')[0]}-{slice_}.npy"
             np.save(work / "synthetic" / name, volume[:, :, slice_])
-            truth[name] = f"{path.name}[z={slice_}]"
+            truth[name] = f"{path.name}#axis=2,slice={slice_}"
     return truth
 
 

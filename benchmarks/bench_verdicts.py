@@ -27,6 +27,7 @@ from PIL import Image
 from rich.table import Table
 
 from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.rates import clopper_pearson, false_discovery, most_copies
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -150,7 +151,7 @@ def judged(
         "similar": float(np.mean([best[name]["verdict"] == "similar" for name in truth])),
         "source_first": float(np.mean([best[n]["training"] == s for n, s in truth.items()])),
         "false_alarms": {
-            str(asked): _false_alarms(p_values <= asked, people) | {"supported": asked >= rate}
+            str(asked): _false_alarms(p_values, people, asked) | {"supported": asked >= rate}
             for asked in RATES
         },
         "ks": _ks_over_people(p_values, people),
@@ -158,17 +159,17 @@ def judged(
     }
 
 
-def _false_alarms(hit: NDArray[np.bool_], people: NDArray[np.int64]) -> dict[str, Any]:
+def _false_alarms(
+    p_values: NDArray[np.float64], people: NDArray[np.int64], asked: float
+) -> dict[str, Any]:
     """Return the share of images flagged, and its 95 % interval by person.
 
-    People are drawn again with replacement (a bootstrap); where few are hit, the interval is
-    Clopper and Pearson's of as many images as their spread between people makes independent.
+    The interval is Clopper and Pearson's of as many images as those of the people are worth, by
+    the spread of what is flagged between people (`NullDistribution.effective_size`).
     """
-    sums, sizes = np.bincount(people, hit), np.bincount(people)
-    share, count = float(hit.mean()), len(sizes)
-    spread = float(((sums - share * sizes) ** 2).sum()) * count / max(count - 1, 1)
-    single = len(hit) * share * (1 - share)
-    size = float(np.clip(len(hit) * single / spread, count, len(hit))) if spread else len(hit)
+    order = np.argsort(-p_values, kind="stable")
+    seen = NullDistribution(-p_values[order], people[order], None)
+    share, size = float((p_values <= asked).mean()), seen.effective_size(-asked)
     return {"share": share, "interval": clopper_pearson(share * size, size)}
 
 

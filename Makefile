@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks
-# All but those that need a folder of real people.
-BENCHMARKS := $(filter-out %_candidates.py %_canaries.py %_verdicts.py,$(wildcard benchmarks/bench_*.py))
+# Those of a folder of real people, which `bench` leaves out.
+PEOPLE := candidates canaries formats subjects verdicts
+BENCHMARKS := $(filter-out $(PEOPLE:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test faults lint format wheel bench clean
 

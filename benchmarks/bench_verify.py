@@ -80,7 +80,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def best_of_candidates(
     gallery: Grey, queries: Queries, options: argparse.Namespace
 ) -> NDArray[np.float32]:
-    """Return the greatest of each measure over the candidates of each non-member: (Q, 9)."""
+    """Return the greatest of each measure over the candidates of each non-member: (Q, 6)."""
     method, images = of_encoder("encoder", options.encoder, len(TTA_VIEWS)), queries.non_members
     scores = method.scores(method.represent_queries(images), method.represent(gallery))
     rows = np.argsort(-scores, axis=1, kind="stable")[:, : options.candidates]
@@ -100,7 +100,7 @@ def right_geometry(kind: str, found: Comparison) -> dict[str, float]:
 
 
 def aucs(copies: NDArray[np.float32], others: NDArray[np.float32]) -> dict[str, float]:
-    """Return the AUC of each measure: (P, 9), (Q, 9)."""
+    """Return the AUC of each measure: (P, 6), (Q, 6)."""
     return {name: auc(copies[:, column], others[:, column]) for column, name in enumerate(NAMES)}
 
 

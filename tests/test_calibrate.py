@@ -153,7 +153,7 @@ def test_any_altered_byte_is_found(tmp_path):
     ("change", "words"),
     [
         ({"format": 2}, "of another version"),
-        ({"statistic": {"weights": [1.0], "constant": 0.0}}, "weights must be those of 20"),
+        ({"statistic": {"weights": [1.0], "constant": 0.0}}, "weights must be those of 14"),
         ({"statistic": None}, "holds no calibration"),
         ({"planted": None}, "holds no calibration"),
         ({"more": 1}, "holds no calibration"),

@@ -183,6 +183,7 @@ def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(room, told, g
         return exact(first, second)
 
     monkeypatch.setattr(comparison, "_compare", counting)
+    monkeypatch.setattr(comparison, "_CHUNK", 16)
     gpu.room, progress = room, Warnings()
     runner = BatchRunner("cuda", "registration", progress)
     verifier = Verifier(Images(training), runner)

@@ -16,6 +16,7 @@ from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputMissing
 from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.devices import BatchRunner
+from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
@@ -91,7 +92,7 @@ def test_a_copy_is_found_with_what_was_done_to_it(training, heads):
     copies = [heads[3].transpose(flip), heads[5].rotate(-6, translate=(10, 5))]
     found = verifier(training).gather(dict(enumerate(map(standard, copies))), every(2))
     assert found.ssim.argmax(1).tolist() == [3, 5]
-    assert found.measures.argmax(1).T.tolist() == [[3, 5]] * 9
+    assert found.measures.argmax(1).T.tolist() == [[3, 5]] * len(NAMES)
     flipped, turned = (0, 3), (1, 5)
     assert (found.flip[flipped], found.flip[turned]) == (1, 0)
     assert found.degrees[flipped] == pytest.approx(0, abs=0.1)

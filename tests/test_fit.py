@@ -13,7 +13,7 @@ WIDTH = len(FEATURES)
 
 
 def sample(seed, negatives=60, candidates=4, positives=40, shift=0.8):
-    """Features of negatives (N, n, 20) and of positives (P, 20), which overlap."""
+    """Features of negatives (N, n, 14) and of positives (P, 14), which overlap."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(WIDTH, WIDTH)) * rng.uniform(0.1, 3, WIDTH)
     first = rng.normal(size=(negatives, candidates, WIDTH)) @ mixing

@@ -51,7 +51,7 @@ def test_features_are_those_of_a_loop(seed, queries, depth, missing):
 def test_features_are_named_in_their_order():
     """Of two subjects with one candidate each, of which all is told apart by value."""
     scores = np.array([[0.5, 0.1]], np.float32)
-    measures = np.array([[np.linspace(0.1, 0.9, 9), np.zeros(9)]], np.float32)
+    measures = np.array([[np.linspace(0.1, 0.9, 6), np.zeros(6)]], np.float32)
     first = dict(zip(FEATURES, features(scores, measures, np.array([[0, 1]]))[0, 0], strict=True))
     assert np.tanh(first["score"]) == pytest.approx(0.5)
     assert np.tanh(first["ssim_1"]) == pytest.approx(0.1)
@@ -98,5 +98,5 @@ def test_without_evidence_there_is_no_statistic():
 
 
 def test_another_number_of_weights_is_refused():
-    with pytest.raises(InputError, match="weights must be those of 20 features, found 19"):
-        Statistic((1.0,) * 19, 0.0)
+    with pytest.raises(InputError, match="weights must be those of 14 features, found 13"):
+        Statistic((1.0,) * 13, 0.0)

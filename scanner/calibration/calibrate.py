@@ -38,7 +38,7 @@ _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What was found of Q images: candidates (Q, n), their features (Q, n, 20), groups (Q,)."""
+    """What was found of Q images: candidates (Q, n), their features (Q, n, 14), groups (Q,)."""
 
     rows: Rows
     features: Array

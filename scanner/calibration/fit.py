@@ -1,6 +1,6 @@
 """The decision statistic, fitted to non-members and planted copies: logistic regression.
 
-    features of negatives (N, n, 20), of positives (P, 20) -> Statistic
+    features of negatives (N, n, 14), of positives (P, 14) -> Statistic
 
 No image is judged by a fit that has seen its person: `cross_fitted` leaves a fifth of the groups
 out at a time.
@@ -27,8 +27,8 @@ Array = NDArray[np.float64]
 def fit(negatives: Array, positives: Array) -> Statistic:
     """Fit the statistic.
 
-    negatives (N, n, 20) are the candidates of non-members, of which the strongest of each counts;
-    positives (P, 20) are planted copies with their sources. Both sides have the same weight.
+    negatives (N, n, 14) are the candidates of non-members, of which the strongest of each counts;
+    positives (P, 14) are planted copies with their sources. Both sides have the same weight.
     """
     strongest = negatives[np.arange(len(negatives)), negatives[..., 0].argmax(1)]
     for _ in range(_ROUNDS):
@@ -41,7 +41,7 @@ def fit(negatives: Array, positives: Array) -> Statistic:
 def cross_fitted(
     negatives: Array, positives: Array, groups: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> Callable[[Array, NDArray[np.int64]], Array]:
-    """Return a function that judges features (M, n, 20) by the fit without their groups (M,).
+    """Return a function that judges features (M, n, 14) by the fit without their groups (M,).
 
     `groups` are those of the negatives (N,) and of the positives (P,). The result of the function
     is the statistic of each pair (M, n).

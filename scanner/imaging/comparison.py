@@ -4,7 +4,9 @@ synthetic, training (P, H, W) standardised -> Comparison: a transform and measur
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import torch
@@ -15,15 +17,14 @@ from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.registration import register
 from deepssim_scan.imaging.similarity import similarity
 
-_CHUNK, _CUDA_CHUNK = 16, 256  # pairs worked on at once: what stays in a processor's cache; a GPU
-# is faster the more there are
+_CHUNK, _CUDA_CHUNK = 64, 256  # pairs worked on at once; a GPU is faster the more there are
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What makes each synthetic image of its training image, and how similar they are without it.
 
-    flip, degrees, scale, shift and gamma as in `registration.Registered`; measures (P, 9) of
+    flip, degrees, scale, shift and gamma as in `registration.Registered`; measures (P, 6) of
     `similarity.NAMES`; foreground (P,), the share of the pixels that were compared.
     """
 
@@ -45,15 +46,16 @@ class Comparison:
         return type(self)(*(column.cpu() for column in self.columns))
 
 
-@torch.inference_mode()
 def compare(synthetic: Tensor, training: Tensor) -> Comparison:
     """Register and compare pairs of standardised images (P, H, W), on their device.
 
     Raises ValueError as `register` does.
     """
-    chunk = _CHUNK if synthetic.device.type == "cpu" else _CUDA_CHUNK
-    pairs = zip(synthetic.split(chunk), training.split(chunk), strict=True)
-    return _joined([_compare(*pair) for pair in pairs])
+    if synthetic.device.type == "cpu":
+        parts = _threads().map(_compare, synthetic.split(_CHUNK), training.split(_CHUNK))
+    else:
+        parts = map(_compare, synthetic.split(_CUDA_CHUNK), training.split(_CUDA_CHUNK))
+    return _joined([*parts])
 
 
 def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comparison:
@@ -65,6 +67,19 @@ def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comp
     return _joined(runner.run(work, synthetic, training))
 
 
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Return as many threads as torch uses, on each of which it uses one.
+
+    The tensors of a chunk are small: several threads at one operation wait for each other, most of
+    all beside other programs.
+    """
+    return ThreadPoolExecutor(
+        torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+@torch.inference_mode()
 def _compare(synthetic: Tensor, training: Tensor) -> Comparison:
     pairs = register(synthetic, training)
     found = similarity(undo_deformation(pairs))

@@ -31,6 +31,7 @@ from deepssim_scan.imaging.warp import (
     normalise_local_contrast,
     pixel_centres,
     read_at,
+    read_grid,
     rotation,
     sampling_grid,
 )
@@ -108,14 +109,13 @@ def register(synthetic: Tensor, training: Tensor) -> Registered:
     features = [_features(*each) for each in zip((synthetic, training), weights, strict=True)]
     flip, pose = _coarse(*(functional.avg_pool2d(each, _COARSE // _FINE) for each in features))
     pose, _ = _refine(_flipped(features[0], flip), features[1], pose, _FINE)
-    found = read_at(_flipped(synthetic, flip), pose.angle, pose.shift, pose.scale)
     grid = sampling_grid(pose.angle, pose.shift, training.shape, pose.scale)
     frame = (grid.abs() <= 1).all(-1)
+    sides = _flipped(torch.stack([synthetic, weights[0], _shown(synthetic)], 1), flip)
+    found, weight, shown = read_grid(sides, grid).unbind(1)
     counted, inside = (
-        frame
-        & (read_at(_flipped(one, flip), pose.angle, pose.shift, pose.scale) > 0.99)
-        & (other > 0)
-        for one, other in (weights, (_shown(synthetic), _shown(training)))
+        frame & (one > 0.99) & (other > 0)
+        for one, other in ((weight, weights[1]), (shown, _shown(training)))
     )
     exponent = _best_gamma(training, found, counted)
     transform = _transform(flip, pose, size)
@@ -169,30 +169,35 @@ def _every_flip(images: Tensor) -> Tensor:
 
 
 def _flipped(images: Tensor, flip: Tensor) -> Tensor:
-    """Flip each image (P, H, W) as its flip (P,) says."""
-    columns, rows = ((flip & bit > 0)[:, None, None] for bit in (1, 2))
-    images = torch.where(columns, images.flip(2), images)
-    return torch.where(rows, images.flip(1), images)
+    """Flip each image (P, ..., H, W) as its flip (P,) says."""
+    one = (-1, *[1] * (images.ndim - 1))
+    columns, rows = ((flip & bit > 0).view(one) for bit in (1, 2))
+    images = torch.where(columns, images.flip(-1), images)
+    return torch.where(rows, images.flip(-2), images)
 
 
 def _coarse(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Pose]:
     """Return the best flip (P,) of each pair, and its pose: (P, h, w) twice."""
-    flipped = _every_flip(synthetic)
-    pose = _grid_search(flipped, training)
+    pose = _grid_search(synthetic, training)
     same = training.repeat_interleave(len(FLIPS), 0)
-    pose, score = _refine(flipped.flatten(0, 1), same, pose, _COARSE)
+    pose, score = _refine(_every_flip(synthetic).flatten(0, 1), same, pose, _COARSE)
     flip = score.view(-1, len(FLIPS)).argmax(1)
     return flip, pose.at(flip + len(FLIPS) * torch.arange(len(flip), device=flip.device))
 
 
-def _grid_search(flipped: Tensor, training: Tensor) -> Pose:
-    """Return the best pose of a grid for each flip: (P, 4, h, w), (P, h, w) -> poses (P 4,)."""
+def _grid_search(synthetic: Tensor, training: Tensor) -> Pose:
+    """Return the best pose of a grid for each flip: (P, h, w) twice -> poses (P 4,)."""
     device = training.device
     degrees = torch.arange(-MAX_DEGREES, MAX_DEGREES + 1, _STEP, device=device)
     scale = torch.tensor(_SCALES, device=device).repeat_interleave(len(degrees))
     angle = torch.deg2rad(degrees).repeat(len(_SCALES))
     linear = rotation(angle) * scale[:, None, None]
-    tried = functional.normalize(_read_linear(flipped, linear).flatten(2), dim=2)
+    read = _read_linear(synthetic, linear)
+    read = read / read.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    # A mirror image read under a rotation is the image under the opposite one, mirrored.
+    opposite = read.unflatten(1, (len(_SCALES), -1)).flip(2).flatten(1, 2)
+    every = [read, opposite.flip(3), opposite.flip(2), read.flip(2, 3)]
+    tried = torch.stack(every, 1).flatten(1, 2).flatten(2)
     shifts, shifted = _shifted(training)
     correlation = (tried @ shifted).view(len(training) * len(FLIPS), -1)
     best = correlation.argmax(1)
@@ -217,13 +222,13 @@ def _shifted(training: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_linear(images: Tensor, linear: Tensor) -> Tensor:
-    """Read images (P, n, h, w) at each matrix (R, 2, 2) of their coordinates: (P, n R, h, w)."""
-    count, flips, height, width = images.shape
+    """Read images (P, h, w) at each matrix (R, 2, 2) of their coordinates: (P, R, h, w)."""
+    count, height, width = images.shape
     theta = functional.pad(linear, (0, 1))
     grid = functional.affine_grid(theta, [len(linear), 1, height, width], align_corners=False)
     grid = grid.reshape(1, len(linear) * height, width, 2).expand(count, -1, -1, -1)
-    read = functional.grid_sample(images, grid, align_corners=False)
-    return read.view(count, flips * len(linear), height, width)
+    read = functional.grid_sample(images[:, None], grid, align_corners=False)
+    return read.view(count, len(linear), height, width)
 
 
 def _refine(synthetic: Tensor, training: Tensor, pose: Pose, pixels: int) -> tuple[Pose, Tensor]:

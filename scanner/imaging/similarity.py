@@ -1,6 +1,6 @@
 """How similar registered pairs are: several measures, each after several blurs.
 
-    registered pairs (P, H, W) -> Similarity: measures (P, 9), share of the pixels compared (P,)
+    registered pairs (P, H, W) -> Similarity: measures (P, 6), share of the pixels compared (P,)
 
 No single measure carries over. Noise lowers the SSIM of a sharp pair, and a slight warp that of
 any; both are overcome by a blur. A blur makes other people more alike. The measures are:
@@ -25,7 +25,7 @@ from deepssim_scan.imaging.registration import Registered
 from deepssim_scan.imaging.ssim import ssim
 from deepssim_scan.imaging.warp import blur, normalise_local_contrast, standardise_within
 
-BLURS = (1.0, 2.0, 3.0)  # standard deviations of the Gaussians, pixels of 128
+BLURS = (1.0, 3.0)  # standard deviations of the Gaussians, pixels of 128
 MEASURES = ("ssim", "ncc", "lcn")
 NAMES = tuple(f"{measure}_{blur:g}" for blur in BLURS for measure in MEASURES)
 """The columns of the measures, in their order."""
@@ -39,7 +39,7 @@ _RANGE = 4.65  # of standardised images
 class Similarity:
     """What was measured of P pairs.
 
-    measures (P, 9) of `NAMES`, -1 where nothing is left to compare; foreground (P,), the share of
+    measures (P, 6) of `NAMES`, -1 where nothing is left to compare; foreground (P,), the share of
     the pixels that were compared.
     """
 

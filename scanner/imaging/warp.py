@@ -115,9 +115,12 @@ def read_at(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor | None =
     A rotates by angle (B,) radians and multiplies by scale (B,), where there is one; shift (B, 2)
     is to the right and down, in half sides.
     """
-    grid = sampling_grid(angle, shift, images.shape, scale)
-    read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
-    return read[:, 0]
+    return read_grid(images[:, None], sampling_grid(angle, shift, images.shape, scale))[:, 0]
+
+
+def read_grid(images: Tensor, grid: Tensor) -> Tensor:
+    """Read images (B, C, H, W) at a grid (B, h, w, 2); beyond the border its value continues."""
+    return functional.grid_sample(images, grid, "bilinear", "border", align_corners=False)
 
 
 def sampling_grid(

@@ -38,7 +38,7 @@ _SSIM = NAMES.index("ssim_1")
 class Evidence:
     """What registration found of pairs (Q, n); NaN, and flip -1, where there is none.
 
-    measures (Q, n, 9) of `similarity.NAMES`, after registration; foreground, the share of the
+    measures (Q, n, 6) of `similarity.NAMES`, after registration; foreground, the share of the
     pixels that were compared; flip, degrees, scale, right, down (pixels of 128) and gamma as in
     `registration.Registered`: what makes the synthetic image, in the test-time view in which the
     candidate was found, of the training image.

@@ -1,6 +1,6 @@
 """The decision statistic: one number of a pair, the higher, the more it is like a copy.
 
-    cosine similarity (Q, n), measures (Q, n, 9), subjects (Q, n) -> features (Q, n, 20)
+    cosine similarity (Q, n), measures (Q, n, 6), subjects (Q, n) -> features (Q, n, 14)
     features -> statistic (Q, n)
 
 A weighted sum of the evidence, and of how much it exceeds that of the image's candidates of other
@@ -37,7 +37,7 @@ class Statistic:
             )
 
     def of(self, features: Array) -> Array:
-        """Return the statistic of features (..., 20): (...,); NaN where there is no evidence."""
+        """Return the statistic of features (..., 14): (...,); NaN where there is no evidence."""
         total: Array = features @ np.array(self.weights) + self.constant
         return total
 
@@ -45,7 +45,7 @@ class Statistic:
 def features(
     scores: NDArray[np.float32], measures: NDArray[np.float32], subjects: NDArray[np.int64]
 ) -> Array:
-    """Return the features (Q, n, 20) of the candidates of Q images; NaN where there is no evidence.
+    """Return the features (Q, n, 14) of the candidates of Q images; NaN where there is no evidence.
 
     All are spread by Fisher's transform, since copies differ in the last per mille.
     A margin is over the mean of the candidates of other subjects that have evidence, 0 where there

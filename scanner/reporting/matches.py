@@ -62,7 +62,7 @@ _COLUMNS = pa.schema(
         ("foreground", pa.float32()),
     ]
 )
-_MEASURES = ("ncc_2", "lcn_2")  # of which the columns ncc and lcn are
+_MEASURES = ("ncc_1", "lcn_1")  # of which the columns ncc and lcn are
 _CONFIRMED = np.float32(0.80)
 _STRENGTH = [("statistic", "descending"), ("score", "descending"), ("synthetic", "ascending")]
 _CSV = [

@@ -69,7 +69,7 @@ def windowed_ct(work: Path) -> dict[str, str]:
     low, high = WINDOW[0] - WINDOW[1] / 2, WINDOW[0] + WINDOW[1] / 2
     for number in range(PEOPLE_OF_CT):
         subject = torch.Generator().manual_seed(FIRST_SEED + number)
-        every = slices(volume, 2, np.linspace(0.3, 0.7, SLICES), 128, subject, shell=False)
+        every = slices(volume, 2, np.linspace(0.3, 0.7, SLICES).tolist(), 128, subject, shell=False)
         for slice_, grey in enumerate(every.numpy()):
             units: NDArray[np.float32] = 3000 * grey - 1000  # 0 to 1 is 0 to 3 times water's
             name = f"{number:02d}/{slice_:02d}"

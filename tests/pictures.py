@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from deepssim_scan.encoder.architecture import REFERENCE, Architecture
+from deepssim_scan.imaging.registration import Registered
 from deepssim_scan.imaging.warp import restandardise
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing, list_images
@@ -39,6 +40,14 @@ def of_every_family(count, side):
     numbers = range(count)
     made = [drawn(number, side, family) for family in FAMILIES.values() for number in numbers]
     return restandardise(torch.tensor(np.stack(made)).float())
+
+
+def registered(synthetic, training, inside=None):
+    """Give pairs (P, 64, 64) as `register` does, of which nothing but the images is looked at."""
+    nothing = torch.zeros(len(synthetic))
+    if inside is None:
+        inside = torch.ones(synthetic.shape, dtype=torch.bool)
+    return Registered(*[nothing] * 5, synthetic, training, inside)
 
 
 def write(folder, count, *, per_folder, side=32):

@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from pictures import of_every_family
+from pictures import of_every_family, registered
 
 from deepssim_scan.imaging.deformation import undo_deformation
-from deepssim_scan.imaging.registration import Registered
 
 SIDE = 64
-
-
-def registered(synthetic, training, inside=None):
-    """Give pairs (P, 64, 64) as `register` does, of which nothing but the images is looked at."""
-    nothing = torch.zeros(len(synthetic))
-    if inside is None:
-        inside = torch.ones(synthetic.shape, dtype=torch.bool)
-    return Registered(*[nothing] * 5, synthetic, training, inside)
 
 
 def drawn_out(image, rng, most):

@@ -4,23 +4,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from pictures import of_every_family
+from pictures import of_every_family, registered
 from skimage.metrics import structural_similarity
 
 from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.registration import Registered
 from deepssim_scan.imaging.similarity import BLURS, NAMES, similarity
 from deepssim_scan.imaging.warp import restandardise
 
 SIDE = 64
-
-
-def registered(synthetic, training, inside=None):
-    """Give pairs (P, 64, 64) as `register` does, of which nothing but the images is looked at."""
-    nothing = torch.zeros(len(synthetic))
-    if inside is None:
-        inside = torch.ones(synthetic.shape, dtype=torch.bool)
-    return Registered(*[nothing] * 5, synthetic, training, inside)
 
 
 # The same, one pair at a time, by others.
@@ -178,3 +169,9 @@ def test_a_part_too_narrow_for_a_window_has_no_ssim_alone(images):
     assert somewhere.any()
     assert (found["ssim_3"] == -1).all()
     assert (found["ncc_3"][somewhere] > 0.99).all()
+
+
+def test_sides_of_another_number_are_refused_and_no_pair_is_lost(images):
+    many = images.repeat(5, 1, 1)
+    with pytest.raises(ValueError, match="zip"):
+        compare(many, many[:64])

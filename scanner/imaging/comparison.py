@@ -51,11 +51,13 @@ def compare(synthetic: Tensor, training: Tensor) -> Comparison:
 
     Raises ValueError as `register` does.
     """
-    if synthetic.device.type == "cpu":
-        parts = _threads().map(_compare, synthetic.split(_CHUNK), training.split(_CHUNK))
-    else:
-        parts = map(_compare, synthetic.split(_CUDA_CHUNK), training.split(_CUDA_CHUNK))
-    return _joined([*parts])
+    on_cpu = synthetic.device.type == "cpu"
+    chunk = _CHUNK if on_cpu else _CUDA_CHUNK
+    pairs = zip(synthetic.split(chunk), training.split(chunk), strict=True)
+    if not on_cpu:
+        return _joined([_compare(*pair) for pair in pairs])
+    futures = [_threads().submit(_compare, *pair) for pair in pairs]
+    return _joined([future.result() for future in futures])
 
 
 def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comparison:

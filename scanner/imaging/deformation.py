@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepssim_scan.imaging.registration import Registered
-from deepssim_scan.imaging.warp import normalise_local_contrast, pixel_centres, standardise_within
+from deepssim_scan.imaging.warp import (
+    normalise_local_contrast,
+    pixel_centres,
+    read_grid,
+    standardise_within,
+)
 
 _PITCH = 4  # pixels between vectors; here and below, of images of half the size
 _WIDTH = 4.0  # standard deviation of the Gaussian around a vector, pixels
@@ -61,8 +66,7 @@ def _moved(images: Tensor, vectors: Tensor) -> Tensor:
     )
     y, x = pixel_centres(height, images)[:, None], pixel_centres(width, images)
     grid = torch.stack([x.expand(height, width), y.expand(height, width)], -1) + by
-    read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
-    return read[:, 0]
+    return read_grid(images[:, None], grid)[:, 0]
 
 
 def _around(images: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     registered pairs (P, H, W) -> Similarity: measures (P, 6), share of the pixels compared (P,)
 
-No single measure carries over. Noise lowers the SSIM of a sharp pair, and a slight warp that of
-any; both are overcome by a blur. A blur makes other people more alike. The measures are:
+No single measure carries over. Noise lowers the SSIM of a sharp pair, and so does what is left of a
+warp; both are overcome by a blur. A blur makes other people more alike. The measures are:
 
 - SSIM (`ssim`). Its data range is 4.65 standard deviations, as many as lie between the 1st and the
   99th percentile of a normal distribution, so that one bright marker does not raise it;

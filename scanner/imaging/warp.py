@@ -57,11 +57,11 @@ def resample(
     grid = functional.affine_grid(theta, list(size), align_corners=False)
     if displacement is not None:
         grid = grid + displacement.permute(0, 2, 3, 1)
-    read = functional.grid_sample(images[:, None], grid, "bilinear", "border", align_corners=False)
+    read = read_grid(images[:, None], grid)[:, 0]
     if dark is None:
-        return read[:, 0]
+        return read
     outside = (grid.abs() > 1).any(-1) & dark[:, None, None]
-    return torch.where(outside, images.amin((1, 2))[:, None, None], read[:, 0])
+    return torch.where(outside, images.amin((1, 2))[:, None, None], read)
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -86,8 +86,8 @@ def enlarge(index: Path, large: Path, rows: int, images: int) -> None:
         build(store, large, (ENCODER,))
     some = Groups.some
 
-    def of_those_there(groups: Groups, most: int, rng: np.random.Generator) -> object:
-        return some(replace(groups, number=groups.number[:images]), most, rng)
+    def of_those_there(groups: Groups, most: int, rng: np.random.Generator, *_: object) -> object:
+        return some(groups, most, rng, np.arange(images))
 
     Groups.some = of_those_there
 

@@ -109,6 +109,35 @@ def test_a_non_member_is_looked_for_without_its_own_subject(calibrator):
     assert not left_out.same.any()
 
 
+def adapted(calibrator, subjects):
+    """The calibrator with an encoder that says that it was trained on images of some subjects."""
+    numbers = zip(calibrator.groups.number, calibrator.store.embedded(), strict=True)
+    seen = [record.digest for number, record in numbers if number in subjects]
+    probe, said = calibrator.probe, Said()
+    loaded = replace(probe.embedder.loaded, training={"seen": seen[::2]})
+    probe = replace(probe, embedder=replace(probe.embedder, loaded=loaded))
+    reader = replace(calibrator.reader, run=replace(RUN, progress=said))
+    return replace(calibrator, probe=probe, reader=reader), said
+
+
+def test_the_null_is_of_subjects_that_the_encoder_was_not_trained_on(calibrator, monkeypatch):
+    """Also their images that it was not trained on: every second one."""
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    learnt, said = adapted(calibrator, range(30))
+    found = learnt.calibrate()
+    assert set(found.null.subjects.tolist()) == set(range(30, 59))
+    assert not said.warnings
+
+
+def test_an_encoder_that_was_trained_on_everybody_is_warned_of(calibrator, monkeypatch):
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    learnt, said = adapted(calibrator, range(60))
+    assert len(set(learnt.calibrate().null.subjects.tolist())) == 58
+    (warning,) = said.warnings
+    assert "trained on images of nearly all subjects" in warning
+    assert "--holdout" in warning
+
+
 def test_planted_copies_are_of_all_kinds_and_drawn_by_the_seed(calibrator):
     one, again, other = (calibrator.plant(28, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert np.bincount(one.kinds).tolist() == [2] * len(KINDS)

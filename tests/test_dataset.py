@@ -82,6 +82,7 @@ def sides(folder, architecture, ingest=IngestConfig(), seed=0):
                 if (part.pixels == pixels).flatten(1).all(1).any()
             ]
     assert all(len(each) == 1 for each in found.values())  # no image is lost, and none is on both
+    assert dataset.seen == {record.digest for record, each in found.items() if each == ["training"]}
     return {record: each for record, (each,) in found.items()}
 
 

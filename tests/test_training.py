@@ -24,7 +24,6 @@ from deepssim_scan.jobs.config import TrainConfig
 from deepssim_scan.jobs.train import train as train_on_folder
 from deepssim_scan.training import objective
 from deepssim_scan.training.config import TrainingConfig
-from deepssim_scan.training.dataset import Dataset
 from deepssim_scan.training.loop import schedule, train
 from deepssim_scan.training.state import Step
 
@@ -37,6 +36,14 @@ def undisturbed(dataset, tiny, tmp_path_factory):
     path, steps = tmp_path_factory.mktemp("undisturbed") / "new" / "x", []
     train(dataset, path, CONFIG, tiny, on_step=steps.append)
     return path, steps
+
+
+def test_a_checkpoint_tells_all_files_that_it_was_trained_on(undisturbed, dataset, tmp_path):
+    first = load(undisturbed[0])
+    assert first.seen == dataset.seen
+    assert len(first.seen) == len(dataset.training)
+    others = replace(dataset, seen=frozenset({"another"}))
+    assert train(others, tmp_path / "x", CONFIG, first).seen == dataset.seen | {"another"}
 
 
 def _weights(path):
@@ -228,10 +235,10 @@ def test_the_history_has_a_row_an_evaluation(undisturbed):
 
 def test_validation_images_do_not_touch_the_weights(undisturbed, dataset, tiny, tmp_path):
     before = _weights(undisturbed[0])
-    other = Dataset(dataset.training, _changed(dataset.validation, lambda x: x.flip(1) / 2), 0)
+    other = replace(dataset, validation=_changed(dataset.validation, lambda x: x.flip(1) / 2))
     train(other, tmp_path / "x", CONFIG, tiny)
     assert _same(before, _weights(tmp_path / "x"))
-    changed = Dataset(_changed(dataset.training, lambda x: x.flip(1)), dataset.validation, 0)
+    changed = replace(dataset, training=_changed(dataset.training, lambda x: x.flip(1)))
     train(changed, tmp_path / "x", CONFIG, tiny)
     assert not _same(before, _weights(tmp_path / "x"))
 
@@ -296,7 +303,7 @@ def test_row_34_another_runs_state_is_refused(change, corpus, dataset, tiny, tmp
     elif change == "architecture":
         architecture = replace(tiny, dimension=9)
     elif change == "images":
-        dataset = Dataset(_changed(dataset.training, lambda x: x * 0.99), dataset.validation, 0)
+        dataset = replace(dataset, training=_changed(dataset.training, lambda x: x * 0.99))
     else:
         listing = list_images(corpus)
         fewer = replace(listing, files=listing.files[:-9])

@@ -146,7 +146,7 @@ class Calibrator:
 
         Those that are copies of another subject's image are no non-members: they are named.
         """
-        images = self._read(self.groups.some(_NULL, rng))
+        images = self._read(self.groups.some(_NULL, rng, self._not_seen()))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
         most = self.store.rows - self.probe.candidates  # or fewer candidates than a query has
         left_out = {row: out for row, out in beside.items() if len(out) <= most}
@@ -160,6 +160,23 @@ class Calibrator:
         }
         names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
         return found.only(found.whole & ~same.any(1)), tuple((a, b) for a, b in names)
+
+    def _not_seen(self) -> Rows:
+        """Return the rows of groups that the encoder was not trained on; all, where it saw all.
+
+        The embeddings of images that it was trained on lie further apart than those of others.
+        """
+        seen = self.probe.embedder.loaded.seen
+        rows = [row for row, record in enumerate(self.store.embedded()) if record.digest in seen]
+        left = np.flatnonzero(~np.isin(self.groups.number, self.groups.number[rows]))
+        if len(left) >= FEWEST:
+            return left
+        self.reader.run.progress.warn(
+            f"The encoder was trained on images of nearly all subjects of {self.store.folder}. It "
+            "tells them apart better than others, so more non-members may be flagged than is said. "
+            "Give --holdout, or an encoder that was trained on others or on a part of them."
+        )
+        return np.arange(self.store.rows)
 
     def _hold_out(self, images: Sequence[tuple[Pixels, int]]) -> Found:
         found = self.look_for(

@@ -44,13 +44,15 @@ class Groups:
             return np.flatnonzero(self.number == self.number[row])
         return np.arange(max(0, row - _RUN), min(len(self.number), row + _RUN + 1))
 
-    def some(self, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw at most so many rows, of as many groups as there are: sorted.
+    def some(
+        self, most: int, rng: np.random.Generator, among: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Draw at most so many rows, all or `among` some, of as many groups as there are: sorted.
 
         Every group gives one row before any gives a second one.
         """
-        order = rng.permutation(len(self.number))
-        turn = np.empty(len(order), np.int64)
+        order = rng.permutation(len(self.number) if among is None else among)
+        turn = np.empty(len(self.number), np.int64)
         taken: Counter[int] = Counter()
         for row in order.tolist():
             turn[row] = taken[number := int(self.number[row])]

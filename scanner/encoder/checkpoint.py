@@ -39,6 +39,11 @@ class Checkpoint:
         """The encoder's architecture."""
         return self.encoder.architecture
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """Digests of the files that the encoder was trained on, as far as its file names them."""
+        return frozenset(self.training.get("seen", ()))
+
 
 def save(path: Path, encoder: Encoder, training: Mapping[str, Any]) -> None:
     """Write a checkpoint, in place of what was there once it is whole."""

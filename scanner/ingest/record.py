@@ -48,6 +48,11 @@ class ImageRecord:
         return "blank" if self.reason == BLANK else "rejected"
 
     @property
+    def digest(self) -> str:
+        """A short digest of the bytes of the file or member, by which an encoder knows it again."""
+        return self.sha256[:12]
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Path, member and frame: no two images of a listing have the same."""
         return self.path, self.member, self.frame

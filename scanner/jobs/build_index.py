@@ -173,7 +173,8 @@ class _Build:
         (new / JOB).write_bytes((folder / JOB).read_bytes())
         self.make(new, made)
         after = self.calibrate(new)
-        gained = after.found(after.false_alarm(None)) > before.found(before.false_alarm(None))
+        rate = max(each.false_alarm(None) for each in (before, after))
+        gained = after.found(rate) > before.found(rate)
         better = gained or self.config.adapt == "always"
         if better:
             shutil.rmtree(folder / STORE)

@@ -25,11 +25,15 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The images to train on, those to validate on, and how many could not be read."""
+    """The images to train on, those to validate on, and how many could not be read.
+
+    `seen` are the digests of the files of the images to train on (`ImageRecord.digest`).
+    """
 
     training: ImageSet
     validation: ImageSet
     rejected: int
+    seen: frozenset[str]
 
 
 def load_dataset(
@@ -59,15 +63,17 @@ def load_dataset(
             f"{listing.folder}: of {len(held)} images {int(held.sum())} are held out and {left} "
             f"are left to train on, and {FEWEST} are needed. Give more images, or of more subjects."
         )
-    return Dataset(found.part(trained), found.part(held), found.rejected)
+    seen = frozenset(found.digests[index] for index in torch.nonzero(trained)[:, 0].tolist())
+    return Dataset(found.part(trained), found.part(held), found.rejected, seen)
 
 
 @dataclass(slots=True)
 class _Read:
-    """The images of a listing: pixels, paths, and subjects by number, in the listing's order."""
+    """The images of a listing: pixels, paths, digests, and subjects by number, in its order."""
 
     pixels: list[Tensor] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
     subjects: list[int] = field(default_factory=list)
     known: bool = True
     rejected: int = 0
@@ -80,6 +86,7 @@ class _Read:
             number = self._numbers.setdefault(image.record.subject, len(self._numbers))
             self.pixels.append(torch.from_numpy(image.pixels).half())
             self.paths.append("/".join(image.record.key).rstrip("/"))
+            self.digests.append(image.record.digest)
             self.subjects.append(number)
             self.known &= image.record.subject_known
 

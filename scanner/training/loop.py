@@ -60,12 +60,13 @@ def train(
     if out.is_dir():
         raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
     torch.manual_seed(config.seed)
-    encoder, started_from = _started(initial, device)
+    encoder, started_from, seen = _started(initial, device)
     files = RunFiles(out, identity_of(dataset, config, encoder.architecture, started_from))
     _run(_Trainer(encoder, dataset.training, config), dataset.validation, files, resume, on_step)
     facts = {
         "config": asdict(config),
         "started_from": started_from,
+        "seen": sorted(seen | dataset.seen),
         "training_images": len(dataset.training),
         "validation_images": len(dataset.validation),
         "validation_error": score_mae(encoder, dataset.validation, config.seed),
@@ -75,13 +76,15 @@ def train(
     return checkpoint.load(out)
 
 
-def _started(initial: Checkpoint | Architecture, device: str) -> tuple[Encoder, str | None]:
-    """Return an encoder to train, and the fingerprint of the checkpoint that it starts from."""
+def _started(
+    initial: Checkpoint | Architecture, device: str
+) -> tuple[Encoder, str | None, frozenset[str]]:
+    """Return an encoder to train, the fingerprint of the checkpoint, and what that has seen."""
     if isinstance(initial, Architecture):
-        return Encoder(initial).to(device), None
+        return Encoder(initial).to(device), None, frozenset()
     encoder = Encoder(initial.architecture)
     encoder.load_state_dict(initial.encoder.state_dict())
-    return encoder.to(device), initial.fingerprint
+    return encoder.to(device), initial.fingerprint, initial.seen
 
 
 class _Trainer:

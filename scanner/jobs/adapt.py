@@ -27,7 +27,7 @@ the end of all ranges no encoder finds so many.
 """
 
 QUICK = TrainingConfig(
-    steps=300,
+    steps=250,
     learning_rate=1e-3,
     warmup=30,
     contrastive_weight=0.5,

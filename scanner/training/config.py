@@ -52,5 +52,8 @@ class TrainingConfig:
 SCRATCH = TrainingConfig(pose_steps=2000)
 """How to train from random weights."""
 
-ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, evaluate_every=50)
-"""How to adapt a trained encoder to other images: minutes on a CPU."""
+ADAPTING = TrainingConfig(steps=300, learning_rate=3e-4, warmup=30, held_out=0.5, evaluate_every=50)
+"""How to adapt a trained encoder to other images: minutes on a CPU.
+
+Half of the subjects are held out: the null of an index of these images is made of them.
+"""

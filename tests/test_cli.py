@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import re
 import shutil
 import sys
 from pathlib import Path

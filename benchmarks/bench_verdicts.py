@@ -73,7 +73,7 @@ def measured(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         calibration = Calibration.read(work / "index")
         table = pq.read_table(work / "report" / "matches.parquet").to_pylist()
     best = {row["synthetic"]: row for row in table if row["rank"] == 1}
-    found = judged(best, truth, owner, result.summary["calibration"]["false_alarm"])
+    found = judged(best, truth, owner, calibration)
     seconds = {"index": indexed - started, "query": time.monotonic() - indexed}
     return found | {
         "seed": seed,
@@ -133,9 +133,13 @@ def plant(
 
 
 def judged(
-    best: dict[str, dict[str, Any]], truth: dict[str, str], owner: dict[str, str], rate: float
+    best: dict[str, dict[str, Any]],
+    truth: dict[str, str],
+    owner: dict[str, str],
+    calibration: Calibration,
 ) -> dict[str, Any]:
-    """Count what is flagged, at the rate of the run and, of non-members, at RATES."""
+    """Count what is flagged, at the default rate and, of non-members, at RATES."""
+    rate = calibration.false_alarm(None)
     flagged = {name: best[name]["verdict"] == "duplicate" for name in truth}
     by_kind = {
         kind: float(np.mean([hit for name, hit in flagged.items() if name.startswith(f"{kind}/")]))
@@ -154,7 +158,7 @@ def judged(
             str(asked): _false_alarms(p_values, people, asked) | {"supported": asked >= rate}
             for asked in RATES
         },
-        "ks": _ks_over_people(p_values, people),
+        "ks": _ks_over_people(p_values, people, calibration.null),
         "p_values": np.round(np.sort(p_values), 5).tolist(),
     }
 
@@ -173,20 +177,29 @@ def _false_alarms(
     return {"share": share, "interval": clopper_pearson(share * size, size)}
 
 
-def _ks_over_people(p_values: NDArray[np.float64], people: NDArray[np.int64]) -> dict[str, float]:
-    """Test that p-values are uniform, one image of each person drawn at random, 200 times.
+def _ks_over_people(
+    p_values: NDArray[np.float64], people: NDArray[np.int64], null: NullDistribution
+) -> dict[str, float]:
+    """Test that p-values are those of the null's own images, one image of each person, 200 times.
 
-    Returns the medians of the statistic and of its p-value.
+    A null is a sample as well, so the test is that of two samples. Returns the medians of the
+    statistic and of its p-value.
     """
-    from scipy.stats import kstest
+    from scipy.stats import ks_2samp
 
     rng, found = np.random.default_rng(0), []
+    own = null.p_values(null.statistics)
     for _ in range(200):
-        order = rng.permutation(len(people))
-        one = order[np.unique(people[order], return_index=True)[1]]
-        found.append(tuple(kstest(p_values[one], "uniform")))
+        seen, known = p_values[_one_each(people, rng)], own[_one_each(null.subjects, rng)]
+        found.append(tuple(ks_2samp(seen, known)))
     statistic, p_value = np.median(np.array(found), 0)
     return {"statistic": float(statistic), "p_value": float(p_value)}
+
+
+def _one_each(people: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw an image of each person: indices."""
+    order = rng.permutation(len(people))
+    return order[np.unique(people[order], return_index=True)[1]]
 
 
 def simulated(

@@ -128,7 +128,7 @@ def _judging(other: Calibration) -> dict[str, Any]:
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__, {"trials": 100, "workers": 2, "seed": 1})
+    made = parser(__doc__, {"trials": 100, "workers": 2})
     made.add_argument("--images", type=Path, required=True, help="folder of real people's images")
     made.add_argument("--other", type=Path, required=True, help="the folder of another set")
     made.add_argument("--name", required=True, help="what the set is called in the result")

@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__, {"subjects": 50, "copies": 4, "workers": 2, "seed": 0})
+    made = parser(__doc__, {"subjects": 50, "copies": 4, "workers": 2})
     made.add_argument("--images", type=Path, required=True, help="folder of real people's images")
     made.add_argument("--others", type=Path, required=True, help="folder of other people's images")
     made.add_argument("--name", required=True, help="what the set is called in the result")

@@ -41,7 +41,7 @@ class Checkpoint:
 
     @property
     def seen(self) -> frozenset[str]:
-        """Digests of the files that the encoder was trained on, as far as its file names them."""
+        """Digests of the images that the encoder was trained on, as far as its file names them."""
         return frozenset(self.training.get("seen", ()))
 
 

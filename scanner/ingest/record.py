@@ -3,6 +3,7 @@
 decode_item -> Decoded(ImageRecord, pixels) -> catalog row of the same ImageRecord
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -49,8 +50,8 @@ class ImageRecord:
 
     @property
     def digest(self) -> str:
-        """A short digest of the bytes of the file or member, by which an encoder knows it again."""
-        return self.sha256[:12]
+        """A short digest of the image's bytes and frame, by which an encoder knows it again."""
+        return hashlib.sha256(f"{self.sha256} {self.frame}".encode()).hexdigest()[:12]
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -27,7 +27,7 @@ _KEY_BYTES = 32
 class Dataset:
     """The images to train on, those to validate on, and how many could not be read.
 
-    `seen` are the digests of the files of the images to train on (`ImageRecord.digest`).
+    `seen` are the digests of the images to train on (`ImageRecord.digest`).
     """
 
     training: ImageSet

@@ -46,7 +46,7 @@ def main() -> None:
     """Measure a split at a time, print and write what there is."""
     options = _options()
     splits: list[dict[str, Any]] = []
-    for seed in range(options.splits):
+    for seed in range(options.seed, options.seed + options.splits):
         splits.append(measured(options, seed))
         show(options.name, splits)
         taken = {

@@ -255,8 +255,8 @@ def _spoiled(value):
 
 HOSTILE = {
     "no metadata": (lambda metadata, weights: metadata.clear(), "its format is None"),
-    "another format": (_set("format", "deepssim-scan checkpoint 5"), "checkpoint 5', not"),
-    "an older format": (_set("format", "deepssim-scan checkpoint 3"), "checkpoint 3', not"),
+    "another format": (_set("format", "deepssim-scan checkpoint 6"), "checkpoint 6', not"),
+    "an older format": (_set("format", "deepssim-scan checkpoint 4"), "checkpoint 4', not"),
     "no architecture": (_without("architecture"), "'architecture' is missing"),
     "no training": (_without("training"), "'training' is missing"),
     "no version": (_without("version"), "'version' is missing"),
@@ -290,16 +290,16 @@ HOSTILE = {
     "dimension beyond 64 bits": (_edited("architecture", dimension=10**30), "[Oo]verflow"),
     "dimension infinite": (_edited("architecture", dimension=float("inf")), "float"),
     "huge size": (
-        _edited("architecture", standardisation={"size": 10**9, "pad": "border-median"}),
+        _edited("architecture", standardisation={"size": 10**9, "pad": "darkest"}),
         "from 8 to 4096",
     ),
     "other size": (
-        _edited("architecture", standardisation={"size": 64, "pad": "border-median"}),
+        _edited("architecture", standardisation={"size": 64, "pad": "darkest"}),
         "do not fit",
     ),
     "unknown padding": (
         _edited("architecture", standardisation={"size": 32, "pad": "zeros"}),
-        "border-median",
+        "darkest",
     ),
     "other depths": (_edited("architecture", depths=[1, 2]), "'feature_extractor.6.gain'"),
     "tensor missing": (

@@ -383,6 +383,8 @@ def test_train_resumes_and_its_encoder_indexes(run, folders):
     facts = json.loads(out)
     assert facts["kind"] == "checkpoint"
     assert facts["training"]["config"]["steps"] == 2
+    seen = checkpoint.load(Path("t.safetensors")).seen
+    assert facts["training"]["seen"] == len(seen) == facts["training"]["training_images"]
     assert "step 2/2" in err
     assert run(*BUILD, "--encoder", "t.safetensors")[0] == 0
     code, out, _ = run("info", "deepssim-index", "--json")

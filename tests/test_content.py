@@ -6,8 +6,17 @@ import scipy.ndimage
 import torch
 
 from deepssim_scan.imaging.augment import move_content
-from deepssim_scan.imaging.content import apart_from, highest_near, is_dark, is_flat, padding_of
+from deepssim_scan.imaging.content import (
+    apart_from,
+    dark_padding,
+    highest_near,
+    is_dark,
+    is_flat,
+    padding_of,
+)
 from deepssim_scan.imaging.warp import rotation
+from deepssim_scan.ingest.config.standardisation import Standardisation
+from deepssim_scan.ingest.standardise import standardise
 
 
 def textured(seed, height, width):
@@ -33,8 +42,20 @@ def test_bars_of_padding_are_told_from_the_image(height, width):
     assert padding_of(image)[0].numpy().tolist() == wanted.tolist()
 
 
-def test_a_black_edge_is_no_padding():
-    assert not padding_of(padded(textured(2, 64, 40) + 0.1, 64, 0.0)).any()
+@pytest.mark.parametrize(("height", "width"), [(64, 40), (41, 64), (64, 63), (7, 64), (64, 64)])
+def test_dark_padding_is_what_standardise_adds(height, width):
+    images = torch.from_numpy(standardise(textured(2, height, width), Standardisation(64)))[None]
+    wanted = padded(np.zeros((height, width), np.float32), 64, 1) == 1
+    assert torch.equal(dark_padding(images), wanted)
+    assert torch.equal(padding_of(images), wanted)
+
+
+@pytest.mark.parametrize("shown", [np.s_[9:], np.s_[9:, 9:], np.s_[9:-9, 9:-9], np.s_[:, 9:-20]])
+def test_a_black_background_is_no_padding(shown):
+    """One bar of it, two that meet, four, or two that are not as wide."""
+    image = np.zeros((64, 64), np.float32)
+    image[shown] = 0.1 + textured(2, 64, 64)[shown]
+    assert not padding_of(torch.from_numpy(image)[None]).any()
 
 
 def test_the_highest_near_is_scipys():

@@ -7,6 +7,8 @@ import torch
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.encoder.tta import best_scores, embed_tta, seen
 from deepssim_scan.encoder.views import TTA_VIEWS
+from deepssim_scan.ingest.config.standardisation import Standardisation
+from deepssim_scan.ingest.standardise import standardise
 
 TURNS = range(4)
 
@@ -25,6 +27,15 @@ def test_a_view_is_a_quarter_turn_of_the_greys_or_of_their_negative(view):
     images = torch.randn(3, 12, 20)
     wanted = [np.rot90(-each if inverted else each, turns) for each in images.numpy()]
     assert (seen(images, view).numpy() == wanted).all()
+
+
+@pytest.mark.parametrize("view", [v for v, (_, inverted) in enumerate(TTA_VIEWS) if inverted])
+@pytest.mark.parametrize("shape", [(64, 40), (31, 64)])
+def test_the_negative_of_an_oblong_copy_is_padded_as_its_source_is(shape, view):
+    pixels = np.random.default_rng(view).gamma(2, size=shape).astype(np.float32)
+    source, copy = (standardise(each, Standardisation(64)) for each in (pixels, 9 - pixels))
+    found = seen(torch.from_numpy(copy)[None], view)[0]
+    np.testing.assert_allclose(found, np.rot90(source, TTA_VIEWS[view][0]), atol=1e-5)
 
 
 def test_the_first_view_is_the_image_as_it_is_and_all_differ():

@@ -17,6 +17,8 @@ from torch import Tensor
 from deepssim_scan.encoder.equivariant import written_out
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.views import TTA_VIEWS
+from deepssim_scan.imaging.content import dark_padding
+from deepssim_scan.imaging.warp import restandardise
 
 
 def embed_tta(
@@ -32,7 +34,16 @@ def seen(images: Tensor, view: int) -> Tensor:
     """Return standardised images (N, H, W) as they are in one of `TTA_VIEWS`."""
     turns, inverted = TTA_VIEWS[view]
     turned = torch.rot90(images, turns, (1, 2)) if turns else images
-    return -turned if inverted else turned
+    return _negative(turned) if inverted else turned
+
+
+def _negative(images: Tensor) -> Tensor:
+    """Invert the greys of images (N, H, W), and standardise again with padding as ever."""
+    padding = dark_padding(images)
+    negative = -images
+    darkest = negative.masked_fill(padding, torch.inf).amin((1, 2), keepdim=True)
+    refilled = restandardise(torch.where(padding, darkest, negative))
+    return torch.where(padding.any(1, keepdim=True).any(2, keepdim=True), refilled, negative)
 
 
 def best_scores(views: Tensor, gallery: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ images (B, H, W) -> masks (B, H, W)
 import torch
 from torch import Tensor
 
+_ONE = 1e-5  # of the range: greys no further apart are one
 _PADDED = 0.02  # of the range above the darkest grey, at least, is a bar of padding
 _FLAT, _DARK_FLAT = 0.003, 0.02  # of an image's range: 3 x 3 pixels with less contrast are flat,
 _DARK = 0.05  # the greater one where they are so dark, since a black background has noise
@@ -14,20 +15,40 @@ _DARK = 0.05  # the greater one where they are so dark, since a black background
 def padding_of(images: Tensor) -> Tensor:
     """Tell which pixels are bars of padding: (B, H, W) -> bool.
 
-    Bars are rows or columns at the edges that hold one grey, and not the darkest: a black edge may
-    be background, into which an image can be moved.
+    Bars are rows or columns at the edges that hold one grey. A dark one may be background, into
+    which an image can be moved, unless it is `dark_padding`.
     """
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    bars = torch.zeros_like(images, dtype=torch.bool)
+    padding = dark_padding(images)
     for dim in (1, 2):
         least, most = images.amin(dim, keepdim=True), images.amax(dim, keepdim=True)
-        one_grey = most - least <= 1e-5 * (high - low)
-        bar = one_grey & (least > low + _PADDED * (high - low))
-        along = 3 - dim
-        first = bar.long().cumprod(along) > 0
-        last = bar.flip(along).long().cumprod(along).flip(along) > 0
-        bars |= first | last
-    return bars
+        one_grey = most - least <= _ONE * (high - low)
+        first, last = _from_edges(one_grey & (least > low + _PADDED * (high - low)), 3 - dim)
+        padding |= first | last
+    return padding
+
+
+def dark_padding(images: Tensor) -> Tensor:
+    """Tell which pixels are what `standardise` adds to an oblong image: (B, H, W) -> bool.
+
+    That is two bars of the darkest grey, opposite each other, as wide but for a pixel, and none
+    beside them. Bars on every side are a black background.
+    """
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    darkest = images <= low + _ONE * (high - low)
+    rows, columns = (_from_edges(darkest.all(3 - dim, keepdim=True), dim) for dim in (1, 2))
+    wide = [[bar.sum((1, 2), keepdim=True) for bar in bars] for bars in (rows, columns)]
+    alike = [(first - last).abs() <= 1 for first, last in wide]
+    none = [first + last == 0 for first, last in wide]
+    above_and_below = (rows[0] | rows[1]) & alike[0] & none[1]
+    return above_and_below | ((columns[0] | columns[1]) & alike[1] & none[0])
+
+
+def _from_edges(bars: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return what is connected to the first, and to the last, along a dimension of masks."""
+    first = bars.long().cumprod(dim) > 0
+    last = bars.flip(dim).long().cumprod(dim).flip(dim) > 0
+    return first, last
 
 
 def is_dark(images: Tensor) -> Tensor:

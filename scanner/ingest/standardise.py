@@ -75,9 +75,8 @@ def _scale(pixels: Pixels, size: int) -> Pixels:
 
 
 def _pad(pixels: Pixels, size: int) -> Pixels:
-    """Centre in a square of `size`, filled with the median of the image's border."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    """Centre in a square of `size`, filled with the image's darkest grey."""
     before = [(size - side) // 2 for side in pixels.shape]
     after = [size - side - first for side, first in zip(pixels.shape, before, strict=True)]
     widths = list(zip(before, after, strict=True))
-    return np.pad(pixels, widths, constant_values=np.median(border))
+    return np.pad(pixels, widths, constant_values=pixels.min())

@@ -54,7 +54,9 @@ def kind_of(path: Path) -> str:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     header, _ = checkpoint_file.read(path, deserialize)
-    return {"kind": "checkpoint", **asdict(header), "bytes": path.stat().st_size}
+    training = {**header.training, "seen": len(header.training.get("seen", ()))}
+    shown = {**asdict(header), "training": training}
+    return {"kind": "checkpoint", **shown, "bytes": path.stat().st_size}
 
 
 def _store(path: Path) -> dict[str, Any]:

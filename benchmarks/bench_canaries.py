@@ -1,14 +1,16 @@
 """Whether canaries notice a broken detector, and how often they cry out over a sound one.
 
 An index of a set's images is made with the defaults, and broken in three ways: its encoder is one
-of random weights, its FAISS index is of other rows, or its calibration is that of another set. The
-program refuses each of these by their fingerprints; here that is bypassed, so that the canaries
-alone can notice. Each detector, and the sound one, plants `--trials` times 200 canaries.
+of random weights, its FAISS index is of other rows, or its calibration is that of another set. What
+`query` says of each is recorded: it refuses them, as their fingerprints do not fit. Then that is
+bypassed, so that the canaries alone can notice. Each detector, and the sound one, plants
+`--trials` times 200 canaries.
 
     python benchmarks/bench_canaries.py --images DIR --other DIR --name brain_tcga
 """
 
 import argparse
+import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,17 +27,20 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.canaries import count_canaries
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.rule import CalibratedRule
+from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.views import TTA_VIEWS
+from deepssim_scan.errors import ScanError
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.gallery import Gallery, training_listing
 from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CANDIDATES, CanaryConfig
-from deepssim_scan.storage.layout import STORE
+from deepssim_scan.storage.layout import CALIBRATION, ENCODER, INDEX, STORE
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
@@ -67,8 +72,16 @@ def main() -> None:
         found = {
             name: trials(*detector, run, options.trials) for name, detector in detectors.items()
         }
+        checkpoint.save(work / ENCODER, _random(loaded, options.seed).encoder, {})
+        for name, file in (
+            ("encoder of random weights", work / ENCODER),
+            ("index of other rows", other / INDEX),
+            ("calibration of another set", other / CALIBRATION),
+        ):
+            found[name]["refused"] = refusal(index, file, work, run)
     for name, each in found.items():
         console.print(f"{name}: noticed {each['noticed']} of {options.trials}, {each['recall']}")
+        console.print(each.get("refused", ""))
     write(f"canaries_{options.name}", options, {}, {}, detectors=found)
 
 
@@ -102,6 +115,19 @@ def trials(
         noticed += not canaries.passed
         recalls.append(canaries.count[0] / canaries.count[1])
     return {"noticed": noticed, "recall": [min(recalls), float(np.median(recalls)), max(recalls)]}
+
+
+def refusal(index: Path, file: Path, work: Path, run: RunContext) -> str | None:
+    """Put another file into a copy of an index; return the error of a query of that, if any."""
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        broken = Path(name) / "index"
+        shutil.copytree(index, broken)
+        shutil.copyfile(file, broken / file.name)
+        try:
+            query(index.parent / "training", broken, Path(name) / "report", run=run)
+        except ScanError as error:
+            return f"{type(error).__name__}: {str(error).replace(str(broken), 'index')}"
+    return None
 
 
 class _OtherRows(TrainingIndex):

@@ -8,6 +8,7 @@ import torch
 from deepssim_scan.imaging.augment import move_content
 from deepssim_scan.imaging.content import (
     apart_from,
+    dark_margin,
     dark_padding,
     highest_near,
     is_dark,
@@ -56,6 +57,18 @@ def test_a_black_background_is_no_padding(shown):
     image = np.zeros((64, 64), np.float32)
     image[shown] = 0.1 + textured(2, 64, 64)[shown]
     assert not padding_of(torch.from_numpy(image)[None]).any()
+
+
+def test_a_dark_margin_is_padding_beside_which_a_background_runs_in():
+    """An oblong image that was moved down, by rows of black that come in."""
+    image = textured(2, 40, 64) + 0.1
+    image[:7] = 0
+    image[:, :5] = 0
+    images = padded(image, 64, 0.0)
+    margin = np.zeros((64, 64), bool)
+    margin[:13], margin[-12:], margin[:, 0] = True, True, True
+    assert not dark_padding(images).any()
+    assert np.array_equal(dark_margin(images)[0], margin)
 
 
 def test_the_highest_near_is_scipys():

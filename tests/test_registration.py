@@ -75,6 +75,19 @@ def test_what_pillow_planted_is_found(heads, flip, degrees, scale, shift, gamma)
     assert found.measures[:, SSIM].min() > 0.85
 
 
+@pytest.mark.parametrize(
+    ("degrees", "shift"), [(0, (0, 8)), (0, (-9, 0)), (6, (0, 0)), (-4, (6, -6))]
+)
+def test_what_was_planted_in_an_oblong_image_is_found(heads, degrees, shift):
+    """Black comes in at its own border, beside the padding that standardising adds."""
+    images = [image.crop((34, 14, 94, 114)) for image in heads]
+    copies = [planted(image, degrees=degrees, shift=shift) for image in images]
+    found = compare(standard(copies), standard(images))
+    assert (found.degrees - degrees).abs().max() < 1
+    assert (found.shift - 1.28 * torch.tensor(shift)).abs().max() < 1.5
+    assert found.measures[:, SSIM].median() > 0.95
+
+
 def test_pairs_of_one_batch_have_each_their_own_transform(heads):
     rng = np.random.default_rng(0)
     options = [

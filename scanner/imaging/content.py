@@ -34,14 +34,34 @@ def dark_padding(images: Tensor) -> Tensor:
     That is two bars of the darkest grey, opposite each other, as wide but for a pixel, and none
     beside them. Bars on every side are a black background.
     """
-    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    darkest = images <= low + _ONE * (high - low)
-    rows, columns = (_from_edges(darkest.all(3 - dim, keepdim=True), dim) for dim in (1, 2))
+    rows, columns = _dark_bars(images)
     wide = [[bar.sum((1, 2), keepdim=True) for bar in bars] for bars in (rows, columns)]
     alike = [(first - last).abs() <= 1 for first, last in wide]
     none = [first + last == 0 for first, last in wide]
     above_and_below = (rows[0] | rows[1]) & alike[0] & none[1]
     return above_and_below | ((columns[0] | columns[1]) & alike[1] & none[0])
+
+
+def dark_margin(images: Tensor) -> Tensor:
+    """Tell which pixels can be `dark_padding` into which a background runs: (B, H, W) -> bool.
+
+    Of opposite bars of the darkest grey, that is as much as the narrower one has, and a pixel.
+    """
+    margin = torch.zeros_like(images, dtype=torch.bool)
+    for dim, (first, last) in enumerate(_dark_bars(images), 1):
+        width = torch.minimum(first.sum((1, 2)), last.sum((1, 2)))[:, None, None] + 1
+        from_first, from_last = (bar.long().cumsum(dim) for bar in (first, last.flip(dim)))
+        margin |= (first & (from_first <= width)) | (last & (from_last.flip(dim) <= width))
+    return margin
+
+
+def _dark_bars(images: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the first and the last rows (B, H, 1) of the darkest grey, and columns (B, 1, W)."""
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    darkest = images <= low + _ONE * (high - low)
+    above, below = _from_edges(darkest.all(2, keepdim=True), 1)
+    left, right = _from_edges(darkest.all(1, keepdim=True), 2)
+    return (above, below), (left, right)
 
 
 def _from_edges(bars: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.imaging.content import apart_from, is_dark, is_flat, padding_of
+from deepssim_scan.imaging.content import apart_from, dark_margin, is_dark, is_flat, padding_of
 from deepssim_scan.imaging.warp import gamma as raised
 from deepssim_scan.imaging.warp import (
     normalise_local_contrast,
@@ -149,11 +149,14 @@ def _weights(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     outline of what it shows is what tells poses best, and the background counts on both sides: a
     noisy copy's is not flat.
     """
-    framed = is_dark(training).float().mean((1, 2)) < _BACKGROUND
-    masks = (
-        padding_of(each) | (framed[:, None, None] & (is_flat(each) | is_dark(each)))
-        for each in (synthetic, training)
-    )
+    padding = [padding_of(each) | dark_margin(each) for each in (synthetic, training)]
+    shown = (~padding[1]).sum((1, 2))
+    dark = (is_dark(training) & ~padding[1]).sum((1, 2))
+    framed = (dark < _BACKGROUND * shown)[:, None, None]
+    masks = [
+        bars | (framed & (is_flat(each) | is_dark(each)))
+        for bars, each in zip(padding, (synthetic, training), strict=True)
+    ]
     weights = [apart_from(mask) for mask in masks]
     return weights[0], weights[1]
 

@@ -155,7 +155,8 @@ def judged(
         "similar": float(np.mean([best[name]["verdict"] == "similar" for name in truth])),
         "source_first": float(np.mean([best[n]["training"] == s for n, s in truth.items()])),
         "false_alarms": {
-            str(asked): _false_alarms(p_values, people, asked) | {"supported": asked >= rate}
+            str(asked): _false_alarms(p_values, people, calibration.null, asked)
+            | {"supported": asked >= rate}
             for asked in RATES
         },
         "ks": _ks_over_people(p_values, people, calibration.null),
@@ -164,17 +165,36 @@ def judged(
 
 
 def _false_alarms(
-    p_values: NDArray[np.float64], people: NDArray[np.int64], asked: float
+    p_values: NDArray[np.float64], people: NDArray[np.int64], null: NullDistribution, asked: float
 ) -> dict[str, Any]:
-    """Return the share of images flagged, and its 95 % interval by person.
+    """Return the share of images flagged, its 95 % interval by person, and if the null has as many.
 
-    The interval is Clopper and Pearson's of as many images as those of the people are worth, by
-    the spread of what is flagged between people (`NullDistribution.effective_size`).
+    The interval is that of Clopper and Pearson, and takes the null for exact. The last is the p of
+    Fisher's exact test of two samples: the images, and those of the null, which is one as well.
+    """
+    from scipy.stats import fisher_exact
+
+    own = null.p_values(null.statistics)
+    seen, known = _flagged(p_values, people, asked), _flagged(own, null.subjects, asked)
+    table = [[round(count), round(size - count)] for count, size in (seen, known)]
+    return {
+        "share": float((p_values <= asked).mean()),
+        "interval": clopper_pearson(*seen),
+        "two_samples_p": float(fisher_exact(table).pvalue),
+    }
+
+
+def _flagged(
+    p_values: NDArray[np.float64], people: NDArray[np.int64], asked: float
+) -> tuple[float, float]:
+    """Return how many images are flagged, of how many: as many as those of the people are worth.
+
+    That follows from the spread of what is flagged between people
+    (`NullDistribution.effective_size`).
     """
     order = np.argsort(-p_values, kind="stable")
-    seen = NullDistribution(-p_values[order], people[order], None)
-    share, size = float((p_values <= asked).mean()), seen.effective_size(-asked)
-    return {"share": share, "interval": clopper_pearson(share * size, size)}
+    size = NullDistribution(-p_values[order], people[order], None).effective_size(-asked)
+    return float((p_values <= asked).mean()) * size, size
 
 
 def _ks_over_people(

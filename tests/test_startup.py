@@ -146,7 +146,8 @@ def test_info_of_a_checkpoint_says_what_loading_it_says():
     found, loaded = describe(BUNDLED), checkpoint.load(BUNDLED)
     assert found["fingerprint"] == loaded.fingerprint
     assert found["architecture"]["widths"] == list(loaded.architecture.widths)
-    assert (found["training"], found["version"]) == (loaded.training, loaded.version)
+    assert found["training"] == {**loaded.training, "seen": len(loaded.seen)}
+    assert found["version"] == loaded.version
 
 
 def test_decode_workers_do_not_load_torch(tmp_path):

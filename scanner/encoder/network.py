@@ -10,12 +10,17 @@ Two networks:
   global average, BatchNorm, Linear, GELU, Dropout, Linear (`convnext`).
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan.encoder import canonicalise, convnext, equivariant
 from deepssim_scan.encoder.architecture import Architecture
+from deepssim_scan.imaging.devices import cpu_threads
+
+_CPU_BATCH = 16  # images that a thread embeds at once; more are no faster
 
 
 class Encoder(nn.Module):
@@ -64,7 +69,17 @@ def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
         return images.new_empty(0, encoder.architecture.dimension)
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), exact, equivariant.written_out(encoder):
-        return torch.cat([encoder(part[:, None]) for part in images.split(batch)])
+        if images.device.type == "cpu":
+            parts = images.tensor_split(-(-len(images) // min(batch, _CPU_BATCH)))
+            return torch.cat(list(cpu_threads().map(partial(_forward, encoder), parts)))
+        return torch.cat([_forward(encoder, part) for part in images.split(batch)])
+
+
+@torch.inference_mode()
+def _forward(encoder: Encoder, images: Tensor) -> Tensor:
+    """Embed one batch; the mode is that of a thread, and this may be another one."""
+    embeddings: Tensor = encoder(images[:, None])
+    return embeddings
 
 
 def device_of(encoder: Encoder) -> torch.device:

@@ -4,16 +4,14 @@ synthetic, training (P, H, W) standardised -> Comparison: a transform and measur
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from deepssim_scan.imaging.deformation import undo_deformation
-from deepssim_scan.imaging.devices import BatchRunner
+from deepssim_scan.imaging.devices import BatchRunner, cpu_threads
 from deepssim_scan.imaging.registration import register
 from deepssim_scan.imaging.similarity import similarity
 
@@ -56,8 +54,7 @@ def compare(synthetic: Tensor, training: Tensor) -> Comparison:
     pairs = zip(synthetic.split(chunk), training.split(chunk), strict=True)
     if not on_cpu:
         return _joined([_compare(*pair) for pair in pairs])
-    futures = [_threads().submit(_compare, *pair) for pair in pairs]
-    return _joined([future.result() for future in futures])
+    return _joined(list(cpu_threads().map(_compare, *zip(*pairs, strict=True))))
 
 
 def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comparison:
@@ -67,18 +64,6 @@ def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comp
         return compare(*(images.to(device) for images in pairs)).cpu()
 
     return _joined(runner.run(work, synthetic, training))
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Return as many threads as torch uses, on each of which it uses one.
-
-    The tensors of a chunk are small: several threads at one operation wait for each other, most of
-    all beside other programs.
-    """
-    return ThreadPoolExecutor(
-        torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
-    )
 
 
 @torch.inference_mode()

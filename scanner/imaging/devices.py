@@ -1,7 +1,9 @@
 """Which device tensors are worked on, and what is done where a batch has no room on it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -24,6 +26,17 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not available:
         raise InputError("device cuda was asked for, and torch finds none. Use --device cpu.")
     return "cuda" if name != "cpu" and available else "cpu"
+
+
+@cache
+def cpu_threads() -> ThreadPoolExecutor:
+    """Return as many threads as torch uses, on each of which it uses one.
+
+    Several threads at one operation wait for each other at each, most of all beside other programs.
+    """
+    return ThreadPoolExecutor(
+        torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 @dataclass(slots=True)

@@ -144,10 +144,10 @@ def _shown(images: Tensor) -> Tensor:
 def _weights(synthetic: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     """Return which pixels of either side count when poses are estimated: (P, h, w) twice.
 
-    Bars of padding do not count: they do not move with what an image shows. Nor does fill, black
-    corners for instance, where the training image fills its frame. Where it has a background, the
-    outline of what it shows is what tells poses best, and the background counts on both sides: a
-    noisy copy's is not flat.
+    Bars of padding do not count: they do not move with what an image shows. Nor does as much of
+    opposite black bars as can be padding, nor fill, black corners for instance, where the training
+    image fills its frame. Where it has a background, the outline of what it shows is what tells
+    poses best, and the background counts on both sides: a noisy copy's is not flat.
     """
     padding = [padding_of(each) | dark_margin(each) for each in (synthetic, training)]
     shown = (~padding[1]).sum((1, 2))

@@ -119,18 +119,13 @@ class Verifier:
         candidates: Matches,
         found: Evidence,
     ) -> None:
-        sides = (
-            np.stack([_viewed(synthetic[q], candidates.views[q, c]) for (q, c), _ in batch]),
-            np.stack([pixels for _, pixels in batch]),
-        )
-        result = compare_on(self.runner, *map(torch.from_numpy, sides))
         at = tuple(np.array([pair for pair, _ in batch]).T)
+        images = torch.from_numpy(np.stack([synthetic[query] for (query, _), _ in batch]))
+        views = torch.from_numpy(candidates.views[at])
+        for view in views.unique().tolist():
+            images[views == view] = seen(images[views == view], view)
+        training = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+        result = compare_on(self.runner, images, training)
         for name in ("measures", "foreground", "flip", "degrees", "scale", "gamma"):
             getattr(found, name)[at] = getattr(result, name).numpy()
         found.right[at], found.down[at] = result.shift.numpy().T
-
-
-def _viewed(pixels: Pixels, view: int) -> Pixels:
-    """Return an image (H, W) as it is in a test-time view."""
-    image: Pixels = seen(torch.from_numpy(pixels)[None], view)[0].numpy()
-    return image

@@ -31,7 +31,7 @@ from deepssim_scan.store.store import Store
 FEWEST = 20
 """Images of the null, at least, and planted copies that are found."""
 
-_NULL, _PLANTED = 1500, 40 * len(KINDS)  # images that are looked for, at most
+_NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
 _BLOCK = 512  # images looked for at once
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
 

@@ -62,10 +62,10 @@ def of_encoder(name: str, path: Path, views: int) -> Method:
 
     return Method(
         name,
-        lambda images: embed(loaded.encoder, standardised(images, rule), BATCH),
+        lambda images: embed(loaded.encoder, standardised(images, rule)),
         best_scores,
         lambda first, second: (first * second[:, None]).sum(2).amax(1),
-        lambda images: embed_tta(loaded.encoder, standardised(images, rule), views, BATCH),
+        lambda images: embed_tta(loaded.encoder, standardised(images, rule), views),
     )
 
 

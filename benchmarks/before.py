@@ -22,7 +22,8 @@ def beside_before(
     """Return the images a second of both commands, now and before.
 
     `folders` hold training and synthetic images, `files` of each. The commands run on the CPU with
-    one process that decodes; starting the program is in the time.
+    workers by default; starting the program is in the time. Indexes of now are calibrated apart
+    from that, since those of before were not.
     """
     trees = {NOW: work / "now", BEFORE: work / "before"}
     _lay_out(ROOT, trees[NOW])
@@ -33,13 +34,17 @@ def beside_before(
     for turn in range(repeats + 1):
         for name, tree in trees.items():
             index, report = tree / f"index-{turn}", tree / f"report-{turn}"
-            arguments = (
-                ("--training", folders[0], "--index", index),
-                ("--synthetic", folders[1], "--index", index, "--report", report),
+            only_built = () if name == BEFORE else ("--no-calibrate",)
+            building = _run(
+                tree, "build-index", "--training", folders[0], "--index", index, *only_built
             )
-            for command, given in zip(COMMANDS, arguments, strict=True):
-                seconds = _run(tree, command, *map(str, given))
-                if turn:  # the first one warms up
+            if name == NOW:
+                _run(tree, "calibrate", "--index", index)
+            querying = _run(
+                tree, "query", "--synthetic", folders[1], "--index", index, "--report", report
+            )
+            if turn:  # the first one warms up
+                for command, seconds in zip(COMMANDS, (building, querying), strict=True):
                     taken[f"{command}, {name}"].append(seconds)
     found: dict[str, Spread] = {}
     for command, count in zip(COMMANDS, files, strict=True):
@@ -48,11 +53,11 @@ def beside_before(
     return found
 
 
-def _run(tree: Path, command: str, *arguments: str) -> float:
+def _run(tree: Path, command: str, *arguments: str | Path) -> float:
     code = "from deepssim_scan.cli import main\nif __name__ == '__main__':\n    main()\n"
     script = tree / "command.py"
     script.write_text(code)
-    given = [sys.executable, str(script), command, *arguments, "--device", "cpu", "--workers", "1"]
+    given = [sys.executable, str(script), command, *arguments, "--device", "cpu"]
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(tree)}
     subprocess.run(given, env=environment, stdout=subprocess.PIPE, check=True)

@@ -300,8 +300,8 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
     images = restandardise(torch.randn(BATCH * 4, side, side))
     base = Encoder(REFERENCE)
     sides = {
-        "encoder": lambda: embed(loaded.encoder, images, BATCH),
-        "ConvNeXt-Base": lambda: embed(base, images[:BATCH], BATCH),
+        "encoder": lambda: embed(loaded.encoder, images),
+        "ConvNeXt-Base": lambda: embed(base, images[:BATCH]),
     }
     taken = seconds(sides, options.repeats)
     return rates({"encoder": taken["encoder"]}, len(images), "images") | rates(

@@ -1,11 +1,9 @@
 """Embedding: the bundled encoder beside ConvNeXt-Base, in images a second.
 
-For each network the bare forward pass, on standardised images in memory, and end to end: from
-a folder of PNG files to a finished store, by the function that `build-index` and `query` use,
-which reads, hashes, decodes, standardises, embeds and writes. It also starts the processes that
-decode, so the time that one file takes is shown as well: the fewer the files, the more it weighs.
-The bundled encoder's is also timed in grad mode, with nothing to learn, where its layers write
-their weights out for every batch; to embed, they do so once.
+For each network the bare forward pass, of standardised images in memory, and end to end: from a
+folder of PNG files to a finished store, by the function that `build-index` and `query` use, which
+reads, hashes, decodes, standardises, embeds and writes. Both in the same worker processes, one a
+core, which have been started.
 
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
@@ -18,7 +16,6 @@ With `--before COMMIT`, both commands beside those of an earlier commit, in turn
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,20 +33,17 @@ from harness import (
     write,
     write_images,
 )
-from torch import Tensor
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.encoder.network import Encoder, embed
+from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
-from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.embed_listing import Embedder
 
 BUNDLED, BASE = "bundled", "ConvNeXt-Base"
-FORWARD, END, START = "forward pass", "end to end", "one file, end to end"
-WRITING = "forward pass, weights written out for every batch"
+FORWARD, END = "forward pass", "end to end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,6 @@ class Side:
 
     name: str
     checkpoint: Checkpoint
-    forward: int
     files: int
 
 
@@ -70,50 +63,36 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for side in (
-            Side(BUNDLED, loaded, min(options.forward, options.files), options.files),
-            Side(BASE, _reference(work), options.base_files, options.base_files),
+            Side(BUNDLED, loaded, options.files),
+            Side(BASE, _reference(work), options.base_files),
         ):
             measured |= measure(side, options, work)
         if options.before:
             measured |= _beside_before(options, work)
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
     compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
-    compared += [(f"{BUNDLED}, {FORWARD}", f"{BUNDLED}, {WRITING}")]
     if options.before:
         compared += [(f"{command}, {NOW}", f"{command}, {BEFORE}") for command in COMMANDS]
     ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
-    show(f"Images of {options.side}x{options.side} in batches of {options.batch}", measured, ratios)
+    show(f"Images of {options.side}x{options.side}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
 
 
 def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Spread]:
     """Return a network's rates, of the forward pass and end to end."""
-    embedder = Embedder(side.checkpoint, config=EmbedConfig(options.batch), run=RunContext("cpu"))
-    encoder = side.checkpoint.encoder
-    drawn = procedural(side.forward, options.side, options.seed)
-    pixels = standardised(drawn, encoder.architecture.standardisation)
-    one, every = work / f"{side.name}, one", work / f"{side.name}, every"
-    for folder, files in ((one, 1), (every, side.files)):
-        write_images(folder, files, options.side, options.seed)
-    forward: dict[str, Callable[[], object]] = {
-        FORWARD: lambda: embed(encoder, pixels, options.batch)
-    }
-    if side.name == BUNDLED:
-        forward[WRITING] = lambda: embed_writing(encoder, pixels, options.batch)
-    start = {START: lambda: embed_folder(one, embedder, work)}
-    end = {END: lambda: embed_folder(every, embedder, work)}
-    taken = seconds(start | end, options.repeats, warm_up=start)
-    found = rates(seconds(forward, options.repeats), side.forward, "images")
-    found |= rates({END: taken[END]}, side.files, "images")
-    found[START] = Spread.of(taken[START], "s")
+    rule = side.checkpoint.architecture.standardisation
+    drawn = procedural(side.files, options.side, options.seed)
+    pixels = list(standardised(drawn, rule).numpy())
+    folder = work / f"{side.name}, every"
+    write_images(folder, side.files, options.side, options.seed)
+    with RunContext("cpu").opened() as run:
+        embedder = Embedder(side.checkpoint, run=run)
+        ways = {
+            FORWARD: lambda: embedder.embed_pixels(pixels),
+            END: lambda: embed_folder(folder, embedder, work),
+        }
+        found = rates(seconds(ways, options.repeats, warm_up=ways), side.files, "images")
     return {f"{side.name}, {what}": spread for what, spread in found.items()}
-
-
-def embed_writing(encoder: Encoder, pixels: Tensor, batch: int) -> None:
-    """Embed in grad mode, where weights are written out for every batch."""
-    encoder.requires_grad_(False).eval()
-    for part in pixels.split(batch):
-        encoder(part[:, None])
 
 
 def embed_folder(folder: Path, embedder: Embedder, work: Path) -> None:
@@ -140,11 +119,9 @@ def _reference(folder: Path) -> Checkpoint:
 def _options() -> argparse.Namespace:
     sizes = {
         "files": 2_000,
-        "forward": 256,
         "base_files": 96,
         "queries": 500,
         "side": 128,
-        "batch": 64,
         "repeats": 3,
     }
     made = parser(__doc__, sizes)

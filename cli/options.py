@@ -149,7 +149,13 @@ Device = Annotated[
     machine_option("--device", help="Device for the networks; auto takes a GPU if there is one."),
 ]
 Workers = Annotated[
-    int, machine_option("--workers", metavar="N", min=1, help="Processes that decode images.")
+    int | None,
+    machine_option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Processes that decode and compute, on a thread each; one a core by default.",
+    ),
 ]
 Restart = Annotated[
     bool,
@@ -217,7 +223,7 @@ def subject_key(path: Path | None) -> bytes:
 
 @contextmanager
 def running(
-    workers: int, max_seconds: float, max_memory: float, device: str = DeviceName.AUTO
+    workers: int | None, max_seconds: float, max_memory: float, device: str = DeviceName.AUTO
 ) -> Iterator[RunContext]:
     """Give what a job runs with; its progress is shown while the block runs.
 

@@ -18,9 +18,10 @@ from typing import Any, Self, cast
 import numpy as np
 
 from deepssim_scan.errors import Damaged, InputError, StoreMismatch
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.faiss_io import load_faiss, on_gpu, read_index, write_index
 from deepssim_scan.index.manifest import IndexManifest
-from deepssim_scan.index.rescore import Ids, Matches, best, blocks, cosines
+from deepssim_scan.index.rescore import Ids, Matches, best, cosines
 from deepssim_scan.storage.files import check_sha256, replacing, sha256
 from deepssim_scan.storage.layout import INDEX, INDEX_MANIFEST
 from deepssim_scan.storage.records import write_json
@@ -115,7 +116,7 @@ class TrainingIndex:
         wanted = min(k + MARGIN, self.rows)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
-        for block in blocks(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
+        for block in sliced(len(queries), min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))):
             rows[block], scores[block] = self._search(queries[block], k, wanted)
         return Matches(rows, scores, np.zeros(rows.shape, np.int8))
 
@@ -191,7 +192,7 @@ class TrainingIndex:
     def _scores(self, queries: Vectors, owners: Ids, ids: Ids) -> Vectors:
         """Score the pairs (queries[owners[i]], stored row ids[i]), a block at a time."""
         scores = np.empty(len(ids), np.float32)
-        for block in blocks(len(ids), PAIR_BLOCK):
+        for block in sliced(len(ids), PAIR_BLOCK):
             stored = self._index.reconstruct_batch(ids[block])
             scores[block] = cosines(queries[owners[block]], stored)
         return scores

@@ -1,6 +1,5 @@
 """Scores computed again from the stored rows, in a fixed order of sums, and their ranking."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,8 +22,8 @@ class Matches:
     scores: Vectors
     views: NDArray[np.int8]
 
-    def part(self, queries: slice, count: int) -> Self:
-        """Return the first `count` matches of some queries."""
+    def part(self, queries: slice, count: int | None = None) -> Self:
+        """Return the first `count` matches, or all, of some queries."""
         at = queries, slice(count)
         return type(self)(self.rows[at], self.scores[at], self.views[at])
 
@@ -50,8 +49,3 @@ def best(ids: Ids, scores: Vectors, k: int) -> tuple[Ids, Vectors]:
     """Return the first k along the last axis by score descending, then by row."""
     order = np.lexsort((ids, -scores), axis=-1)[..., :k]
     return np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
-
-
-def blocks(count: int, size: int) -> Iterator[slice]:
-    """Cut `count` things into slices of `size`."""
-    return (slice(start, start + size) for start in range(0, count, size))

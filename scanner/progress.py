@@ -24,3 +24,16 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Collected(Silent):
+    """Collect the warnings, each once."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep the sentence."""
+        if text not in self.warnings:
+            self.warnings.append(text)

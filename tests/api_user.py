@@ -24,7 +24,7 @@ def jobs(folder: Path) -> tuple[int, bool, float]:
     progress: scan.Progress = Printed()
     run = scan.RunContext("cpu", 1, scan.Limits(10.0), progress)
     ingest = scan.IngestConfig(scan.Selection(("*.png",)), scan.ReadOptions(axis=0))
-    index = scan.IndexConfig(folder / "encoder", ingest, scan.EmbedConfig(32), restart=True)
+    index = scan.IndexConfig(folder / "encoder", ingest, scan.EmbedConfig(4096), restart=True)
     built: scan.IndexResult = scan.build_index(folder, folder / "index", index, run)
     verdict = scan.VerdictConfig(top_k=3, rule="reference", similar=0.5)
     canaries = scan.CanaryConfig(50, 0.9)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from deepssim_scan.calibration.calibrate import Found, Planted
 from deepssim_scan.calibration.canaries import count_canaries
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.cli import main
+from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging.copies import KINDS
 from deepssim_scan.jobs import query as query_job
@@ -129,15 +129,15 @@ def test_a_detector_that_works_finds_its_canaries(query):
     assert "Canaries" not in said
 
 
-def test_a_broken_encoder_is_noticed_and_the_run_is_incomplete(query, make_encoder, monkeypatch):
+def test_a_broken_encoder_is_noticed_and_the_run_is_incomplete(
+    query, people, make_encoder, monkeypatch, tmp_path
+):
     """One of random weights, where the index has the embeddings of the right one."""
-    load = query_job.index_encoder
-
-    def broken(index):
-        loaded = load(index)
-        return replace(loaded, encoder=make_encoder(loaded.architecture))
-
-    monkeypatch.setattr(query_job, "index_encoder", broken)
+    architecture = query_job.index_encoder(people / "index").architecture
+    checkpoint.save(tmp_path / "broken", make_encoder(architecture), {})
+    broken = checkpoint.load(tmp_path / "broken")
+    monkeypatch.setattr(query_job, "index_encoder", lambda index: broken)
+    monkeypatch.setattr(query_job, "require_encoder", lambda *_: None)
     code, summary, said = query("--canaries", "28", "--fail-on-flagged")
     assert (code, summary["complete"], summary["canaries"]["passed"]) == (4, False, False)
     assert summary["canaries"]["found"] < 14

@@ -34,7 +34,7 @@ from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store import embed_listing as embed
 from deepssim_scan.store.config import EmbedConfig
 
-SMALL = EmbedConfig(batch=3, shard_rows=8)
+SMALL = EmbedConfig(shard_rows=8)
 RUN = RunContext("cpu", workers=0)
 
 

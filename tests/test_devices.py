@@ -9,26 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import of_every_family
 
+from deepssim_scan.encoder import network
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging import comparison
 from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
-from deepssim_scan.index.rescore import Matches
-from deepssim_scan.ingest.record import Decoded, ImageRecord
-from deepssim_scan.matching.evidence import Verifier
-from deepssim_scan.progress import Silent
-from deepssim_scan.store.embed_listing import embed_into
-
-
-class Warnings(Silent):
-    """Keeps what a person is told."""
-
-    def __init__(self):
-        self.texts = []
-
-    def warn(self, text):
-        self.texts.append(text)
+from deepssim_scan.matching.evidence import Evidence, Pairs, gather_pairs
+from deepssim_scan.progress import Collected
+from deepssim_scan.store.embed_listing import Network
+from deepssim_scan.store.reread import Held
 
 
 @pytest.fixture
@@ -78,13 +68,13 @@ def test_row_36_every_image_is_worked_on_once_and_in_order(count, room):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return device, first + second
 
-    progress = Warnings()
+    progress = Collected()
     runner = BatchRunner("cuda", "adding", progress)
     found = runner.run(work, torch.arange(count), 100 * torch.arange(count))
     assert torch.cat([part for _, part in found]).tolist() == [101 * n for n in range(count)]
     on_gpu = room > 0 and count > 0
     assert {device for device, _ in found} == {"cuda" if on_gpu else "cpu"}
-    assert len(progress.texts) == (count > 0 and room == 0)
+    assert len(progress.warnings) == (count > 0 and room == 0)
 
 
 def test_row_36_a_cpu_without_memory_is_an_error():
@@ -117,64 +107,43 @@ class Crowded(torch.nn.Module):
         return self.encoder(images)
 
 
-class Rows:
-    """Takes embeddings, and lets another program come and go between the batches."""
-
-    room = 100
-
-    def __init__(self, gpu, rooms):
-        self.gpu, self.rooms, self.found = gpu, iter(rooms), []
-        gpu.room = next(self.rooms)
-
-    def add(self, records, embeddings):
-        self.found.append(embeddings)
-        self.gpu.room = next(self.rooms, 0)
-
-
 @pytest.mark.parametrize(
-    ("rooms", "sizes", "told"),
-    [
-        ((9, 9, 9), [4, 4, 4], 0),
-        ((2, 9, 9), [4, 2, 2, 4, 4], 0),
-        ((0, 9, 9), [4, 2, 1, 4, 4], 1),
-        ((0, 9, 0), [4, 2, 1, 4, 4, 2, 1], 1),
-    ],
+    ("room", "sizes", "told"), [(9, [4], 0), (2, [4, 2, 2], 0), (0, [4, 2, 1], 1)]
 )
-def test_row_36_embedding_leaves_a_full_gpu_for_one_batch_and_comes_back(
-    rooms, sizes, told, gpu, tiny, make_encoder
+def test_row_36_embedding_leaves_a_full_gpu_for_smaller_batches_or_the_cpu(
+    room, sizes, told, gpu, tiny, make_encoder, monkeypatch
 ):
-    images = of_every_family(3, 32)
+    images = of_every_family(1, 32)[:4]
     wanted = embed(make_encoder(tiny), images).numpy()
-    decoded = [
-        Decoded(ImageRecord(f"{n}.png", "", "", 1, 1, 1, "", "L", ""), image.numpy())
-        for n, image in enumerate(images)
-    ]
-    progress, rows = Warnings(), Rows(gpu, rooms)
-    encoder = Crowded(make_encoder(tiny), gpu)
-    embed_into(rows, decoded, encoder, 4, 1, progress)
-    assert np.abs(np.concatenate(rows.found) - wanted).max() < 1e-6
-    assert gpu.sizes == sizes
-    assert len(progress.texts) == told
-    assert all("not enough memory for embedding" in text for text in progress.texts)
+    monkeypatch.setattr(network, "batches", torch.Tensor.split)
+    encoder, progress, gpu.room = Crowded(make_encoder(tiny), gpu), Collected(), room
+    loaded = SimpleNamespace(encoder=encoder, architecture=tiny)
+    for _ in range(2):  # the second time it is tried on the GPU again
+        found = Network(loaded, 1, "cuda").embed(list(images.numpy()), progress)
+        assert np.abs(found[:, 0] - wanted).max() < 1e-6
+    assert gpu.sizes == sizes * 2
+    assert len(progress.warnings) == told
+    assert all("not enough memory for embedding" in text for text in progress.warnings)
 
 
 class Images:
-    """Images by their row, as a Reader gives them."""
+    """Images by their number, as they are read where a block runs."""
 
     def __init__(self, images):
         self.images = images.numpy()
 
-    def pixels(self, rows):
-        return [(row, self.images[row]) for row in rows]
+    def read(self):
+        return enumerate(self.images)
 
 
-@pytest.mark.parametrize(("room", "told"), [(256, 0), (3, 0), (1, 0), (0, 1)])
-def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(room, told, gpu, monkeypatch):
+@pytest.mark.parametrize(("room", "size", "told"), [(256, 18, 0), (3, 2, 0), (1, 1, 0), (0, 1, 1)])
+def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(
+    room, size, told, gpu, monkeypatch
+):
     """Six synthetic images, each with all three training images."""
     images = of_every_family(2, 64)
     training, synthetic = images[:3], torch.cat([images[:3].flip(2), images[3:6]])
-    rows = np.tile(np.arange(3), (6, 1))
-    candidates = Matches(rows, rows.astype(np.float32), np.zeros(rows.shape, np.int8))
+    numbers = np.tile(np.arange(3), (6, 1))
     wanted = compare(synthetic.repeat_interleave(3, 0), training.repeat(6, 1, 1))
     exact = comparison._compare
 
@@ -183,14 +152,14 @@ def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(room, told, g
         return exact(first, second)
 
     monkeypatch.setattr(comparison, "_compare", counting)
-    monkeypatch.setattr(comparison, "_CHUNK", 16)
-    gpu.room, progress = room, Warnings()
-    runner = BatchRunner("cuda", "registration", progress)
-    verifier = Verifier(Images(training), runner)
+    monkeypatch.setattr(comparison, "batches", torch.Tensor.split)
+    gpu.room = room
+    pairs = Pairs(Held(synthetic.numpy()), Images(training), numbers, np.zeros((6, 3), np.int8))
     for _ in range(2):
-        found = verifier.gather(dict(enumerate(synthetic.numpy())), candidates)
+        answer = gather_pairs("cuda", pairs)
+        found = Evidence(**answer.arrays)
         np.testing.assert_allclose(found.measures.reshape(18, -1), wanted.measures, atol=1e-3)
         assert found.flip.ravel().tolist() == wanted.flip.tolist()
-    assert gpu.sizes.count(min(room, 16) if room > 16 else 9) >= 2
-    assert len(progress.texts) == told
-    assert all("not enough memory for registration" in text for text in progress.texts)
+        assert len(answer.warnings) == told
+        assert all("not enough memory for registration" in text for text in answer.warnings)
+    assert gpu.sizes.count(size) >= 2

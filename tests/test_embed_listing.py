@@ -1,10 +1,11 @@
-"""A listing to a store: in batches that do not depend on interruptions, nor results on memory."""
+"""A listing to a store: its bytes do not depend on interruptions or blocks."""
 
 import contextlib
 import itertools
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import InputError
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
-from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.progress import SILENT, Silent
 from deepssim_scan.store import embed_listing as module
 from deepssim_scan.store.config import EmbedConfig
@@ -29,7 +31,7 @@ from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.store import Store
 from deepssim_scan.store.writer import StoreWriter
 
-CONFIG = EmbedConfig(shard_rows=8, batch=3)
+CONFIG = EmbedConfig(shard_rows=8)
 HERE = RunContext("cpu", workers=0)
 
 
@@ -52,18 +54,18 @@ def embed(listing, folder, loaded, progress=SILENT):
     Embedder(loaded, config=CONFIG, run=replace(HERE, progress=progress)).embed(listing, folder)
 
 
-def decoded(folder, rule):
-    """Decode every image of a folder."""
-    items = decode_images(list_images(folder), rule, IngestConfig(), HERE)
-    return [image for item in items for image in item]
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "e.safetensors"
     checkpoint.save(path, Encoder(TINY), {})
     return checkpoint.load(path)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of one file, so that a run can be stopped after each."""
+    monkeypatch.setattr(module, "chunks", partial(pipeline.chunks, most=1))
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +112,19 @@ def test_row_30_a_run_stopped_anywhere_goes_on_to_the_same_bytes(loaded, images,
 def test_what_is_done_is_not_decoded_again(loaded, images, tmp_path, monkeypatch):
     listing = list_images(images)
     seen = []
-    exact = module.decode_images
-    monkeypatch.setattr(
-        module,
-        "decode_images",
-        lambda left, *a, **k: seen.append(left.files) or exact(left, *a, **k),
-    )
+    exact = Embedder.embed_items
+
+    def noting(embedder, folder, blocks):
+        seen.append([item for block in blocks for item in block])
+        return exact(embedder, folder, blocks)
+
+    monkeypatch.setattr(Embedder, "embed_items", noting)
 
     with pytest.raises(Killed):
         embed(listing, tmp_path / "s", loaded, StopAt(12))
     embed(listing, tmp_path / "s", loaded)
     embed(listing, tmp_path / "s", loaded)  # finished: nothing is read
-    assert seen[0] == listing.files
+    assert seen[0] == list(listing.files)
     # Two shards of 8: items 0 to 7 gave 5 + 6 rows, and the 16th is in the second volume.
     assert next(item.path for item in seen[1]) == "07b.npy"
     assert len(seen) == 2
@@ -132,8 +135,7 @@ def test_an_unfinished_store_of_other_files_is_started_anew(loaded, images, tmp_
     store = tmp_path / "s"
     source = Embedder(loaded, config=CONFIG, run=HERE).source(images)
     manifest = StoreManifest(loaded.fingerprint, TINY.dimension, CONFIG.shard_rows, source=source)
-    first = decoded(images, TINY.standardisation)[0]
-    records, rows = module.embed_decoded(loaded.encoder, [first])
+    ((records, rows),) = Embedder(loaded, run=HERE).embed_items(images, [listing.files[:1]])
     others = [replace(records[0], path=f"other-{number}.png") for number in range(8)]
     with StoreWriter(store, manifest) as writer:
         writer.add(others, np.repeat(rows, 8, axis=0))
@@ -181,8 +183,10 @@ def test_an_image_smaller_than_the_encoder_can_take_is_rejected_and_the_others_g
     for side in (31, 32):
         pixels = np.random.default_rng(side).integers(0, 256, (side, 40), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{side}.png")
-    given = decoded(tmp_path, shape.standardisation)
-    (small, _), rows = module.embed_decoded(Encoder(shape).eval(), given)
+    checkpoint.save(tmp_path / "e.safetensors", Encoder(shape), {})
+    embedder = Embedder(checkpoint.load(tmp_path / "e.safetensors"), run=HERE)
+    files = list_images(tmp_path, Selection(("*.png",))).files
+    (((small, _), rows),) = embedder.embed_items(tmp_path, [files])
     assert (small.path, small.reason) == ("31.png", "too-small")
     assert small.detail == "40x31 pixels; this encoder needs 32 a side"
     assert rows.shape == (1, 4)
@@ -198,7 +202,6 @@ def test_a_subject_key_leaves_a_mark_and_no_more(tmp_path):
     assert source(b"")["subject_key"] is None
 
 
-@pytest.mark.parametrize("name", ["batch", "shard_rows"])
-def test_options_out_of_range_are_refused(name):
-    with pytest.raises(InputError, match=f"{name} must be >= 1, found 0"):
-        EmbedConfig(**{name: 0})
+def test_options_out_of_range_are_refused():
+    with pytest.raises(InputError, match="shard_rows must be >= 1, found 0"):
+        EmbedConfig(shard_rows=0)

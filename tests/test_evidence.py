@@ -1,6 +1,7 @@
 """Pairs verified from their files: real images, real stores, and files that changed meanwhile."""
 
 import gzip
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,7 +16,6 @@ from deepssim_scan.encoder.tta import seen
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputMissing
 from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config import RunContext
@@ -68,7 +68,14 @@ def stored(images, folder, loaded):
 
 def verifier(store, images=None):
     reader = Reader(store, listing_of(store, RUN, images), RULE, RUN)
-    return Verifier(reader, BatchRunner("cpu", "registration"))
+    return Verifier(reader)
+
+
+def there(images):
+    """Give images, by number, as a block of them is asked for."""
+    return lambda part: SimpleNamespace(
+        read=lambda: [(n - part.start, images[n]) for n in images if part.start <= n < part.stop]
+    )
 
 
 def standard(image):
@@ -90,7 +97,7 @@ def every(count, views=0):
 def test_a_copy_is_found_with_what_was_done_to_it(training, heads):
     flip = Image.Transpose.FLIP_LEFT_RIGHT
     copies = [heads[3].transpose(flip), heads[5].rotate(-6, translate=(10, 5))]
-    found = verifier(training).gather(dict(enumerate(map(standard, copies))), every(2))
+    found = verifier(training).gather(there(dict(enumerate(map(standard, copies)))), every(2))
     assert found.ssim.argmax(1).tolist() == [3, 5]
     assert found.measures.argmax(1).T.tolist() == [[3, 5]] * len(NAMES)
     flipped, turned = (0, 3), (1, 5)
@@ -113,21 +120,22 @@ def test_a_copy_is_registered_in_the_view_in_which_it_was_found(training, heads)
     views = np.array([[QUARTER], [INVERTED]])
     pixels = dict(enumerate(map(standard, copies)))
     for view, high in ((views, True), (0, False)):
-        found = verifier(training).gather(pixels, candidates([[4], [6]], view))
+        found = verifier(training).gather(there(pixels), candidates([[4], [6]], view))
         assert ((found.measures > 0.98).all(-1) == high).all()
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256])
-def test_evidence_is_that_of_each_pair_alone(batch, training, heads, monkeypatch):
-    """Of candidates in any order, of which some are those of several images."""
+@pytest.mark.parametrize(("images", "batch"), [(1, 256), (4, 7), (64, 1)])
+def test_evidence_is_that_of_each_pair_alone(images, batch, training, heads, monkeypatch):
+    """Of candidates in any order, of which some are those of several images, in any blocks."""
     monkeypatch.setattr(evidence, "_BATCH", batch)
+    monkeypatch.setattr(evidence, "CHUNK", images)
     rng = np.random.default_rng(0)
     pixels = [standard(image.rotate(4)) for image in heads[:6]]
     rows = np.stack([rng.permutation(10)[:3] for _ in pixels])
     views = rng.integers(0, len(TTA_VIEWS), rows.shape).astype(np.int8)
     matches = Matches(rows, rng.random(rows.shape).astype(np.float32), views)
-    there = {number: image for number, image in enumerate(pixels) if number != 4}
-    found = verifier(training).gather(there, matches)
+    known = {number: image for number, image in enumerate(pixels) if number != 4}
+    found = verifier(training).gather(there(known), matches)
     assert found.missing.all(1).tolist() == [number == 4 for number in range(6)]
     for query, column in np.argwhere(~found.missing).tolist():
         view = seen(torch.from_numpy(pixels[query])[None], views[query, column])
@@ -142,35 +150,13 @@ def test_evidence_is_that_of_each_pair_alone(batch, training, heads, monkeypatch
             np.testing.assert_allclose(value, getattr(wanted, name)[0], atol=0.02)
 
 
-class Counting:
-    """Gives images by their row, and keeps which were asked for."""
-
-    def __init__(self, images):
-        self.images, self.asked = images, []
-
-    def pixels(self, rows):
-        self.asked += rows
-        return [(row, standard(self.images[row])) for row in rows]
-
-
-def test_each_training_image_that_is_a_candidate_is_read_once(heads):
-    reader = Counting(heads)
-    checker = Verifier(reader, BatchRunner("cpu", "registration"))
-    pixels = {number: standard(image) for number, image in enumerate(heads[:3])}
-    matches = candidates([[5, 2], [2, 5], [9, 2]])
-    assert checker.gather({}, matches).missing.all()
-    assert reader.asked == []
-    assert not checker.gather(pixels, matches).missing.any()
-    assert reader.asked == [2, 5, 9]
-
-
 def test_a_training_image_that_is_gone_or_another_now_has_no_evidence(training, heads):
     folder = training.folder.parent / "training"
     (folder / "3.png").unlink()
     Image.effect_noise((160, 160), 40).save(folder / "5.png")
     (folder / "7.png").write_bytes(b"no image any more")
     pixels = {number: standard(heads[number]) for number in range(3)}
-    found = verifier(training).gather(pixels, every(3))
+    found = verifier(training).gather(there(pixels), every(3))
     assert found.missing.tolist() == [[row in (3, 5, 7) for row in range(10)]] * 3
     assert (np.isnan(found.measures).all(-1) == found.missing).all()
     assert ((found.flip == -1) == found.missing).all()
@@ -182,7 +168,7 @@ def test_a_training_folder_that_moved_can_be_named(training, heads):
     for images in (None, folder / "nowhere"):
         with pytest.raises(InputMissing):
             verifier(training, images)
-    found = verifier(training, folder / "moved").gather({0: standard(heads[3])}, every(1))
+    found = verifier(training, folder / "moved").gather(there({0: standard(heads[3])}), every(1))
     assert not found.missing.any()
     assert found.ssim[0, 3] > 0.99
 
@@ -195,7 +181,7 @@ def test_slices_of_a_volume_are_verified_one_by_one(heads, tmp_path, loaded):
         file.write(image.to_bytes())
     with stored(tmp_path / "volumes", tmp_path / "store", loaded) as store:
         names = [record.name for record in store.records_at(list(range(10)))]
-        found = verifier(store).gather({0: standard(heads[3])}, every(1))
+        found = verifier(store).gather(there({0: standard(heads[3])}), every(1))
     assert not found.missing.any()
     assert names[int(found.ssim.argmax())] == "scan.nii.gz#axis=2,slice=3"
     assert np.sort(found.ssim[0])[-2] < 0.99 < found.ssim.max()

@@ -8,7 +8,6 @@ import ast
 import dataclasses
 import hashlib
 import io
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -24,10 +23,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from processes import all_ended, children
 from worker_faults import DeadlyRule
 
 import deepssim_scan
 from deepssim_scan.errors import InputError
+from deepssim_scan.execution.answer import Answer
 from deepssim_scan.ingest import pipeline, safe_open
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.limits import Limits
@@ -35,6 +36,7 @@ from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.listing import Item, Listing, list_images
+from deepssim_scan.ingest.packing import packed
 from deepssim_scan.ingest.pipeline import decode_images, decode_item
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import BLANK, REASONS, Rejected, Rejection
@@ -448,7 +450,34 @@ def test_row_28_what_kills_a_process_is_rejected_in_its_place(tmp_path):
     reasons = [(result.record.path, result.record.reason) for (result,) in results]
     crashed = "decoder-crashed"
     assert reasons == [("a.png", crashed), ("b.png", "outside-folder"), ("c.png", crashed)]
-    assert not multiprocessing.active_children()
+    assert all_ended()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answer: answer.records.clear(),
+        lambda answer: answer.records[0].__setitem__(0, "other.png"),
+        lambda answer: answer.records[0].__setitem__(3, 2),
+        lambda answer: answer.records[0].__setitem__(4, "1"),
+        lambda answer: answer.records[0].__setitem__(9, "no such reason"),
+        lambda answer: answer.records[0].pop(),
+        lambda answer: answer.records.append(answer.records[0]),
+        lambda answer: answer.records.append(7),
+        lambda answer: answer.arrays.clear(),
+        lambda answer: answer.arrays["0"].fill(np.nan),
+        lambda answer: answer.arrays.update({"0": np.zeros(3, np.float32)}),
+        lambda answer: answer.arrays.update({"0": np.zeros((3, 3))}),
+    ],
+)
+def test_row_49_an_answer_of_another_file_is_rejected(tmp_path, change):
+    fill(tmp_path, "a.png")
+    (item,) = list_images(tmp_path).files
+    answer = packed(decode_item(tmp_path, item, AS_IS))
+    change(answer)
+    rejection = pipeline._of_item(item, Answer.unpack(answer.pack()))
+    assert rejection.reason == "decoder-crashed"
+    assert "is no answer" in rejection.detail
 
 
 def test_numbers_out_of_range_are_refused_at_the_call(tmp_path):
@@ -461,15 +490,15 @@ def test_numbers_out_of_range_are_refused_at_the_call(tmp_path):
 def test_closing_early_ends_the_workers(tmp_path):
     results = decoding(mixed(tmp_path), workers=2, chunk=1)
     next(results)
-    assert multiprocessing.active_children()
+    assert children()
     results.close()
-    assert not multiprocessing.active_children()
+    assert all_ended()
 
 
 @given(st.lists(st.integers(0, 20 << 20), max_size=40), st.integers(1, 9))
 def test_chunks_are_whole_and_bounded_in_files_and_in_bytes(sizes, most):
     items = [Item(str(number), size=size) for number, size in enumerate(sizes)]
-    chunks = list(pipeline._chunks(iter(items), most))
+    chunks = list(pipeline.chunks(iter(items), most))
     assert [item for chunk in chunks for item in chunk] == items
     totals = [sum(item.size for item in chunk) for chunk in chunks]
     for chunk, total in zip(chunks, totals, strict=True):
@@ -485,7 +514,7 @@ def test_members_are_chunked_by_their_own_size(tmp_path):
         archive.writestr("notes.txt", bytes(9 << 20))
         for number in range(9):
             archive.writestr(f"{number}.png", png())
-    assert len(list(pipeline._chunks(iter(list_images(tmp_path).files), 32))) == 1
+    assert len(list(pipeline.chunks(iter(list_images(tmp_path).files), 32))) == 1
 
 
 def test_running_out_of_memory_is_too_large(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import embed_tta, seen
 from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.index import flat
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
@@ -45,8 +44,7 @@ def probe(request, tmp_path_factory):
         flat.build(store, root / "index")
         search = TrainingIndex.open(root / "index", store)
         reader = Reader(store, listing_of(store, RUN), RULE, RUN)
-        verifier = Verifier(reader, BatchRunner("cpu", "registration"))
-        yield Probe(embedder, search, verifier, np.arange(COUNT) // 3, FOUND)
+        yield Probe(embedder, search, Verifier(reader), np.arange(COUNT) // 3, FOUND)
 
 
 def standard(numbers, rule):

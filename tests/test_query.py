@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,21 +30,23 @@ from deepssim_scan.errors import (
     StoreMismatch,
     Unfinished,
 )
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
-from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.jobs import query as query_job
 from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
+from deepssim_scan.matching import evidence
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.reporting.describe import describe
 from deepssim_scan.storage.files import shown
+from deepssim_scan.store import embed_listing
 from deepssim_scan.store.config import EmbedConfig
-from deepssim_scan.store.embed_listing import embed_decoded
+from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=1)
@@ -263,18 +266,11 @@ def test_row_26_no_readable_image_fails_and_keeps_the_old_report(built, tmp_path
 
 def test_row_18_an_embedding_that_is_not_finite_rejects_its_file(built, tmp_path):
     loaded = checkpoint.load(built / "encoder.safetensors")
-    encoder = loaded.encoder
     with torch.no_grad():
-        encoder.fc.out.weight.fill_(float("inf"))
-    listing = list_images(built / "synthetic")
-    decoded = [
-        image
-        for item in decode_images(
-            listing, TINY.standardisation, IngestConfig(), RunContext(workers=0)
-        )
-        for image in item
-    ]
-    entries, rows = embed_decoded(encoder, decoded)
+        loaded.encoder.fc.out.weight.fill_(float("inf"))
+    embedder = Embedder(loaded, run=RunContext(workers=0))
+    files = list_images(built / "synthetic").files
+    ((entries, rows),) = embedder.embed_items(built / "synthetic", [files])
     assert [entry.reason for entry in entries] == ["embedding"] * 10
     assert rows.shape == (0, 32)
 
@@ -334,16 +330,19 @@ def test_a_missing_index_or_folder_is_named(built, tmp_path):
         query(tmp_path / "nowhere", built / "index", tmp_path / "r", asking(), RUN)
 
 
-def test_the_result_does_not_depend_on_batch_or_workers(built, tmp_path):
+def test_the_result_does_not_depend_on_workers_or_blocks(built, tmp_path, monkeypatch):
     found = []
-    for batch, workers in ((64, 1), (3, 2)):
-        config = asking(embed=EmbedConfig(batch=batch))
-        folder = tmp_path / f"report-{batch}"
-        query(built / "synthetic", built / "index", folder, config, RunContext("cpu", workers))
-        table = pq.read_table(folder / "matches.parquet")
-        found.append((table["training"].to_pylist(), np.array(table["score"])))
-    assert found[0][0] == found[1][0]
-    assert np.abs(found[0][1] - found[1][1]).max() < 1e-6
+    for size, workers in ((64, 0), (64, 2), (3, 0)):
+        for module in (embed_listing, evidence):
+            monkeypatch.setattr(module, "CHUNK", size)
+        monkeypatch.setattr(embed_listing, "chunks", partial(pipeline.chunks, most=size))
+        folder = tmp_path / f"report-{size}-{workers}"
+        query(built / "synthetic", built / "index", folder, asking(), RunContext("cpu", workers))
+        found.append(folder / "matches.parquet")
+    assert found[0].read_bytes() == found[1].read_bytes()
+    first, other = (pq.read_table(each) for each in (found[0], found[2]))
+    assert first["training"].to_pylist() == other["training"].to_pylist()
+    assert np.abs(np.array(first["score"]) - np.array(other["score"])).max() < 1e-6
 
 
 def test_images_of_several_sizes_are_embedded_by_an_encoder_without_a_size(tmp_path):
@@ -382,7 +381,6 @@ def test_row_25_odd_names_survive_and_are_escaped(built, tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: EmbedConfig(batch=0),
         lambda: EmbedConfig(shard_rows=0),
         lambda: reference(top_k=0),
         lambda: EvidenceConfig(candidates=0),
@@ -580,14 +578,14 @@ def test_row_50_training_images_that_are_not_there_fail_before_any_work(built, t
     assert (partial / "left").read_text() == "by an earlier run"
 
 
-def test_row_51_another_batch_size_is_named_and_nothing_is_lost(built, tmp_path, monkeypatch):
+def test_row_51_another_option_is_named_and_nothing_is_lost(built, tmp_path, monkeypatch):
     monkeypatch.setattr(query_run, "writing_matches", lambda folder: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         watched(built, tmp_path / "report")
     monkeypatch.undo()
     before = sorted(path.name for path in (tmp_path / ".report.partial").rglob("*"))
-    other = asking(embed=EmbedConfig(batch=32))
-    with pytest.raises(Unfinished, match=r"source\.batch was 64, is 32\..*--restart"):
+    other = asking(ingest=IngestConfig(subject_regex="a"))
+    with pytest.raises(Unfinished, match=r"source\.subject_regex was None, is a\..*--restart"):
         watched(built, tmp_path / "report", other)
     fewer = asking(evidence=EvidenceConfig(candidates=2))
     with pytest.raises(Unfinished, match=r"candidates was 8, is 2\..*--restart"):

@@ -4,13 +4,17 @@ import os
 import re
 import resource
 import signal
-import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
+from deepssim_scan.errors import Damaged
+from deepssim_scan.execution.answer import Answer
+
 
 def act(folder, item):
-    """Do what the item's name says, having noted that it was tried; return the name and pid."""
+    """Do what the item's name says, having noted that it was tried; answer the name and pid."""
     with (folder / "log").open("a") as log:
         log.write(f"{item}\n")
     what, _, _ = item.partition("-")
@@ -31,38 +35,61 @@ def act(folder, item):
     elif what == "raise":
         raise SystemExit(4)
     elif what == "eat":
-        return bytes(1 << 30)
+        return Answer(None, {"eaten": np.ones(1 << 27)})
     elif what == "closed":  # the pipe is gone, the process goes on
         os.closerange(3, 100)
         time.sleep(10_000)
     elif what == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
-    return item, os.getpid()
+    return Answer([item, os.getpid()])
 
 
 def address_space(_):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize(), resource.getrlimit(resource.RLIMIT_AS)[0]
+    return Answer([pages * resource.getpagesize(), resource.getrlimit(resource.RLIMIT_AS)[0]])
 
 
-def pid(_):
-    return os.getpid()
+def filled(megabytes):
+    return Answer(None, {"filled": np.ones(megabytes << 17)})
 
 
-def nap(_):
-    time.sleep(0.3)
-    return os.getpid()
+def slept(seconds):
+    time.sleep(seconds)
+    return Answer(os.getpid())
 
 
-def slowly(seconds, function):
-    """Return the function, made to wait before it runs in another thread than the main one."""
+def number(value):
+    return Answer(value)
 
-    def slow(*arguments):
-        if threading.current_thread() is not threading.main_thread():
-            time.sleep(seconds)
-        return function(*arguments)
 
-    return slow
+def fails(value):
+    """Raise what the value says."""
+    if value == "damaged":
+        raise Damaged("a file is damaged")
+    if value == "bug":
+        raise KeyError("a bug")
+    return Answer(value)
+
+
+class Nonsense:
+    """Is packed as bytes that are no answer."""
+
+    def pack(self):
+        return b"nonsense"
+
+
+def nonsense(item):
+    return Nonsense() if item == "bad" else Answer(item)
+
+
+def rejected_nonsense(_):
+    return Answer({"rejected": ["no such reason", ""]})
+
+
+def threads(_):
+    import torch
+
+    return Answer(torch.get_num_threads())
 
 
 class DeadOnArrival:

@@ -9,7 +9,6 @@ from deepssim_scan.cli import console, options
 from deepssim_scan.cli.commands import calibrate
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import IndexConfig
 
@@ -75,7 +74,7 @@ def build_index(
     no_calibrate: NoCalibrate = False,
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from deepssim_scan.cli import console, options
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import CalibrateConfig
 
@@ -41,7 +40,7 @@ def calibrate(
     tta_views: options.TtaViews = DEFAULTS.tta_views,
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
     max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,

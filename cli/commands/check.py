@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console, options
-from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.jobs.config import RepairConfig
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def check(
     images: Images = None,
     encoder: Encoder = None,
     json: options.Json = False,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
     max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,
 ) -> None:

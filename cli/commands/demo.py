@@ -7,7 +7,6 @@ from rich.table import Table
 
 from deepssim_scan.cli import console, options
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.ingest.config.limits import WORKERS
 
 if TYPE_CHECKING:
     from deepssim_scan.evaluation.planted import Tally
@@ -37,7 +36,7 @@ def demo(
     out: Out = Path("deepssim-demo"),
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
     max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,
 ) -> None:

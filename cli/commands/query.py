@@ -10,7 +10,6 @@ from rich.text import Text
 
 from deepssim_scan.cli import console, options
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.matching.config import (
@@ -149,7 +148,7 @@ def query(
     min_canary_recall: LeastRecall = CANARIES.least,
     no_verify: NoVerify = False,
     device: options.Device = options.DeviceName.AUTO,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,

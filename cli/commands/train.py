@@ -13,7 +13,6 @@ from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.ingest.config.limits import WORKERS
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import TrainConfig
 from deepssim_scan.training.config import ADAPTING, SCRATCH, TrainingConfig
@@ -109,7 +108,7 @@ def train(
     max_images: MaxImages = ADAPTING.max_images,
     seed: Seed = ADAPTING.seed,
     device: options.Device = options.DeviceName.AUTO,
-    workers: options.Workers = WORKERS,
+    workers: options.Workers = None,
     resume: Resume = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,

@@ -7,6 +7,7 @@ once, when told to trust it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.errors import CheckpointError
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.storage.files import replacing
 
@@ -27,12 +29,17 @@ _MOST_BLOCKS, _MOST_CHANNELS = 1_000, 100_000  # far above any encoder in use
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An encoder, ready to use, and what its file says of it."""
+    """An encoder, ready to use, its file, and what that says of it."""
 
     encoder: Encoder
     training: Mapping[str, Any]
     version: str
     fingerprint: str
+    path: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as the name of its file, which another process reads once."""
+        return _loaded_once, (self.path, self.fingerprint)
 
     @property
     def architecture(self) -> Architecture:
@@ -67,7 +74,19 @@ def load(path: Path = BUNDLED) -> Checkpoint:
         encoder = assemble(_architecture(header.architecture), weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise hostile(path, error) from error
-    return Checkpoint(encoder, header.training, header.version, header.fingerprint)
+    return Checkpoint(encoder, header.training, header.version, header.fingerprint, path)
+
+
+@cache
+def _loaded_once(path: Path, wanted: str) -> Checkpoint:
+    """Read a checkpoint that another process has read; raises CheckpointError for another one."""
+    loaded = load(path)
+    if loaded.fingerprint != wanted:
+        raise CheckpointError(
+            f"{path}: holds encoder {loaded.fingerprint[:12]}, this run began with {wanted[:12]}. "
+            "It was replaced meanwhile: run again."
+        )
+    return loaded
 
 
 def fingerprint(path: Path) -> str:

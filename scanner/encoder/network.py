@@ -10,17 +10,15 @@ Two networks:
   global average, BatchNorm, Linear, GELU, Dropout, Linear (`convnext`).
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan.encoder import canonicalise, convnext, equivariant
 from deepssim_scan.encoder.architecture import Architecture
-from deepssim_scan.imaging.devices import cpu_threads
+from deepssim_scan.imaging.devices import batches
 
-_CPU_BATCH = 16  # images that a thread embeds at once; more are no faster
+_BATCH, _CUDA_BATCH = 16, 64  # images that are embedded at once; more are no faster
 
 
 class Encoder(nn.Module):
@@ -57,7 +55,7 @@ class Encoder(nn.Module):
         return functional.normalize(self.fc(self.feature_extractor(channels))), rigid
 
 
-def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
+def embed(encoder: Encoder, images: Tensor) -> Tensor:
     """Embed standardised images in evaluation mode, on the encoder's device.
 
         images (N, H, W) float32 -> (N, D) float32 on the same device
@@ -67,19 +65,12 @@ def embed(encoder: Encoder, images: Tensor, batch: int = 64) -> Tensor:
     encoder.eval()
     if not len(images):
         return images.new_empty(0, encoder.architecture.dimension)
+    size = _BATCH if images.device.type == "cpu" else _CUDA_BATCH
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), exact, equivariant.written_out(encoder):
-        if images.device.type == "cpu":
-            parts = images.tensor_split(-(-len(images) // min(batch, _CPU_BATCH)))
-            return torch.cat(list(cpu_threads().map(partial(_forward, encoder), parts)))
-        return torch.cat([_forward(encoder, part) for part in images.split(batch)])
-
-
-@torch.inference_mode()
-def _forward(encoder: Encoder, images: Tensor) -> Tensor:
-    """Embed one batch; the mode is that of a thread, and this may be another one."""
-    embeddings: Tensor = encoder(images[:, None])
-    return embeddings
+        parts = [encoder(batch[:, None]) for batch in batches(images, size)]
+        embeddings: Tensor = torch.cat(parts)
+        return embeddings[: len(images)]
 
 
 def device_of(encoder: Encoder) -> torch.device:

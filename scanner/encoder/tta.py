@@ -21,12 +21,10 @@ from deepssim_scan.imaging.content import dark_padding
 from deepssim_scan.imaging.warp import restandardise
 
 
-def embed_tta(
-    encoder: Encoder, images: Tensor, views: int = len(TTA_VIEWS), batch: int = 64
-) -> Tensor:
+def embed_tta(encoder: Encoder, images: Tensor, views: int = len(TTA_VIEWS)) -> Tensor:
     """Embed the first of `TTA_VIEWS` of standardised images: (N, H, W) -> (N, views, D)."""
     with torch.inference_mode(), written_out(encoder):
-        every = (embed(encoder, seen(images, view), batch) for view in range(views))
+        every = (embed(encoder, seen(images, view)) for view in range(views))
         return torch.stack(list(every), 1)
 
 

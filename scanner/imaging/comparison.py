@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deepssim_scan.imaging.deformation import undo_deformation
-from deepssim_scan.imaging.devices import BatchRunner, cpu_threads
-from deepssim_scan.imaging.registration import register
+from deepssim_scan.imaging.devices import BatchRunner, batches
+from deepssim_scan.imaging.registration import check_pairs, register
 from deepssim_scan.imaging.similarity import similarity
 
-_CHUNK, _CUDA_CHUNK = 64, 256  # pairs worked on at once; a GPU is faster the more there are
+_CHUNK, _CUDA_CHUNK = 32, 256  # pairs worked on at once; a GPU is faster the more there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,26 @@ class Comparison:
         """The tensors, in their order."""
         return tuple(getattr(self, name) for name in self.__slots__)
 
+    def first(self, count: int) -> Self:
+        """Return the first pairs alone."""
+        return type(self)(*(column[:count] for column in self.columns))
+
     def cpu(self) -> Self:
         """Return the same on the CPU."""
         return type(self)(*(column.cpu() for column in self.columns))
 
 
+@torch.inference_mode()
 def compare(synthetic: Tensor, training: Tensor) -> Comparison:
     """Register and compare pairs of standardised images (P, H, W), on their device.
 
     Raises ValueError as `register` does.
     """
-    on_cpu = synthetic.device.type == "cpu"
-    chunk = _CHUNK if on_cpu else _CUDA_CHUNK
-    pairs = zip(synthetic.split(chunk), training.split(chunk), strict=True)
-    if not on_cpu:
-        return _joined([_compare(*pair) for pair in pairs])
-    return _joined(list(cpu_threads().map(_compare, *zip(*pairs, strict=True))))
+    check_pairs(synthetic, training)
+    size = _CHUNK if synthetic.device.type == "cpu" else _CUDA_CHUNK
+    count = len(synthetic)
+    pairs = zip(batches(synthetic, size), batches(training, size), strict=True)
+    return _joined([_compare(*pair) for pair in pairs]).first(count)
 
 
 def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comparison:
@@ -66,7 +70,6 @@ def compare_on(runner: BatchRunner, synthetic: Tensor, training: Tensor) -> Comp
     return _joined(runner.run(work, synthetic, training))
 
 
-@torch.inference_mode()
 def _compare(synthetic: Tensor, training: Tensor) -> Comparison:
     pairs = register(synthetic, training)
     found = similarity(undo_deformation(pairs))

@@ -1,9 +1,7 @@
 """Which device tensors are worked on, and what is done where a batch has no room on it."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TypeVar
 
 import torch
@@ -28,15 +26,14 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and available else "cpu"
 
 
-@cache
-def cpu_threads() -> ThreadPoolExecutor:
-    """Return as many threads as torch uses, on each of which it uses one.
+def batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Cut images (N, H, W) into batches of one size; on a CPU, the last one is filled up.
 
-    Several threads at one operation wait for each other at each, most of all beside other programs.
+    What a CPU computes of an image depends on the size of its batch in the last bits.
     """
-    return ThreadPoolExecutor(
-        torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    for batch in images.split(size):
+        missing = size - len(batch) if images.device.type == "cpu" else 0
+        yield torch.cat([batch, batch[-1:].expand(missing, -1, -1)]) if missing else batch
 
 
 @dataclass(slots=True)

@@ -98,11 +98,7 @@ def register(synthetic: Tensor, training: Tensor) -> Registered:
     Finds rotations within 15 degrees, scales within 15 % and shifts within an eighth of the side.
     Raises ValueError when shapes differ, or sides are no multiple of 4.
     """
-    if synthetic.shape != training.shape or synthetic.ndim != 3:
-        shapes = tuple(synthetic.shape), tuple(training.shape)
-        raise ValueError(f"pairs have one shape (P, H, W), found {shapes}")
-    if any(side % _COARSE for side in synthetic.shape[1:]):
-        raise ValueError(f"sides must be multiples of {_COARSE}, found {synthetic.shape[1:]}")
+    check_pairs(synthetic, training)
     size = synthetic.shape
     synthetic, training = (functional.avg_pool2d(each, _FINE) for each in (synthetic, training))
     weights = _weights(synthetic, training)
@@ -120,6 +116,15 @@ def register(synthetic: Tensor, training: Tensor) -> Registered:
     exponent = _best_gamma(training, found, counted)
     transform = _transform(flip, pose, size)
     return Registered(flip, *transform, exponent, found, raised(training, exponent), inside)
+
+
+def check_pairs(synthetic: Tensor, training: Tensor) -> None:
+    """Raise ValueError when images are no pairs, or their sides are no multiple of 4."""
+    if synthetic.shape != training.shape or synthetic.ndim != 3:
+        shapes = tuple(synthetic.shape), tuple(training.shape)
+        raise ValueError(f"pairs have one shape (P, H, W), found {shapes}")
+    if any(side % _COARSE for side in synthetic.shape[1:]):
+        raise ValueError(f"sides must be multiples of {_COARSE}, found {synthetic.shape[1:]}")
 
 
 def _transform(flip: Tensor, pose: Pose, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,26 +8,33 @@ float32, or a reason. Sizes are bytes, times nanoseconds.
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 from deepssim_scan.errors import InputError
+from deepssim_scan.execution.answer import Answer, NoAnswer
 from deepssim_scan.ingest.archives import read_member
 from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.decode import decode
 from deepssim_scan.ingest.decode.values import Frame
+from deepssim_scan.ingest.isolated import isolated
 from deepssim_scan.ingest.listing import Item, Listing
+from deepssim_scan.ingest.packing import packed, unpacked
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import BLANK, Rejected, Rejection
 from deepssim_scan.ingest.safe_open import MAX_BYTES, inside, open_regular
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.ingest.subjects import subject_of
-from deepssim_scan.ingest.workers import each
+
+CHUNK = 64
+"""Images of a block, at most."""
 
 _CHUNK_BYTES = 8 << 20
 _DEFAULT = IngestConfig()
@@ -123,60 +130,105 @@ def _check_same(status: os.stat_result, item: Item) -> None:
         raise Rejected("changed", "its size or time is not what it was when it was listed")
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Items of a folder, and how they are decoded: in a process under limits, or in this one."""
+
+    folder: Path
+    items: tuple[Item, ...]
+    rule: Standardisation
+    ingest: IngestConfig
+    limits: Limits | None
+
+
+def decoded(task: Decoding) -> Iterator[list[Decoded]]:
+    """Decode every item, in their order: one list of Decoded per item, never empty."""
+    one = partial(decode_item, task.folder, rule=task.rule, ingest=task.ingest)
+    readable = [item for item in task.items if item.rejection is None]
+    answers: Iterator[list[Decoded] | Rejection]
+    if task.limits is None:
+        answers = map(one, readable)
+    else:
+        found = isolated(task.limits).answers(partial(_decode_packed, one), readable)
+        answers = map(_of_item, readable, found)
+    for item in task.items:
+        answer = next(answers) if item.rejection is None else item.rejection
+        yield one(item.rejected(answer)) if isinstance(answer, Rejection) else answer
+
+
+def _decode_packed(one: Callable[[Item], list[Decoded]], item: Item) -> Answer:
+    return packed(one(item))
+
+
+def _of_item(item: Item, answer: Answer | Rejection) -> list[Decoded] | Rejection:
+    """Return the images of an item that a decoder answered."""
+    if isinstance(answer, Rejection):
+        return answer
+    try:
+        images = unpacked(answer)
+        _check_whole(item, [image.record for image in images])
+    except NoAnswer as error:
+        return Rejection("decoder-crashed", f"what its process answered is no answer: {error}")
+    return images
+
+
+def _check_whole(item: Item, records: Sequence[ImageRecord]) -> None:
+    """Raise NoAnswer unless records are those of an item, one a frame."""
+    keys = {(item.path, item.member, record.frame) for record in records}
+    if not records or keys != {record.key for record in records} or len(keys) != len(records):
+        raise NoAnswer("its records are not of the file")
+    if any(record.frames != len(records) for record in records):
+        raise NoAnswer(f"it has {len(records)} frames, and says another number")
+
+
 def decode_images(
     listing: Listing,
     rule: Standardisation,
     ingest: IngestConfig,
     run: RunContext,
     *,
-    chunk: int = 32,
+    chunk: int = CHUNK,
 ) -> Generator[list[Decoded], None, None]:
     """Decode every item of a listing, in its order: one list of Decoded per item, never empty.
 
-    `run.workers` processes (0: this one, where nothing limits a file's time or memory) take
-    `chunk` items at a time, or fewer: at most 8 MiB of files, so that volumes go alone. At most
-    2 * workers + 2 chunks of standardised images are held, so memory does not grow with the
-    folder; where images are large and never resized, a smaller `chunk` holds fewer. Closing the
-    generator ends the processes. The result does not depend on `run` or `chunk`.
+    The workers of the run take `chunk` items at a time, or fewer: at most 8 MiB of files, so that
+    volumes go alone. What is held does not grow with the folder; where images are large and never
+    resized, a smaller `chunk` holds less. The result does not depend on `run` or `chunk`.
 
     Raises InputError for a chunk below 1, at the call; ScanError while iterating, when no process
     can be started.
     """
     if chunk < 1:
         raise InputError(f"chunk ({chunk}) must be >= 1")
-    one = partial(decode_item, listing.folder, rule=rule, ingest=ingest)
-    readable = (item for item in listing.files if item.rejection is None)
-    workers = run.workers
-    pooled = each(one, _chunks(readable, chunk), workers, run.limits) if workers else None
-    return _in_order(listing, one, pooled or (one(item) for item in readable))
+    tasks = (
+        Decoding(listing.folder, items, rule, ingest, run.isolation)
+        for items in chunks(listing.files, chunk)
+    )
+    return _by_item(run.map(_decode, tasks))
 
 
-def _chunks(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
+def _decode(task: Decoding) -> Answer:
+    """Decode items: a block."""
+    return packed([image for images in decoded(task) for image in images])
+
+
+def _by_item(answers: Generator[Answer, None, None]) -> Generator[list[Decoded], None, None]:
+    with closing(answers):
+        for answer in answers:
+            for _, images in groupby(unpacked(answer), lambda image: image.record.key[:2]):
+                yield [*images]
+
+
+def chunks(items: Iterable[Item], most: int = CHUNK) -> Iterator[tuple[Item, ...]]:
+    """Cut items into parts of at most `most`, and of 8 MiB of files where there are several."""
     chunk: list[Item] = []
     total = 0
     for item in items:
         size = item.location.size if item.location else item.size
         if chunk and (len(chunk) == most or total + size > _CHUNK_BYTES):
-            yield chunk
+            yield tuple(chunk)
             chunk, total = [], 0
         chunk.append(item)
         total += size
     if chunk:
-        yield chunk
-
-
-_Answer = list[Decoded] | Rejection
-
-
-def _in_order(
-    listing: Listing,
-    one: Callable[[Item], list[Decoded]],
-    answers: Generator[_Answer, None, None],
-) -> Generator[list[Decoded], None, None]:
-    """Put items that the listing rejects, and those that workers died of, in their places."""
-    with closing(answers):
-        for item in listing.files:
-            answer = next(answers) if item.rejection is None else item.rejection
-            if isinstance(answer, Rejection):
-                answer = one(replace(item, rejection=answer))
-            yield answer
+        yield tuple(chunk)

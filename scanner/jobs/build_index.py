@@ -9,7 +9,7 @@ is gone on with. An index of which any image was rejected is not complete.
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepssim_scan.calibration.calibration import Calibration
@@ -106,9 +106,9 @@ def build_index(
         Stage("calibrated", {}, calibrated, (CALIBRATION, ADAPTED)),
     )
     job = Job("build-index", stages)
-    with publishing(
-        index, INDEX_FILES, job, restart=config.restart, progress=run.progress
-    ) as folder:
+    publish = publishing(index, INDEX_FILES, job, restart=config.restart, progress=run.progress)
+    with run.opened() as opened, publish as folder:
+        build = replace(build, run=opened)
         copy(config.encoder, folder / ENCODER)
         found = checkpoint.fingerprint(folder / ENCODER)
         require_encoder(config.encoder, found, loaded.fingerprint)

@@ -46,7 +46,7 @@ def calibrate(
     """
     config, run = config or CalibrateConfig(), run or RunContext()
     started = time.monotonic()
-    with locked(index.resolve()):
+    with run.opened() as run, locked(index.resolve()):
         calibration = calibrated(index, config, run)
         calibration.write(index)
     return CalibrationResult(Calibration.read(index), time.monotonic() - started)

@@ -112,8 +112,9 @@ def planted_benchmark(
     job = Job("demo", (Stage("images", {}, {"names": sha256(names.encode()).hexdigest()}),))
     with publishing(out, FILES, job) as folder:
         truth = plant(folder, training, others, copies_per_kind)
-    build_index(out / TRAINING, out / INDEX, IndexConfig(encoder), run)
-    query(out / SYNTHETIC, out / INDEX, out / REPORT, run=run)
+    with (run or RunContext()).opened() as run:
+        build_index(out / TRAINING, out / INDEX, IndexConfig(encoder), run)
+        query(out / SYNTHETIC, out / INDEX, out / REPORT, run=run)
     rows = tally(out / REPORT, truth, [*COPIES, *others])
     return DemoResult(out, len(training), rows)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from deepssim_scan.calibration.calibrate import Calibrator
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.errors import InputError, InputMissing
-from deepssim_scan.imaging.devices import BatchRunner, pick_device
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
@@ -33,8 +32,7 @@ class Gallery:
         """Return what registers images with the training images, which must be there."""
         if self.listing is None:
             raise ValueError("the training images are not there")
-        runner = BatchRunner(pick_device(run.device), "registration", run.progress)
-        return Verifier(Reader(self.store, self.listing, RULE, run), runner)
+        return Verifier(Reader(self.store, self.listing, RULE, run))
 
     def calibrator(self, embedder: Embedder, candidates: int, seed: int = 0) -> Calibrator:
         """Return what looks for training images and copies of them."""

@@ -88,8 +88,8 @@ def query(
     config, run = config or QueryConfig(), run or RunContext()
     refuse_foreign(report, REPORT_FILES)
     loaded = index_encoder(index)
-    embedder = Embedder(loaded, config.ingest, config.embed, run, config.evidence.tta_views)
-    with Store.open(index / STORE) as training:
+    with run.opened() as run, Store.open(index / STORE) as training:
+        embedder = Embedder(loaded, config.ingest, config.embed, run, config.evidence.tta_views)
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
         rule = chosen_rule(index, training, config, run.progress)

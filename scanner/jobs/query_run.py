@@ -42,10 +42,8 @@ from deepssim_scan.storage.layout import (
 from deepssim_scan.storage.records import write_json
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
-from deepssim_scan.store.reread import Reader
+from deepssim_scan.store.reread import Reader, Wanted
 from deepssim_scan.store.store import Store
-
-_BLOCK = 512  # synthetic images whose pixels are held: 32 MB
 
 
 def warn_of_depths(training: Store, synthetic: Store, progress: Progress) -> None:
@@ -120,9 +118,10 @@ class QueryRun:
         for path, first, rows in self._shards(store):
             if not self._is_whole(path, len(rows)):
                 candidates = self._candidates(store.manifest.by_view(rows))
-                evidence = Evidence.none(candidates.rows.shape)
                 if verify:
-                    self._verify(reader, first, candidates, evidence)
+                    evidence = self._verify(reader, first, candidates)
+                else:
+                    evidence = Evidence.none(candidates.rows.shape)
                 write_part(path, Part(candidates, evidence))
             done += len(rows)
             progress("searched", done, store.rows)
@@ -133,17 +132,21 @@ class QueryRun:
         found = propose(search, views, self.config.evidence.candidates, subjects)
         return followed(search, views, found, self.config.verdict.top_k)
 
-    def _verify(self, reader: Reader, first: int, candidates: Matches, evidence: Evidence) -> None:
+    def _verify(self, reader: Reader, first: int, candidates: Matches) -> Evidence:
         """Gather the evidence of the first candidates of each image of a shard."""
         verifier, progress = self.gallery.verifier(self.embedder.run), self.embedder.run.progress
         count = min(self.config.evidence.candidates, candidates.rows.shape[1])
-        total = reader.store.rows * count
-        for start in range(0, len(candidates.rows), _BLOCK):
-            block = candidates.part(slice(start, start + _BLOCK), count)
-            rows = range(first + start, first + start + len(block.rows))
-            pixels = {row - rows.start: image for row, image in reader.pixels(rows)}
-            evidence.put(start, verifier.gather(pixels, block))
-            progress("pairs registered", (first + start) * count + block.rows.size, total)
+        found = Evidence.none(candidates.rows.shape)
+
+        def images(part: slice) -> Wanted:
+            return reader.wanted(range(first + part.start, first + part.stop))
+
+        def done(images: int) -> None:
+            progress("pairs registered", (first + images) * count, reader.store.rows * count)
+
+        every = slice(len(candidates.rows))
+        found.put(0, verifier.gather(images, candidates.part(every, count), done))
+        return found
 
     def _is_whole(self, path: Path, queries: int) -> bool:
         """Tell whether a part is there, with all evidence that was asked for."""

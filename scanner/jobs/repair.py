@@ -6,9 +6,8 @@ A repair puts back the same bytes or nothing: the images must have the SHA-256 t
 of them, and the embeddings the one that their shard was written with.
 """
 
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,10 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
-from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.index.flat import build
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.record import Decoded, ImageRecord
+from deepssim_scan.ingest.pipeline import chunks
+from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.build_index import BESIDE
 from deepssim_scan.jobs.check import Checked, Findings, check, check_index
 from deepssim_scan.jobs.config import RepairConfig
@@ -40,11 +39,9 @@ from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.catalog import Shard
-from deepssim_scan.store.embed_listing import embed_into
-from deepssim_scan.store.reread import Reader, listing_of
+from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.reread import Reader, ingest_of, listing_of
 from deepssim_scan.store.store import Store
-
-Key = tuple[str, str, str]
 
 
 def repair(
@@ -59,7 +56,7 @@ def repair(
     config, run = config or RepairConfig(), run or RunContext()
     kind = kind_of(path)
     inside = {"store": path, "index": path / STORE, "report": path / SYNTHETIC}
-    with locked(path.resolve()):
+    with locked(path.resolve()), run.opened() as run:
         if kind in inside:
             _repair_store(inside[kind], config.encoder or _encoder_near(path), config, run)
         if kind == "index":
@@ -115,57 +112,44 @@ def _encoder_of(store: Store, path: Path) -> Checkpoint:
     return loaded
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Takes the rows of one shard."""
-
-    room: int
-    rows: list[Vectors] = field(default_factory=list)
-
-    def add(self, records: Sequence[ImageRecord], embeddings: Vectors) -> None:
-        self.rows.append(embeddings)
-        self.room -= len(embeddings)
-
-
 def _embed_again(shard: Shard, reader: Reader, loaded: Checkpoint) -> Vectors:
-    """Return the rows of a shard, computed again batch by batch as they first were."""
-    store, source = reader.store, reader.store.manifest.source
-    # Those without an embedding were in the batches too.
-    wanted = {
-        record.key: record
-        for record in store.records_of(shard)
-        if record.reason in (None, "embedding", "too-small")
-    }
-    encoder = loaded.encoder.to(pick_device(source["device"]))
-    rows = _Rows(store.manifest.shard_rows)
-    with closing(reader.decode(wanted.values())) as decoded:
-        images = (_unchanged(image, wanted, store) for image in decoded)
-        kept = (image for image in images if image is not None)
-        embed_into(
-            rows, kept, encoder, source["batch"], store.manifest.tta_views, reader.run.progress
-        )
+    """Return the rows of a shard, computed again."""
+    store = reader.store
+    wanted = {r.key: r for r in store.records_of(shard) if r.reason is None}
+    order = {key: number for number, key in enumerate(wanted)}
+    rows = np.empty((len(wanted), store.manifest.width), np.float32)
+    run = replace(reader.run, device=store.manifest.source["device"])
+    embedder = Embedder(loaded, ingest_of(store), run=run, tta_views=store.manifest.tta_views)
+    blocks = chunks(reader.items(wanted.values()))
+    with closing(embedder.embed_items(reader.listing.folder, blocks)) as embedded:
+        for records, found in embedded:
+            remaining = iter(found)
+            for record in records:
+                row = next(remaining) if record.reason is None else None
+                known = wanted.pop(record.key, None)
+                if known is not None:
+                    rows[order[record.key]] = _unchanged(record, row, known, store)
     if wanted:
         record = next(iter(wanted.values()))
         raise InputError(
             f"{store.folder}: {len(wanted)} images of damaged rows are gone, the first "
             f"{record.name!r}. Put them back, say where they are with --images, or build it again."
         )
-    return np.concatenate(rows.rows)
+    return rows
 
 
-def _unchanged(image: Decoded, wanted: dict[Key, ImageRecord], store: Store) -> Decoded | None:
-    """Return an image when it is wanted, and strike it off; None for others."""
-    record = wanted.pop(image.record.key, None)
-    if record is None:
-        return None
-    if image.record.sha256 == record.sha256 and image.pixels is None:
-        raise InputError(
-            f"{store.folder}: {record.name!r} cannot be decoded any more ({image.record.reason}: "
-            f"{image.record.detail}). Where it is a limit, raise it."
-        )
-    if image.record.sha256 != record.sha256:
+def _unchanged(
+    record: ImageRecord, row: Vectors | None, known: ImageRecord, store: Store
+) -> Vectors:
+    """Return the row of an image that is the one which was embedded."""
+    if record.sha256 != known.sha256:
         raise InputError(
             f"{store.folder}: {record.name!r} is not the image any more that was embedded. Put the "
             "original back, or build the store again."
         )
-    return image
+    if row is None:
+        raise InputError(
+            f"{store.folder}: {record.name!r} cannot be decoded any more ({record.reason}: "
+            f"{record.detail}). Where it is a limit, raise it."
+        )
+    return row

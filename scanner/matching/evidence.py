@@ -8,24 +8,29 @@ The cost is one of pairs, not of images. A pair of which an image is gone, or no
 has no evidence, and is counted.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deepssim_scan.encoder.tta import seen
-from deepssim_scan.imaging.comparison import compare_on
-from deepssim_scan.imaging.devices import BatchRunner
+from deepssim_scan.execution.answer import Answer
+from deepssim_scan.execution.executor import sliced
+from deepssim_scan.imaging.comparison import Comparison, compare_on
+from deepssim_scan.imaging.devices import BatchRunner, pick_device
 from deepssim_scan.imaging.registration import SIDE
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config.standardisation import Standardisation
-from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.store.reread import Reader
+from deepssim_scan.ingest.pipeline import CHUNK
+from deepssim_scan.progress import Collected
+from deepssim_scan.store.reread import Reader, Source
 
 RULE = Standardisation(size=SIDE)
 """How images are standardised to be registered, whatever the encoder's own rule is."""
@@ -77,6 +82,12 @@ class Evidence:
             part = getattr(found, field.name)
             getattr(self, field.name)[first : first + len(part), : part.shape[1]] = part
 
+    def set(self, query: NDArray[np.int64], column: NDArray[np.int64], found: Comparison) -> None:
+        """Put what was found of P pairs at their places: query (P,) and column (P,)."""
+        for name in ("measures", "foreground", "flip", "degrees", "scale", "gamma"):
+            getattr(self, name)[query, column] = getattr(found, name).numpy()
+        self.right[query, column], self.down[query, column] = found.shift.numpy().T
+
     def reordered(self, order: NDArray[np.int64]) -> Self:
         """Return the pairs of each image in another order (Q, k), k <= n."""
         rows = np.arange(len(order))[:, None]
@@ -88,44 +99,68 @@ class Verifier:
     """Gathers evidence of pairs of a synthetic and a training image."""
 
     training: Reader
-    runner: BatchRunner
 
-    def gather(self, synthetic: Mapping[int, Pixels], candidates: Matches) -> Evidence:
+    def gather(
+        self,
+        images: Callable[[slice], Source],
+        candidates: Matches,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> Evidence:
         """Gather the evidence of all candidates (Q, n) of Q synthetic images.
 
-        `synthetic` holds the pixels of each image by its number, 0 to Q - 1, standardised by
-        `RULE`; one that is not there has no evidence. Each training image is read once, and meets
-        all synthetic images that it is a candidate of.
+        `images` gives those of a slice of the Q, standardised by `RULE` and numbered from 0; one
+        that is missing has no evidence. `done` is told how many images have theirs.
         """
-        found = Evidence.none(candidates.rows.shape)
-        pairs: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for query in synthetic:
-            for column, row in enumerate(candidates.rows[query].tolist()):
-                pairs[row].append((query, column))
-        batch: list[tuple[tuple[int, int], Pixels]] = []
-        for row, pixels in self.training.pixels(sorted(pairs)):
-            batch += [(pair, pixels) for pair in pairs[row]]
-            while len(batch) >= _BATCH:
-                self._compare(batch[:_BATCH], synthetic, candidates, found)
-                batch = batch[_BATCH:]
-        if batch:
-            self._compare(batch, synthetic, candidates, found)
+        found, run = Evidence.none(candidates.rows.shape), self.training.run
+        parts = [*sliced(len(candidates.rows), CHUNK)]
+        tasks = (self._pairs(images(part), candidates.part(part)) for part in parts)
+        block = partial(gather_pairs, pick_device(run.device))
+        with closing(run.map(block, tasks)) as answers:
+            for part, answer in zip(parts, answers, strict=True):
+                found.put(part.start, Evidence(**answer.arrays))
+                done(part.stop)
         return found
 
-    def _compare(
-        self,
-        batch: list[tuple[tuple[int, int], Pixels]],
-        synthetic: Mapping[int, Pixels],
-        candidates: Matches,
-        found: Evidence,
-    ) -> None:
-        at = tuple(np.array([pair for pair, _ in batch]).T)
-        images = torch.from_numpy(np.stack([synthetic[query] for (query, _), _ in batch]))
-        views = torch.from_numpy(candidates.views[at])
-        for view in views.unique().tolist():
-            images[views == view] = seen(images[views == view], view)
-        training = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
-        result = compare_on(self.runner, images, training)
-        for name in ("measures", "foreground", "flip", "degrees", "scale", "gamma"):
-            getattr(found, name)[at] = getattr(result, name).numpy()
-        found.right[at], found.down[at] = result.shift.numpy().T
+    def _pairs(self, images: Source, candidates: Matches) -> "Pairs":
+        rows, numbers = np.unique(candidates.rows, return_inverse=True)
+        training = self.training.wanted(rows.tolist())
+        return Pairs(images, training, numbers.reshape(candidates.rows.shape), candidates.views)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images, and for each the numbers (Q, n) of its candidates and the views (Q, n) of them."""
+
+    images: Source
+    training: Source
+    numbers: NDArray[np.int64]
+    views: NDArray[np.int8]
+
+
+def gather_pairs(device: str, pairs: Pairs) -> Answer:
+    """Register and compare pairs: a block. Each image is read once."""
+    synthetic, training, warned = (
+        dict(pairs.images.read()),
+        dict(pairs.training.read()),
+        Collected(),
+    )
+    found, runner = Evidence.none(pairs.views.shape), BatchRunner(device, "registration", warned)
+    there = np.isin(np.arange(len(pairs.views)), [*synthetic])[:, None]
+    index = np.argwhere(there & np.isin(pairs.numbers, [*training]))
+    for part in sliced(len(index), _BATCH):
+        query, column = index[part].T
+        numbers, views = (each[query, column] for each in (pairs.numbers, pairs.views))
+        sides = (
+            _in_views(np.stack([synthetic[number] for number in query.tolist()]), views),
+            torch.from_numpy(np.stack([training[number] for number in numbers.tolist()])),
+        )
+        found.set(query, column, compare_on(runner, *sides))
+    return Answer(None, {f.name: getattr(found, f.name) for f in fields(found)}, warned.warnings)
+
+
+def _in_views(images: NDArray[np.float32], views: NDArray[np.int8]) -> Tensor:
+    """Return images (P, H, W), each as it is in its test-time view (P,)."""
+    viewed, which = torch.from_numpy(images), torch.from_numpy(views)
+    for view in which.unique().tolist():
+        viewed[which == view] = seen(viewed[which == view], view)
+    return viewed

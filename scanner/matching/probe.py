@@ -15,6 +15,7 @@ from deepssim_scan.matching.candidates import Rows, propose
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.parts import Part
 from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.reread import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,5 @@ class Probe:
         views = self.embedder.embed_pixels(images)
         found = propose(self.search, views, self.candidates, self.subjects, left_out)
         same = self.embedder.loaded.architecture.standardisation == RULE
-        pixels = {
-            number: image if same else standardise(image, RULE)
-            for number, image in enumerate(images)
-        }
-        return Part(found, self.verifier.gather(pixels, found))
+        pixels = images if same else [standardise(image, RULE) for image in images]
+        return Part(found, self.verifier.gather(lambda part: Held(pixels[part]), found))

@@ -1,35 +1,40 @@
 """Embeds the images of a listing into a store; goes on where an interrupted run stopped.
 
-    listing -> decoded images -> batches -> embeddings -> store
+    listing -> blocks of items -> records and embeddings -> store
 
-Batches end where shards end. So a run that goes on after an interruption computes the same batches
-as one that was not interrupted, and its embeddings are the same to the bit.
+Blocks are cut by the listing alone. So a run that goes on after an interruption computes the same
+blocks as one that was not interrupted, and its embeddings are the same to the bit.
 """
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.encoder.network import Encoder, device_of
+from deepssim_scan.encoder.network import device_of
 from deepssim_scan.encoder.tta import embed_tta
 from deepssim_scan.errors import InputError, StoreMismatch
+from deepssim_scan.execution.answer import Answer
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
 from deepssim_scan.ingest.config import IngestConfig, RunContext
-from deepssim_scan.ingest.listing import Listing
-from deepssim_scan.ingest.pipeline import decode_images
+from deepssim_scan.ingest.listing import Item, Listing
+from deepssim_scan.ingest.packing import plain, record_of
+from deepssim_scan.ingest.pipeline import CHUNK, Decoding, chunks, decoded
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import Rejection
-from deepssim_scan.progress import SILENT, Progress
+from deepssim_scan.progress import Collected, Progress
 from deepssim_scan.storage.layout import STORE_MANIFEST
 from deepssim_scan.store.array import Vectors, first_not_unit
 from deepssim_scan.store.config import EmbedConfig
@@ -37,12 +42,15 @@ from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.store import Store
 from deepssim_scan.store.writer import StoreWriter
 
+Embedded = tuple[list[ImageRecord], Vectors]
+"""A record per image, and a row (V D,) per record without a reason."""
+
 _NO_EMBEDDING = Rejection("embedding", "its embedding is zero or not finite")
 
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """What embeds listings: an encoder, how files are read, batches, and the means of the run."""
+    """What embeds listings: an encoder, how files are read, and the means of the run."""
 
     loaded: Checkpoint
     ingest: IngestConfig = field(default_factory=IngestConfig)
@@ -52,8 +60,7 @@ class Embedder:
 
     def source(self, folder: Path) -> dict[str, Any]:
         """Return what a store records of where its images are and how they became rows."""
-        device = pick_device(self.run.device)
-        return self.ingest.source(folder) | {"device": device, "batch": self.config.batch}
+        return self.ingest.source(folder) | {"device": pick_device(self.run.device)}
 
     def embed(self, listing: Listing, folder: Path, stage: str = "images") -> None:
         """Embed every image of a listing into a finished store at `folder`.
@@ -69,17 +76,28 @@ class Embedder:
                 self._write_store(listing, folder, stage)
         _require_rows(listing.folder, folder)
 
+    def embed_items(
+        self, folder: Path, blocks: Iterable[Sequence[Item]]
+    ) -> Generator[Embedded, None, None]:
+        """Embed the images of some items of a folder, a block at a time."""
+        rule, run = self.loaded.architecture.standardisation, self.run
+        tasks = (
+            Decoding(folder, tuple(items), rule, self.ingest, run.isolation) for items in blocks
+        )
+        with closing(run.map(partial(_embed_files, self._network), tasks)) as answers:
+            for answer in answers:
+                yield [record_of(values) for values in answer.records], answer.arrays["rows"]
+
     def embed_pixels(self, images: Sequence[Pixels]) -> Vectors:
         """Embed the views of standardised images (H, W): (N, V, D)."""
-        encoder = self.loaded.encoder.to(pick_device(self.run.device))
-        runner = _runner(encoder, self.run.progress)
-        rows = np.empty((len(images), self.tta_views, encoder.architecture.dimension), np.float32)
-        sizes = sorted({image.shape for image in images})
-        for size in sizes:
-            same = [index for index, image in enumerate(images) if image.shape == size]
-            pixels = torch.from_numpy(np.stack([images[index] for index in same]))
-            rows[same] = _embed(runner, encoder, pixels, self.tta_views)
-        return rows
+        parts = (images[part] for part in sliced(len(images), CHUNK))
+        with closing(self.run.map(partial(_embed_pixels, self._network), parts)) as answers:
+            rows = [answer.arrays["rows"] for answer in answers]
+        return np.concatenate([self._network.no_rows(), *rows])
+
+    @property
+    def _network(self) -> "Network":
+        return Network(self.loaded, self.tta_views, pick_device(self.run.device))
 
     def _write_store(self, listing: Listing, folder: Path, stage: str) -> None:
         manifest = StoreManifest(
@@ -90,96 +108,96 @@ class Embedder:
             source=self.source(listing.folder),
         )
         with StoreWriter(folder, manifest) as writer:
-            encoder = self.loaded.encoder.to(pick_device(self.run.device))
-            with closing(self._rest(listing, writer, stage)) as images:
-                size, progress = self.config.batch, self.run.progress
-                embed_into(writer, images, encoder, size, self.tta_views, progress)
-            writer.finish(len(listing.files))
-
-    def _rest(
-        self, listing: Listing, writer: StoreWriter, stage: str
-    ) -> Generator[Decoded, None, None]:
-        """Decode what the writer has not got yet."""
-        last = writer.last_item()
-        done, frames = _position(listing, *last) if last else (0, 0)
-        total, progress = len(listing.files), self.run.progress
-        left = replace(listing, files=listing.files[done:])
-        rule = self.loaded.architecture.standardisation
-        with closing(decode_images(left, rule, self.ingest, self.run)) as decoded:
+            last = writer.last_item()
+            total, progress = len(listing.files), self.run.progress
+            done, blocks = _left(listing, last[0] if last else None)
             progress(stage, done, total)
-            for count, item in enumerate(decoded):
-                if last and not count:
-                    _check_same(item, *last)
-                yield from item[0 if count else frames :]
-                progress(stage, done + count + 1, total)
+            with closing(self.embed_items(listing.folder, blocks)) as embedded:
+                for block, found in zip(blocks, embedded, strict=True):
+                    writer.add(*(_after(*last, *found) if last else found))
+                    done, last = done + len(block), None
+                    progress(stage, done, total)
+            writer.finish(total)
 
 
-class Sink(Protocol):
-    """What takes embeddings: it has room for so many more rows until its shard is full."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What embeds images where a block runs."""
 
-    @property
-    def room(self) -> int:
-        """How many more rows the shard takes."""
+    loaded: Checkpoint
+    tta_views: int
+    device: str
 
-    def add(self, records: Sequence[ImageRecord], embeddings: Vectors) -> None:
-        """Take records, and a row for each that has no reason."""
+    def no_rows(self) -> Vectors:
+        """Return the embeddings of no image: (0, V, D)."""
+        dimension = self.loaded.architecture.dimension
+        return np.empty((0, self.tta_views, dimension), np.float32)
 
+    def embed(self, images: Sequence[Pixels], progress: Progress) -> Vectors:
+        """Embed the test-time views of standardised images (H, W) of any shapes: (n, V, D)."""
+        encoder = self.loaded.encoder.to(self.device)
+        runner = BatchRunner(self.device, "embedding", progress)
 
-def embed_into(
-    sink: Sink,
-    images: Iterable[Decoded],
-    encoder: Encoder,
-    size: int,
-    tta_views: int,
-    progress: Progress = SILENT,
-) -> None:
-    """Embed images in batches of `size`, cut where a shard of the sink is full."""
-    runner = _runner(encoder, progress)
-    batch: list[Decoded] = []
-    usable = 0
-    for image in images:
-        batch.append(image)
-        usable += image.pixels is not None
-        if usable == min(size, sink.room):
-            sink.add(*embed_decoded(encoder, batch, tta_views, runner))
-            batch, usable = [], 0
-    sink.add(*embed_decoded(encoder, batch, tta_views, runner))
+        def work(device: str, part: Tensor) -> Tensor:
+            if device_of(encoder).type != device:
+                encoder.to(device)
+            return embed_tta(encoder, part.to(device), self.tta_views).float().cpu()
 
-
-def _position(listing: Listing, record: ImageRecord, frames: int) -> tuple[int, int]:
-    """Return how many items of the listing need not be looked at, and frames of the next one."""
-    for index, item in enumerate(listing.files):
-        if (item.path, item.member) == (record.path, record.member):
-            return index, frames
-    raise StoreMismatch(f"{record.name!r} was embedded, and is not in {listing.folder}.")
+        rows = np.empty((len(images), *self.no_rows().shape[1:]), np.float32)
+        for shape in sorted({image.shape for image in images}):
+            same = [index for index, image in enumerate(images) if image.shape == shape]
+            pixels = torch.from_numpy(np.stack([images[index] for index in same]))
+            rows[same] = torch.cat(runner.run(work, pixels)).numpy()
+        return rows
 
 
-def _check_same(item: list[Decoded], record: ImageRecord, frames: int) -> None:
-    """Raise StoreMismatch when a file of which a part was embedded is not what it was."""
-    found = [(image.record.sha256, image.record.frames) for image in item[:frames]]
-    if found != [(record.sha256, record.frames)] * frames:
-        raise StoreMismatch(f"{record.name!r} is not the file any more that was embedded in part.")
+def _embed_pixels(network: Network, images: Sequence[Pixels]) -> Answer:
+    """Embed images: a block."""
+    warned = Collected()
+    return Answer(None, {"rows": network.embed(images, warned)}, warned.warnings)
 
 
-def embed_decoded(
-    encoder: Encoder, batch: list[Decoded], tta_views: int = 1, runner: BatchRunner | None = None
-) -> tuple[list[ImageRecord], Vectors]:
-    """Embed what was decoded: a record per image, and a row (V D,) per record without a reason."""
-    runner = runner or _runner(encoder)
-    batch = [_large_enough(image, encoder.architecture.least_side) for image in batch]
-    vectors: dict[int, Vectors] = {}
-    for same_size in _by_size(batch):
-        pixels = torch.from_numpy(np.stack([plane for _, plane in same_size]))
-        rows = _embed(runner, encoder, pixels, tta_views)
-        vectors |= {index: row for (index, _), row in zip(same_size, rows, strict=True)}
-    usable = {index for index, row in vectors.items() if first_not_unit(row[None]) is None}
-    records = [
-        (image if image.pixels is None or index in usable else image.rejected(_NO_EMBEDDING)).record
-        for index, image in enumerate(batch)
-    ]
-    kept = [vectors[index] for index in sorted(usable)]
-    width = tta_views * encoder.architecture.dimension
-    return records, np.array(kept, np.float32).reshape(-1, width)
+def _embed_files(network: Network, files: Decoding) -> Answer:
+    """Embed the images of files: a block."""
+    warned = Collected()
+    least = network.loaded.architecture.least_side
+    images = [_large_enough(image, least) for item in decoded(files) for image in item]
+    embedded = [number for number, image in enumerate(images) if image.pixels is not None]
+    rows = network.embed([image.pixels for image in images if image.pixels is not None], warned)
+    usable = np.array([first_not_unit(row) is None for row in rows], bool)
+    for number in np.array(embedded)[~usable].tolist():
+        images[number] = images[number].rejected(_NO_EMBEDDING)
+    kept = rows[usable].reshape(int(usable.sum()), math.prod(rows.shape[1:]))
+    return Answer([plain(image.record) for image in images], {"rows": kept}, warned.warnings)
+
+
+def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, list[tuple[Item, ...]]]:
+    """Return how many items are before the block of the last record, and the blocks from it on.
+
+    Raises StoreMismatch when the record is of no item of the listing.
+    """
+    blocks = [*chunks(listing.files)]
+    if last is None:
+        return 0, blocks
+    done = 0
+    for number, block in enumerate(blocks):
+        if any((item.path, item.member) == last.key[:2] for item in block):
+            return done, blocks[number:]
+        done += len(block)
+    raise StoreMismatch(f"{last.name!r} was embedded, and is not in {listing.folder}.")
+
+
+def _after(last: ImageRecord, frames: int, records: list[ImageRecord], rows: Vectors) -> Embedded:
+    """Leave out what was embedded: all before the item of the last record, and `frames` of it.
+
+    Raises StoreMismatch when the file, of which a part was embedded, is not what it was.
+    """
+    first = [record.key[:2] for record in records].index(last.key[:2])
+    again = records[first : first + frames]
+    if [(each.sha256, each.frames) for each in again] != [(last.sha256, last.frames)] * frames:
+        raise StoreMismatch(f"{last.name!r} is not the file any more that was embedded in part.")
+    stop = first + frames
+    return records[stop:], rows[sum(record.reason is None for record in records[:stop]) :]
 
 
 def _large_enough(image: Decoded, least: int) -> Decoded:
@@ -189,31 +207,6 @@ def _large_enough(image: Decoded, least: int) -> Decoded:
     height, width = image.pixels.shape
     detail = f"{width}x{height} pixels; this encoder needs {least} a side"
     return image.rejected(Rejection("too-small", detail))
-
-
-def _by_size(batch: list[Decoded]) -> Iterable[list[tuple[int, Pixels]]]:
-    """Group indices and pixels by shape: an encoder takes one shape at a time."""
-    groups: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-    for index, image in enumerate(batch):
-        if image.pixels is not None:
-            groups.setdefault(image.pixels.shape, []).append((index, image.pixels))
-    return groups.values()
-
-
-def _runner(encoder: Encoder, progress: Progress = SILENT) -> BatchRunner:
-    """Return what runs batches where an encoder is."""
-    return BatchRunner(device_of(encoder).type, "embedding", progress)
-
-
-def _embed(runner: BatchRunner, encoder: Encoder, pixels: Tensor, tta_views: int) -> Vectors:
-    """Embed test-time views: (n, H, W) -> (n, V, D)."""
-
-    def work(device: str, part: Tensor) -> Tensor:
-        if device_of(encoder).type != device:
-            encoder.to(device)
-        return embed_tta(encoder, part.to(device), tta_views).float().cpu()
-
-    return torch.cat(runner.run(work, pixels)).numpy()
 
 
 def _require_rows(images: Path, folder: Path) -> None:

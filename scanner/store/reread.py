@@ -3,20 +3,26 @@
 store -> listing of its images; listing + rows -> pixels, where the images are still the same
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from deepssim_scan.execution.answer import Answer
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.config.standardisation import Standardisation
-from deepssim_scan.ingest.listing import Listing, list_images
-from deepssim_scan.ingest.pipeline import decode_images
+from deepssim_scan.ingest.listing import Item, Listing, list_images
+from deepssim_scan.ingest.pipeline import CHUNK, Decoding, decoded
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.record import Decoded, ImageRecord
+from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.store.store import Store
+
+Key = tuple[str, str, str]
+"""Path, member and frame of an image."""
 
 
 def listing_of(store: Store, run: RunContext, images: Path | None = None) -> Listing:
@@ -35,6 +41,47 @@ def ingest_of(store: Store) -> IngestConfig:
     return IngestConfig(selection, options, source["subject_regex"])
 
 
+class Source(Protocol):
+    """Images that are read where a block runs."""
+
+    def read(self) -> Iterable[tuple[int, Pixels]]:
+        """Give each image, standardised: its number and (H, W) float32; some may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Images that are at hand, standardised (H, W)."""
+
+    images: Sequence[Pixels]
+
+    def read(self) -> Iterable[tuple[int, Pixels]]:
+        """Give each image and its number."""
+        return enumerate(self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Images to be read again: their files, and the number and SHA-256 of each that is wanted."""
+
+    files: Decoding
+    numbers: Mapping[Key, int]
+    digests: Mapping[Key, str]
+
+    def read(self) -> Iterator[tuple[int, Pixels]]:
+        """Give each image, standardised: its number and (H, W) float32.
+
+        Left out are those whose file is not the one any more that was embedded, or cannot be
+        decoded any more. Of a file that holds several frames all are decoded.
+        """
+        for item in decoded(self.files):
+            for image in item:
+                number = self.numbers.get(image.record.key)
+                if number is None or image.pixels is None:
+                    continue
+                if image.record.sha256 == self.digests[image.record.key]:
+                    yield number, image.pixels
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Decodes images of a store again, of the files that a listing says are there now."""
@@ -44,31 +91,37 @@ class Reader:
     rule: Standardisation
     run: RunContext
 
-    def decode(self, records: Iterable[ImageRecord]) -> Generator[Decoded, None, None]:
-        """Decode the files of some records again, as the store's images were read, in their order.
+    def items(self, records: Iterable[ImageRecord]) -> list[Item]:
+        """Return the files of some records that are there now, each once, in their order."""
+        names = dict.fromkeys((record.path, record.member) for record in records)
+        found = (self.listing.find(*name) for name in names)
+        return [item for item in found if item is not None]
 
-        Of a file that holds several frames all are decoded, also those not asked for.
-        """
-        items = {(record.path, record.member) for record in records}
-        chosen = tuple(item for item in self.listing.files if (item.path, item.member) in items)
-        listing = replace(self.listing, files=chosen)
-        with closing(decode_images(listing, self.rule, ingest_of(self.store), self.run)) as decoded:
-            for item in decoded:
-                yield from item
+    def wanted(self, rows: Sequence[int]) -> Wanted:
+        """Return what reads the images of some rows, which are numbered from 0 in their order."""
+        records = self.store.records_at(rows)
+        items = tuple(self.items(records))
+        return Wanted(
+            Decoding(
+                self.listing.folder, items, self.rule, ingest_of(self.store), self.run.isolation
+            ),
+            {record.key: number for number, record in enumerate(records)},
+            {record.key: record.sha256 for record in records},
+        )
 
     def pixels(self, rows: Iterable[int]) -> Generator[tuple[int, Pixels], None, None]:
-        """Give the image of each row, standardised: (row, (H, W) float32).
+        """Give the image of each row, standardised: (row, (H, W) float32), in the order of rows.
 
-        Left out are rows whose file is gone, or not the one any more that was embedded, or cannot
-        be decoded any more.
+        Left out are those that `Wanted.read` leaves out, and those whose file is gone.
         """
-        wanted = list(rows)
-        records = dict(zip(wanted, self.store.records_at(wanted), strict=True))
-        row_of = {record.key: row for row, record in records.items()}
-        with closing(self.decode(records.values())) as images:
-            for image in images:
-                row = row_of.get(image.record.key)
-                if row is None or image.pixels is None:
-                    continue
-                if image.record.sha256 == records[row].sha256:
-                    yield row, image.pixels
+        wanted = sorted(rows)
+        blocks = [wanted[part] for part in sliced(len(wanted), CHUNK)]
+        with closing(self.run.map(_read, map(self.wanted, blocks))) as answers:
+            for block, answer in zip(blocks, answers, strict=True):
+                for number, pixels in answer.arrays.items():
+                    yield block[int(number)], pixels
+
+
+def _read(wanted: Wanted) -> Answer:
+    """Read images again: a block."""
+    return Answer(None, {str(number): pixels for number, pixels in wanted.read()})

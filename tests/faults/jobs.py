@@ -40,7 +40,7 @@ from deepssim_scan.training.procedural import nested_ellipses
 TINY = Architecture(
     depths=(1,), widths=(16,), pose=(16,), dimension=8, standardisation=Standardisation(size=16)
 )
-SMALL = EmbedConfig(batch=3, shard_rows=8)
+SMALL = EmbedConfig(shard_rows=8)
 RUN = RunContext("cpu", workers=0)
 MODULES = ("faiss", "jobs", "flips")  # what a fork server imports
 READERS = ("judge", "check_index", "check_report", "load_checkpoint")

@@ -3,16 +3,25 @@
 import hashlib
 import hmac
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.ingest.config.limits import WORKERS, Limits
+from deepssim_scan.execution import open_executor
+from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.storage.files import sha256
+
+if TYPE_CHECKING:
+    from deepssim_scan.execution.answer import Answer
+    from deepssim_scan.execution.executor import Block, Executor, T
+
+_SHARE_A_GPU = 4  # processes, by default: some decode while others compute
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -64,21 +73,62 @@ def _check_regex(regex: str) -> None:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: found {groups} groups")
 
 
+def _most_workers() -> int | None:
+    """Return how many processes share a GPU; None where there is none."""
+    from deepssim_scan.imaging.devices import pick_device
+
+    return _SHARE_A_GPU if pick_device("auto") == "cuda" else None
+
+
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """The means of a run, none of which changes its result.
 
     `device` runs the networks: "cpu", "cuda", or "auto" for a GPU if there is one. `workers`
-    processes decode; 0 decodes in this process, without limits.
+    processes decode and compute, with None one a core, or four where there is a GPU; with 0 this
+    process does, without limits.
+    `executor` is what they are run by, where it is open.
     """
 
     device: str = "auto"
-    workers: int = WORKERS
+    workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     progress: Progress = SILENT
+    executor: "Executor | None" = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, found {self.device!r}")
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise InputError(f"workers must be >= 0, found {self.workers}")
+
+    @property
+    def isolation(self) -> Limits | None:
+        """The limits under which a process beside each worker decodes; None where none does."""
+        return None if self.workers == 0 else self.limits
+
+    @contextmanager
+    def opened(self) -> Iterator[Self]:
+        """Give the run with its workers, which end with the block unless they were open already."""
+        if self.executor is not None:
+            yield self
+            return
+        executor = open_executor(self.workers, None if self.device == "cpu" else _most_workers())
+        try:
+            yield replace(self, executor=executor)
+        finally:
+            executor.close()
+
+    def map(self, block: "Block[T]", tasks: "Iterable[T]") -> "Generator[Answer, None, None]":
+        """Run blocks (`Executor.map`), by workers of their own where none are open."""
+        told: set[str] = set()
+        with self.opened() as run:
+            if run.executor is None:
+                return
+            with closing(run.executor.map(block, tasks)) as answers:
+                for answer in answers:
+                    for text in answer.warnings:
+                        if text not in told:
+                            told.add(text)
+                            self.progress.warn(text)
+                    yield answer

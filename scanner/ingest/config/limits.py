@@ -1,12 +1,8 @@
-"""How much time and memory one file may take, and how many processes decode."""
+"""How much time and memory one file may take."""
 
-import os
 from dataclasses import dataclass
 
 from deepssim_scan.errors import InputError
-
-WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
-"""Processes that decode images, by default: half of the cores; the network has the others."""
 
 _LEAST_MEMORY = 1 << 28
 

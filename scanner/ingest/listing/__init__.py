@@ -35,22 +35,23 @@ Archives are listed in a worker process, under the limits of the run: headers ma
 amount of memory.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from deepssim_scan.errors import InputError, InputMissing
+from deepssim_scan.execution.answer import Answer
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.isolated import Isolated
 from deepssim_scan.ingest.listing.formats import SUFFIXES, Kind
-from deepssim_scan.ingest.listing.item import Item, Listing
+from deepssim_scan.ingest.listing.item import Item, Listing, item_of
 from deepssim_scan.ingest.listing.members import Members, members_of
 from deepssim_scan.ingest.listing.walk import named, walk
 from deepssim_scan.ingest.rejection import Rejection
-from deepssim_scan.ingest.workers import each
 
 __all__ = ["Item", "Listing", "list_images"]
 
@@ -82,7 +83,10 @@ def list_images(
         items += members
         others[Kind.IGNORED] += ignored
     listing = Listing(
-        folder, tuple(sorted(items, key=_by_bytes)), others[Kind.IGNORED], others[Kind.EXCLUDED]
+        folder,
+        tuple(sorted(items, key=lambda item: item.order)),
+        others[Kind.IGNORED],
+        others[Kind.EXCLUDED],
     )
     _require_images(listing)
     return listing
@@ -92,16 +96,30 @@ def _listed(
     archives: Sequence[Item], work: "partial[Members]", run: RunContext
 ) -> Iterator[Members]:
     """List archives in one process beside this one; in this one when the run has no workers."""
-    if not run.workers:
+    if run.isolation is None:
         yield from map(work, archives)
         return
-    with closing(each(work, ([archive] for archive in archives), 1, run.limits)) as answers:
+    with closing(Isolated(run.isolation)) as process:
+        answers = process.answers(partial(_members_packed, work), archives)
         for archive, answer in zip(archives, answers, strict=True):
-            yield ([archive.rejected(answer)], 0) if isinstance(answer, Rejection) else answer
+            yield _members_unpacked(archive, answer)
 
 
-def _by_bytes(item: Item) -> tuple[bytes, bytes]:
-    return os.fsencode(item.path), os.fsencode(item.member)
+def _members_packed(work: "partial[Members]", archive: Item) -> Answer:
+    """List an archive, as plain values: the fields of its items, and how many are none."""
+    items, others = work(archive)
+    return Answer([[asdict(item) for item in items], others])
+
+
+def _members_unpacked(archive: Item, answer: Answer | Rejection) -> Members:
+    if isinstance(answer, Rejection):
+        return [archive.rejected(answer)], 0
+    try:
+        items, others = answer.records
+        return [item_of(archive, values) for values in items], int(others)
+    except (TypeError, ValueError, KeyError) as error:
+        wrong = Rejection("decoder-crashed", f"what its process answered is no answer: {error}")
+        return [archive.rejected(wrong)], 0
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,7 +1,5 @@
 """What tests ask of the processes that a test started."""
 
-import time
-
 import psutil
 
 
@@ -11,9 +9,10 @@ def children():
     return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
 
 
-def all_ended(seconds=20):
-    """Wait until none lives; tell whether that was so in time."""
-    deadline = time.monotonic() + seconds
-    while children() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not children()
+def all_ended(processes=None, seconds=20):
+    """Wait for processes, or for all children; tell whether they ended in time.
+
+    Name them where their parent may be killed: they are nobody's children then.
+    """
+    _, alive = psutil.wait_procs(children() if processes is None else processes, seconds)
+    return all(each.status() == psutil.STATUS_ZOMBIE for each in alive)

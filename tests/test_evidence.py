@@ -18,11 +18,13 @@ from deepssim_scan.errors import InputMissing
 from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.matching import evidence
 from deepssim_scan.matching.evidence import RULE, Verifier
+from deepssim_scan.store import reread
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader, listing_of
 from deepssim_scan.store.store import Store
@@ -148,6 +150,22 @@ def test_evidence_is_that_of_each_pair_alone(images, batch, training, heads, mon
         for name in ("degrees", "scale", "gamma", "foreground"):
             value = getattr(found, name)[at]
             np.testing.assert_allclose(value, getattr(wanted, name)[0], atol=0.02)
+
+
+def test_each_training_image_that_is_a_candidate_is_read_once(training, heads, monkeypatch):
+    asked, exact = [], Reader.wanted
+    monkeypatch.setattr(
+        Reader, "wanted", lambda self, rows: asked.append(rows) or exact(self, rows)
+    )
+    decoded = []
+    monkeypatch.setattr(
+        reread, "decoded", lambda task: decoded.extend(task.items) or pipeline.decoded(task)
+    )
+    pixels = {number: standard(image) for number, image in enumerate(heads[:3])}
+    matches = candidates([[5, 2], [2, 5], [9, 2]])
+    assert not verifier(training).gather(there(pixels), matches).missing.any()
+    assert asked == [[2, 5, 9]]
+    assert [item.path for item in decoded] == ["2.png", "5.png", "9.png"]
 
 
 def test_a_training_image_that_is_gone_or_another_now_has_no_evidence(training, heads):

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -147,9 +148,10 @@ def test_closing_ends_what_hangs_and_what_waits(tmp_path):
     assert next(answers).records[0] == "a"
     while tries(tmp_path)["sleep"] < 2:
         time.sleep(0.01)
-    assert len(children()) == 2
+    started = children()
+    assert len(started) == 2
     executor.close()
-    assert all_ended()
+    assert all_ended(started)
     assert tries(tmp_path)["sleep"] == 2
 
 
@@ -211,9 +213,21 @@ for answer in answers:
 """
 
 
-def program(folder, items):
+HANGING = """
+import sys
+from functools import partial
+from pathlib import Path
+from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.isolated import Isolated
+from worker_faults import act
+
+next(Isolated(Limits(max_seconds=2)).answers(partial(act, Path(sys.argv[1])), ["hang-1"]))
+"""
+
+
+def program(folder, items, text=PROGRAM):
     """Return the arguments of a script, without a main guard, that acts on items."""
-    (folder / "program.py").write_text(PROGRAM)
+    (folder / "program.py").write_text(text)
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return {
         "args": [sys.executable, folder / "program.py", folder, *items],
@@ -228,12 +242,35 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path):
         parent.stdout.readline()
         while not tries(tmp_path)["b"]:
             time.sleep(0.01)
-        assert len(children()) == 3
+        started = children()
+        assert len(started) == 3
         parent.kill()
-    assert all_ended()
+    assert all_ended(started)
 
 
 def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
     items = ["leave", *["sleep"] * 5]
-    subprocess.run(**program(tmp_path, items), check=True, timeout=60)
-    assert all_ended()
+    with subprocess.Popen(**program(tmp_path, items)) as parent:
+        parent.stdout.readline()
+        started = psutil.Process(parent.pid).children()
+        assert parent.wait(60) == 0
+    assert len(started) == 2
+    assert all_ended(started)
+
+
+def test_a_decoder_that_hangs_ends_after_its_time_though_its_parent_was_killed(tmp_path):
+    with subprocess.Popen(**program(tmp_path, [], HANGING)) as parent:
+        while not (tmp_path / "log").exists() or not tries(tmp_path)["hang-1"]:
+            time.sleep(0.01)
+        started = psutil.Process(parent.pid).children()
+        parent.kill()
+    assert len(started) == 1
+    assert all_ended(started)
+
+
+def test_modules_of_the_current_folder_are_not_imported(tmp_path, monkeypatch):
+    for name in ("pickle", "safetensors", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    with closing(open_executor(1)) as executor:
+        assert next(executor.map(number, [1])).records == 1

@@ -1,5 +1,6 @@
 """Real processes that hang, crash, are killed and eat memory; what they do is told by the item."""
 
+import time
 from collections import Counter
 from contextlib import closing
 from functools import partial
@@ -7,13 +8,14 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import all_ended
+from processes import all_ended, children
 from worker_faults import (
     DeadOnArrival,
     act,
     address_space,
     filled,
     nonsense,
+    number,
     rejected_nonsense,
     slept,
 )
@@ -132,12 +134,23 @@ def test_any_deaths_leave_the_order_whole(tmp_path_factory, drawn):
 
 def test_a_process_serves_until_it_is_closed(tmp_path):
     process = Isolated(SHORT)
-    (first,), (second,) = (list(process.answers(slept, [0])) for _ in range(2))
+    (first,) = process.answers(slept, [0])
+    time.sleep(1.2)  # the time limit is of items, not of waiting for them
+    (second,) = process.answers(slept, [0])
     assert first.records == second.records
+    started = children()
     process.close()
-    assert all_ended()
+    assert all_ended(started)
     assert next(process.answers(slept, [0])).records != first.records
     process.close()
+
+
+def test_answers_that_nobody_waited_for_are_not_those_of_the_next_items():
+    with closing(Isolated(SHORT)) as process:
+        answers = process.answers(number, [*range(8)])
+        assert next(answers).records == 0
+        answers.close()
+        assert [each.records for each in process.answers(number, [10, 11])] == [10, 11]
 
 
 def test_processes_that_cannot_start_are_an_error_and_not_a_rejection(monkeypatch):

@@ -74,7 +74,7 @@ def load(path: Path = BUNDLED) -> Checkpoint:
         encoder = assemble(_architecture(header.architecture), weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise hostile(path, error) from error
-    return Checkpoint(encoder, header.training, header.version, header.fingerprint, path)
+    return Checkpoint(encoder, header.training, header.version, header.fingerprint, path.absolute())
 
 
 @cache

@@ -87,13 +87,14 @@ class Child:
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
         pipe = Connection(ours.detach())
-        path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             with self._changing, theirs:
                 if self._stopped:
                     raise Stopped
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                    # -P: a module of that name in the current folder is not imported.
+                    [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # of what a library prints; ours may be read by a program
                     pass_fds=[theirs.fileno()],

@@ -54,21 +54,25 @@ class Isolated:
         started.
         """
         done = sent = deaths = 0
-        while done < len(items):
-            try:
-                while sent < min(len(items), done + _AHEAD):
-                    self._child.send(pickle.dumps((work, items[sent])))
-                    sent += 1
-                found = _opened(self._child.receive())
-            except (EOFError, OSError, NoAnswer) as error:
-                code = self._child.end()
-                deaths, sent = deaths + 1, done
-                if deaths < 2:
-                    continue
-                found = self._cause(error, code)
-            done, deaths = done + 1, 0
-            sent = max(sent, done)
-            yield found
+        try:
+            while done < len(items):
+                try:
+                    while sent < min(len(items), done + _AHEAD):
+                        self._child.send(pickle.dumps((work, items[sent])))
+                        sent += 1
+                    found = _opened(self._child.receive())
+                except (EOFError, OSError, NoAnswer) as error:
+                    code = self._child.end()
+                    deaths, sent = deaths + 1, done
+                    if deaths < 2:
+                        continue
+                    found = self._cause(error, code)
+                done, deaths = done + 1, 0
+                sent = max(sent, done)
+                yield found
+        finally:
+            if sent > done:  # the answers on their way would be taken for those of other items
+                self.close()
 
     def close(self) -> None:
         """End the process now; the next item starts another one."""

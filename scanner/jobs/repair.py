@@ -113,14 +113,19 @@ def _encoder_of(store: Store, path: Path) -> Checkpoint:
 
 
 def _embed_again(shard: Shard, reader: Reader, loaded: Checkpoint) -> Vectors:
-    """Return the rows of a shard, computed again."""
+    """Return the rows of a shard, computed again in the blocks in which they first were."""
     store = reader.store
     wanted = {r.key: r for r in store.records_of(shard) if r.reason is None}
     order = {key: number for number, key in enumerate(wanted)}
     rows = np.empty((len(wanted), store.manifest.width), np.float32)
     run = replace(reader.run, device=store.manifest.source["device"])
     embedder = Embedder(loaded, ingest_of(store), run=run, tta_views=store.manifest.tta_views)
-    blocks = chunks(reader.items(wanted.values()))
+    files = {record.key[:2] for record in wanted.values()}
+    blocks = [
+        block
+        for block in chunks(reader.listing.files)
+        if any((item.path, item.member) in files for item in block)
+    ]
     with closing(embedder.embed_items(reader.listing.folder, blocks)) as embedded:
         for records, found in embedded:
             remaining = iter(found)

@@ -15,10 +15,9 @@ from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.config.standardisation import Standardisation
-from deepssim_scan.ingest.listing import Item, Listing, list_images
+from deepssim_scan.ingest.listing import Listing, list_images
 from deepssim_scan.ingest.pipeline import CHUNK, Decoding, decoded
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.store.store import Store
 
 Key = tuple[str, str, str]
@@ -91,26 +90,20 @@ class Reader:
     rule: Standardisation
     run: RunContext
 
-    def items(self, records: Iterable[ImageRecord]) -> list[Item]:
-        """Return the files of some records that are there now, each once, in their order."""
-        names = dict.fromkeys((record.path, record.member) for record in records)
-        found = (self.listing.find(*name) for name in names)
-        return [item for item in found if item is not None]
-
     def wanted(self, rows: Sequence[int]) -> Wanted:
         """Return what reads the images of some rows, which are numbered from 0 in their order."""
+        folder, ingest = self.listing.folder, ingest_of(self.store)
         records = self.store.records_at(rows)
-        items = tuple(self.items(records))
+        found = [self.listing.find(*name) for name in dict.fromkeys(r.key[:2] for r in records)]
+        items = tuple(item for item in found if item is not None)
         return Wanted(
-            Decoding(
-                self.listing.folder, items, self.rule, ingest_of(self.store), self.run.isolation
-            ),
+            Decoding(folder, items, self.rule, ingest, self.run.isolation),
             {record.key: number for number, record in enumerate(records)},
             {record.key: record.sha256 for record in records},
         )
 
     def pixels(self, rows: Iterable[int]) -> Generator[tuple[int, Pixels], None, None]:
-        """Give the image of each row, standardised: (row, (H, W) float32), in the order of rows.
+        """Give the image of each row, standardised: (row, (H, W) float32), by row.
 
         Left out are those that `Wanted.read` leaves out, and those whose file is gone.
         """
@@ -118,8 +111,8 @@ class Reader:
         blocks = [wanted[part] for part in sliced(len(wanted), CHUNK)]
         with closing(self.run.map(_read, map(self.wanted, blocks))) as answers:
             for block, answer in zip(blocks, answers, strict=True):
-                for number, pixels in answer.arrays.items():
-                    yield block[int(number)], pixels
+                for number in sorted(map(int, answer.arrays)):
+                    yield block[number], answer.arrays[str(number)]
 
 
 def _read(wanted: Wanted) -> Answer:

@@ -110,25 +110,27 @@ class RunContext:
     @contextmanager
     def opened(self) -> Iterator[Self]:
         """Give the run with its workers, which end with the block unless they were open already."""
-        if self.executor is not None:
-            yield self
-            return
-        executor = open_executor(self.workers, None if self.device == "cpu" else _most_workers())
-        try:
+        with self._working() as executor:
             yield replace(self, executor=executor)
-        finally:
-            executor.close()
 
     def map(self, block: "Block[T]", tasks: "Iterable[T]") -> "Generator[Answer, None, None]":
         """Run blocks (`Executor.map`), by workers of their own where none are open."""
         told: set[str] = set()
-        with self.opened() as run:
-            if run.executor is None:
-                return
-            with closing(run.executor.map(block, tasks)) as answers:
-                for answer in answers:
-                    for text in answer.warnings:
-                        if text not in told:
-                            told.add(text)
-                            self.progress.warn(text)
-                    yield answer
+        with self._working() as executor, closing(executor.map(block, tasks)) as answers:
+            for answer in answers:
+                for text in answer.warnings:
+                    if text not in told:
+                        told.add(text)
+                        self.progress.warn(text)
+                yield answer
+
+    @contextmanager
+    def _working(self) -> "Iterator[Executor]":
+        if self.executor is not None:
+            yield self.executor
+            return
+        executor = open_executor(self.workers, None if self.device == "cpu" else _most_workers())
+        try:
+            yield executor
+        finally:
+            executor.close()

@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := scanner index cli
-CHECKED := $(SOURCES) tests benchmarks
-# Those of a folder of real people, which `bench` leaves out.
-PEOPLE := candidates canaries formats subjects verdicts
-BENCHMARKS := $(filter-out $(PEOPLE:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
+CHECKED := $(SOURCES) tests benchmarks deploy
+# Those of a folder of real people or a GPU, which `bench` leaves out.
+APART := candidates canaries formats gpu subjects verdicts
+BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test faults lint format wheel bench clean
 

@@ -13,6 +13,7 @@ from deepssim_scan.cli import console
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
+from deepssim_scan.execution import Scheduler
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.config.selection import Selection
@@ -157,6 +158,22 @@ Workers = Annotated[
         help="Processes that decode and compute, on a thread each; one a core by default.",
     ),
 ]
+SchedulerPlace = Annotated[
+    str | None,
+    machine_option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Work on a Dask cluster: tls://HOST:PORT, tcp://HOST:PORT or a scheduler file. "
+        "--workers is then how many blocks are worked on at once, at most.",
+        show_default="this machine",
+    ),
+]
+Insecure = Annotated[
+    bool,
+    machine_option(
+        "--insecure", help="Let images travel to a cluster unencrypted, beyond this machine."
+    ),
+]
 Restart = Annotated[
     bool,
     machine_option("--restart", help="Discard what an interrupted run left, and start again."),
@@ -223,20 +240,28 @@ def subject_key(path: Path | None) -> bytes:
 
 @contextmanager
 def running(
-    workers: int | None, max_seconds: float, max_memory: float, device: str = DeviceName.AUTO
+    workers: int | None,
+    max_seconds: float,
+    max_memory: float,
+    device: str = DeviceName.AUTO,
+    scheduler: str | None = None,
+    insecure: bool = False,
 ) -> Iterator[RunContext]:
     """Give what a job runs with; its progress is shown while the block runs.
 
-    `max_memory` is in GiB. A GPU that is asked for and missing is an error of usage.
+    `max_memory` is in GiB. A GPU that is asked for and missing is an error of usage, as is a
+    `scheduler` that may not be used.
     """
-    if device == DeviceName.CUDA:
-        from deepssim_scan.imaging.devices import pick_device
-
-        with usage():
-            pick_device(device)
+    cluster = None if scheduler is None else Scheduler(scheduler, insecure)
     limits = Limits(max_seconds, int(max_memory * GIB))
     with reporting(console.messages) as progress:
-        yield RunContext(str(device), workers, limits, progress)
+        run = RunContext(str(device), workers, limits, progress, cluster)
+        with usage():
+            if cluster is not None:
+                cluster.check(cluster.address, "scheduler")
+            if device == DeviceName.CUDA:
+                run.device_here  # noqa: B018 - raises where there is none
+        yield run
 
 
 def leave(*, complete: bool, flagged: bool = False) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepssim_scan.errors import StoreMismatch as StoreMismatch
     from deepssim_scan.errors import Unfinished as Unfinished
     from deepssim_scan.errors import WriteFailed as WriteFailed
+    from deepssim_scan.execution.scheduler import Scheduler as Scheduler
     from deepssim_scan.ingest.config import IngestConfig as IngestConfig
     from deepssim_scan.ingest.config import RunContext as RunContext
     from deepssim_scan.ingest.config.limits import Limits as Limits
@@ -65,6 +66,7 @@ _HOMES = {
         *("Busy", "CheckpointError", "Damaged", "DependencyMissing", "InputError"),
         *("InputMissing", "ScanError", "StoreMismatch", "Unfinished", "WriteFailed"),
     ),
+    "execution.scheduler": ("Scheduler",),
     "ingest.config": ("IngestConfig", "RunContext"),
     "ingest.config.limits": ("Limits",),
     "ingest.config.read_options": ("ReadOptions",),

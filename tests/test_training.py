@@ -16,6 +16,7 @@ from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.checkpoint import load
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputError
+from deepssim_scan.imaging import devices
 from deepssim_scan.imaging.image_set import ImageSet, pairs
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
@@ -170,7 +171,7 @@ def test_training_on_a_folder_assesses_before_and_after(
     ):
         assert found.mae == pytest.approx(exact_mae(encoder), abs=0.01)
     assert trained.after.mae < trained.before.mae
-    assert trained.before.recall_at_1 > 0.3
+    assert trained.before.recall_at_1 > 5 / 36  # five times what chance gives
     monkeypatch.setitem(ARCHITECTURES, "tiny", tiny)
     afresh = TrainConfig(None, "tiny", CONFIG)
     fresh = train_on_folder(corpus, tmp_path / "y", afresh, run)
@@ -193,7 +194,7 @@ def test_the_device_that_trains_assesses_too(corpus, undisturbed, tmp_path, monk
 
     monkeypatch.setattr(Encoder, "to", to)
     monkeypatch.setattr(jobs, "assess", assess)
-    monkeypatch.setattr(jobs, "pick_device", lambda name: "cuda")
+    monkeypatch.setattr(devices, "pick_device", lambda name: "cuda")
     config = TrainConfig(undisturbed[0], training=replace(CONFIG, steps=1))
     trained = train_on_folder(corpus, tmp_path / "x", config, RunContext("cuda", workers=0))
     assert used == ["cuda", "cuda"]

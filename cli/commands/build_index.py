@@ -3,8 +3,9 @@
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import deepssim_scan
 from deepssim_scan.cli import console, options
 from deepssim_scan.cli.commands import calibrate
 from deepssim_scan.encoder.bundled import BUNDLED
@@ -75,6 +76,8 @@ def build_index(
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = None,
+    scheduler: options.SchedulerPlace = None,
+    insecure: options.Insecure = False,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
@@ -88,22 +91,22 @@ def build_index(
         config = IndexConfig(
             encoder, ingest, calibrate=not no_calibrate, adapt=adapt.value, restart=restart
         )
-    with options.running(workers, max_seconds, max_memory, device) as run:
-        from deepssim_scan.jobs.build_index import build_index as job
-
-        result = job(training, index, config, run)
-    if json:
-        found = result.calibration
-        console.show_json(
-            {each.name: getattr(result, each.name) for each in fields(result)}
-            | {"folder": str(result.folder), "complete": result.complete}
-            | {"calibration": found and found.summary(found.false_alarm(None))}
-            | {"before": result.before and result.before.summary(result.before.false_alarm(None))}
-            | {"adapted": result.adapted}
-        )
-    else:
-        _show(result)
+    with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
+        result = deepssim_scan.build_index(training, index, config, run)
+    console.show_json(_plain(result)) if json else _show(result)
     options.leave(complete=result.complete)
+
+
+def _plain(result: "IndexResult") -> dict[str, Any]:
+    """Return what JSON says of a result."""
+    found = result.calibration
+    return (
+        {each.name: getattr(result, each.name) for each in fields(result)}
+        | {"folder": str(result.folder), "complete": result.complete}
+        | {"calibration": found and found.summary(found.false_alarm(None))}
+        | {"before": result.before and result.before.summary(result.before.false_alarm(None))}
+        | {"adapted": result.adapted}
+    )
 
 
 def _show(result: "IndexResult") -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import deepssim_scan
 from deepssim_scan.cli import console, options
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
@@ -41,6 +42,8 @@ def calibrate(
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = None,
+    scheduler: options.SchedulerPlace = None,
+    insecure: options.Insecure = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
     max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,
@@ -52,10 +55,8 @@ def calibrate(
         config = CalibrateConfig(
             training, holdout, IngestConfig(chosen, read, subject_regex), candidates, tta_views
         )
-    with options.running(workers, max_seconds, max_memory, device) as run:
-        from deepssim_scan.jobs.calibrate import calibrate as job
-
-        result = job(index, config, run)
+    with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
+        result = deepssim_scan.calibrate(index, config, run)
     found = result.calibration
     if json:
         console.show_json(found.summary(found.false_alarm(None)) | {"seconds": result.seconds})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.table import Table
 from rich.text import Text
 
+import deepssim_scan
 from deepssim_scan.cli import console, options
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
@@ -149,6 +150,8 @@ def query(
     no_verify: NoVerify = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = None,
+    scheduler: options.SchedulerPlace = None,
+    insecure: options.Insecure = False,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
@@ -162,10 +165,13 @@ def query(
         verdict = VerdictConfig(top_k, rule.value, false_alarm, similar, duplicate)
         planted = CanaryConfig(canaries, min_canary_recall)
         config = QueryConfig(ingest, EmbedConfig(), evidence, verdict, planted, restart)
-    with options.running(workers, max_seconds, max_memory, device) as run:
-        from deepssim_scan.jobs.query import query as job
+    with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
+        result = deepssim_scan.query(synthetic, index, report, config, run)
+    _end(result, json, fail_on_flagged)
 
-        result = job(synthetic, index, report, config, run)
+
+def _end(result: "QueryResult", json: bool, fail_on_flagged: bool) -> None:
+    """Print the result, and end with its exit code."""
     console.show_json(result.summary) if json else _show(result)
     options.leave(complete=result.complete, flagged=fail_on_flagged and result.flagged > 0)
 

@@ -38,8 +38,11 @@ class Checkpoint:
     path: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled as the name of its file, which another process reads once."""
-        return _loaded_once, (self.path, self.fingerprint)
+        """Be pickled as the name of its file, which another process reads once.
+
+        The bundled one is that of the package, wherever another machine has it.
+        """
+        return _loaded_once, (None if self.path == BUNDLED else self.path, self.fingerprint)
 
     @property
     def architecture(self) -> Architecture:
@@ -78,13 +81,13 @@ def load(path: Path = BUNDLED) -> Checkpoint:
 
 
 @cache
-def _loaded_once(path: Path, wanted: str) -> Checkpoint:
+def _loaded_once(path: Path | None, wanted: str) -> Checkpoint:
     """Read a checkpoint that another process has read; raises CheckpointError for another one."""
-    loaded = load(path)
+    loaded = load(path or BUNDLED)
     if loaded.fingerprint != wanted:
         raise CheckpointError(
-            f"{path}: holds encoder {loaded.fingerprint[:12]}, this run began with {wanted[:12]}. "
-            "It was replaced meanwhile: run again."
+            f"{loaded.path}: holds encoder {loaded.fingerprint[:12]}, this run began with "
+            f"{wanted[:12]}. It was replaced meanwhile, or is another one there: use one encoder."
         )
     return loaded
 

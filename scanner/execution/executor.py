@@ -17,9 +17,16 @@ Block = Callable[[T], Answer]
 
 
 class Executor(Protocol):
-    """Runs blocks; `workers` of them at once, or 0 in this process."""
+    """Runs blocks; `workers` of them at once, or 0 in this process.
 
-    workers: int
+    `gpu` tells whether every worker has a GPU; None where workers are on this machine.
+    """
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def gpu(self) -> bool | None: ...
 
     def map(self, block: Block[T], tasks: Iterable[T]) -> Generator[Answer, None, None]:
         """Give the answer of each task, in their order; what is in flight is bounded.
@@ -36,6 +43,7 @@ class InProcess:
     """Runs blocks in this process, in one thread on which torch uses no other."""
 
     workers = 0
+    gpu = None
 
     def __init__(self) -> None:
         """Start nothing yet."""

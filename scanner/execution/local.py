@@ -13,24 +13,15 @@ from concurrent.futures import Future
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
-from traceback import format_exc
 from typing import Any
 
-from deepssim_scan import errors
 from deepssim_scan.errors import ScanError
 from deepssim_scan.execution.answer import Answer, NoAnswer
-from deepssim_scan.execution.child import Child, Work, ended
+from deepssim_scan.execution.child import Child, ended
 from deepssim_scan.execution.executor import Block, T
+from deepssim_scan.execution.serving import checked, serving
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_FAILED = "failed"  # in the records of an answer: the name and the text of a ScanError
-
-_ERRORS = {
-    name: kind
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, ScanError)
-}
-
 _Task = tuple[Future[Answer], Block[Any], Any]
 
 
@@ -44,10 +35,12 @@ def cores() -> int:
 class LocalProcesses:
     """Runs blocks in `workers` processes."""
 
+    gpu = None
+
     def __init__(self, workers: int) -> None:
         """Start no process yet."""
         self.workers = workers
-        self._crew = [Child(_serving, _ONE_THREAD) for _ in range(workers)]
+        self._crew = [Child(serving, _ONE_THREAD) for _ in range(workers)]
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         # Not an executor's threads, which an interpreter that ends would wait for.
         self._threads = [
@@ -110,33 +103,8 @@ def _answer(child: Child, block: Block[T], task: T) -> Answer:
             child.end()
             cause = str(error)
         else:
-            return _checked(answer)
+            return checked(answer)
     raise ScanError(
         f"A worker process failed twice at the same work ({cause}). If it was "
         "killed, memory is too small for so many: give fewer --workers."
     )
-
-
-def _checked(answer: Answer) -> Answer:
-    """Return an answer, or raise the error that it tells of."""
-    if isinstance(answer.records, dict) and _FAILED in answer.records:
-        name, text = answer.records[_FAILED]
-        raise _ERRORS.get(name, RuntimeError)(text)
-    return answer
-
-
-def _serving() -> Work:
-    """Return what runs blocks, in a worker process."""
-    return _run
-
-
-def _run(message: bytes) -> bytes:
-    try:
-        block, task = pickle.loads(message)  # noqa: S301 - of the parent
-        answer: Answer = block(task)
-        return answer.pack()
-    except ScanError as error:
-        name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-        return Answer({_FAILED: [name, str(error)]}).pack()
-    except Exception:
-        return Answer({_FAILED: ["", f"in a worker process:\n{format_exc()}"]}).pack()

@@ -12,7 +12,6 @@ from pathlib import Path
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.imaging.copies import SEVERAL
-from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.training import loop
@@ -53,6 +52,6 @@ def adapt(
     def shown(step: Step) -> None:
         run.progress("steps of adapting", step.step, step.steps, f"loss {step.loss:.4f}")
 
-    made = loop.train(dataset, out, QUICK, start, device=pick_device(run.device), on_step=shown)
+    made = loop.train(dataset, out, QUICK, start, device=run.device_here, on_step=shown)
     out.with_name(f"{out.name}.csv").unlink()
     return made

@@ -12,7 +12,6 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.encoder.bundled import CALIBRATION as BUNDLED_CALIBRATION
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
@@ -60,7 +59,7 @@ def calibrated(index: Path, config: CalibrateConfig, run: RunContext) -> Calibra
     loaded = index_encoder(index)
     embedder = Embedder(loaded, run=run, tta_views=config.tta_views)
     with Store.open(index / STORE) as store:
-        search = TrainingIndex.open(index, store, pick_device(run.device))
+        search = TrainingIndex.open(index, store, run.device_here)
         listing = training_listing(store, config.training, run)
         gallery = Gallery(store, search, groups_of(store), listing)
         calibrator = gallery.calibrator(embedder, config.candidates, config.seed)

@@ -16,7 +16,6 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
 from deepssim_scan.errors import ScanError, StoreMismatch
-from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
@@ -93,7 +92,7 @@ def query(
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
         rule = chosen_rule(index, training, config, run.progress)
-        search = TrainingIndex.open(index, training, pick_device(run.device))
+        search = TrainingIndex.open(index, training, run.device_here)
         gallery = Gallery(training, search, groups_of(training), _listing(training, config, run))
         listing = list_for_store(synthetic, config.ingest, run)
         job = _job(embedded(listing, embedder, SYNTHETIC), training, index, rule, config)

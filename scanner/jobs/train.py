@@ -11,7 +11,6 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import device_of
-from deepssim_scan.imaging.devices import pick_device
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.jobs.config import TrainConfig
@@ -52,7 +51,7 @@ def train(
     architecture = start.architecture if start else ARCHITECTURES[config.architecture]
     listing = list_images(images, config.ingest.selection, run)
     dataset = load_dataset(listing, architecture, training, config.ingest, run)
-    device = pick_device(run.device)
+    device = run.device_here
     before = _assessed(start, dataset, training.seed, device) if start else None
     made = loop.train(
         dataset,

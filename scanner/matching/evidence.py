@@ -23,7 +23,7 @@ from deepssim_scan.encoder.tta import seen
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
 from deepssim_scan.imaging.comparison import Comparison, compare_on
-from deepssim_scan.imaging.devices import BatchRunner, pick_device
+from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.registration import SIDE
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
@@ -114,7 +114,7 @@ class Verifier:
         found, run = Evidence.none(candidates.rows.shape), self.training.run
         parts = [*sliced(len(candidates.rows), CHUNK)]
         tasks = (self._pairs(images(part), candidates.part(part)) for part in parts)
-        block = partial(gather_pairs, pick_device(run.device))
+        block = partial(gather_pairs, run.device_of_blocks)
         with closing(run.map(block, tasks)) as answers:
             for part, answer in zip(parts, answers, strict=True):
                 found.put(part.start, Evidence(**answer.arrays))

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ from torch import Tensor
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import device_of
 from deepssim_scan.encoder.tta import embed_tta
-from deepssim_scan.errors import InputError, StoreMismatch
+from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.imaging.devices import BatchRunner, pick_device
+from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Item, Listing
 from deepssim_scan.ingest.packing import plain, record_of
@@ -60,7 +61,7 @@ class Embedder:
 
     def source(self, folder: Path) -> dict[str, Any]:
         """Return what a store records of where its images are and how they became rows."""
-        return self.ingest.source(folder) | {"device": pick_device(self.run.device)}
+        return self.ingest.source(folder) | {"device": self.run.device_of_blocks}
 
     def embed(self, listing: Listing, folder: Path, stage: str = "images") -> None:
         """Embed every image of a listing into a finished store at `folder`.
@@ -97,7 +98,7 @@ class Embedder:
 
     @property
     def _network(self) -> "Network":
-        return Network(self.loaded, self.tta_views, pick_device(self.run.device))
+        return Network(self.loaded, self.tta_views, self.run.device_of_blocks)
 
     def _write_store(self, listing: Listing, folder: Path, stage: str) -> None:
         manifest = StoreManifest(
@@ -158,7 +159,15 @@ def _embed_pixels(network: Network, images: Sequence[Pixels]) -> Answer:
 
 
 def _embed_files(network: Network, files: Decoding) -> Answer:
-    """Embed the images of files: a block."""
+    """Embed the images of files: a block.
+
+    Raises InputMissing where their folder is not to be seen.
+    """
+    if not files.folder.exists():
+        raise InputMissing(
+            f"{files.folder}: is not there on {gethostname()}. The workers of a cluster need the "
+            "images under the same path as the machine that gives the command."
+        )
     warned = Collected()
     least = network.loaded.architecture.least_side
     images = [_large_enough(image, least) for item in decoded(files) for image in item]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.execution import open_executor
+from deepssim_scan.execution import Scheduler, open_executor
 from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
@@ -87,25 +87,49 @@ class RunContext:
     `device` runs the networks: "cpu", "cuda", or "auto" for a GPU if there is one. `workers`
     processes decode and compute, with None one a core, or four where there is a GPU; with 0 this
     process does, without limits.
-    `executor` is what they are run by, where it is open.
+    With a `scheduler` the workers are those of its cluster, at most `workers` of them. `executor`
+    is what they are run by, where it is open.
     """
 
     device: str = "auto"
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     progress: Progress = SILENT
+    scheduler: Scheduler | None = None
     executor: "Executor | None" = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, found {self.device!r}")
-        if self.workers is not None and self.workers < 0:
-            raise InputError(f"workers must be >= 0, found {self.workers}")
+        least = 0 if self.scheduler is None else 1
+        if self.workers is not None and self.workers < least:
+            raise InputError(f"workers must be >= {least}, found {self.workers}")
 
     @property
     def isolation(self) -> Limits | None:
         """The limits under which a process beside each worker decodes; None where none does."""
         return None if self.workers == 0 else self.limits
+
+    @property
+    def device_here(self) -> str:
+        """What this process computes with itself: "cpu" or "cuda"."""
+        from deepssim_scan.imaging.devices import pick_device
+
+        elsewhere = self.scheduler is not None and self.device == "cuda"
+        return pick_device("auto" if elsewhere else self.device)
+
+    @property
+    def device_of_blocks(self) -> str:
+        """What blocks compute with: "cpu", or "cuda" where every worker has a GPU.
+
+        Raises InputError where there must be a GPU and is none.
+        """
+        if self.scheduler is None:
+            return self.device_here
+        with self._working() as executor:
+            if self.device == "cuda" and not executor.gpu:
+                raise InputError("device cuda was asked for, and not every worker has a GPU.")
+            return "cuda" if executor.gpu and self.device != "cpu" else "cpu"
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
@@ -129,7 +153,8 @@ class RunContext:
         if self.executor is not None:
             yield self.executor
             return
-        executor = open_executor(self.workers, None if self.device == "cpu" else _most_workers())
+        most = None if self.device == "cpu" or self.scheduler else _most_workers()
+        executor = open_executor(self.workers, most, self.scheduler)
         try:
             yield executor
         finally:

@@ -10,13 +10,14 @@ encoder in the package. Needs the extra `demo` (nilearn carries the MNI152 templ
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import multiprocessing
 import shutil
 import tomllib
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rich.progress import track
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
+from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED, CALIBRATION
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -37,10 +39,14 @@ from deepssim_scan.jobs.train import Trained, train
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.procedural import FAMILIES
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
+from deepssim_scan.training.state import Step
 
 RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
 FOLDER = 100  # procedural images in one
+GROUP = 16  # subjects in turn that are shown whole, or in one window
+ZOOM = 1.0  # at most, beyond 1, of images that are shown in a window
+OBLONG = 0.6  # least ratio of the sides of an image
 GLARE = (1, 1, 1.25, 1, 1, 1.6)  # of subjects in turn: beyond 1, the brightest parts are clipped
 
 
@@ -57,18 +63,35 @@ def main() -> None:
     if options.calibrate:
         calibrate(options.folder, recipe, options.workers)
         return
-    corpus, out = options.folder / "corpus", options.folder / "encoder.safetensors"
+    corpus = options.folder / "corpus"
     draw(corpus, recipe["corpus"], options.workers)
+    stages = [options.folder / f"stage-{name}.safetensors" for name in recipe["stages"]]
     with reporting(messages) as progress:
         run = RunContext(options.device, options.workers, progress=progress)
-        first = out.with_name("first.safetensors")
-        trained_on(corpus, None, recipe["training"], first, run)
-        trained = trained_on(corpus, first, recipe["widening"], out, run)
-    print(f"{out}: {trained.after}")
+        initial = None
+        for stage, out in zip(recipe["stages"].values(), stages, strict=True):
+            if not out.exists():
+                print(f"{out}: {trained_on(corpus, initial, stage, out, run).after}")
+            initial = out
     if options.release:
-        shutil.copyfile(out, BUNDLED)
-        shutil.copyfile(out.with_name(f"{out.name}.csv"), HISTORY)
+        release(stages)
         calibrate(options.folder, recipe, options.workers)
+
+
+def release(stages: list[Path]) -> None:
+    """Put the last stage into the package, and the histories of all into docs/.
+
+    The digests of what it was trained on are left out: no image of a person is among them.
+    """
+    loaded = checkpoint.load(stages[-1])
+    facts = {name: value for name, value in loaded.training.items() if name != "seen"}
+    checkpoint.save(BUNDLED, loaded.encoder, facts)
+    with HISTORY.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["stage", *Step.__slots__])
+        for number, out in enumerate(stages, 1):
+            with out.with_name(f"{out.name}.csv").open(newline="") as rows:
+                writer.writerows([number, *row] for row in list(csv.reader(rows))[1:])
 
 
 def trained_on(
@@ -125,7 +148,8 @@ def write_family(out: Path, recipe: dict[str, Any], family: str, start: int) -> 
     for number in range(start, min(start + FOLDER, recipe["families"][family])):
         name = f"{recipe['seed']} {family} {number}".encode()
         rng = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4]))
-        image = FAMILIES[family](rng, 1, recipe["side"])[0].numpy()
+        view = window(number % 2 == 1, recipe["side"], rng)
+        image = view.of(FAMILIES[family](rng, 1, view.drawn))[0].numpy()
         save(image, out / family / f"{number // FOLDER:03d}" / f"{number:05d}.png")
 
 
@@ -133,17 +157,50 @@ def write_subject(out: Path, recipe: dict[str, Any], subject: int) -> None:
     """Write one pseudo-subject: slices on the three axes in anatomical order, and projections."""
     volume, seed = mni152(), recipe["seed"] * 1_000_000 + subject
     folder, glare = out / "mni152" / f"{subject:04d}", GLARE[subject % len(GLARE)]
+    group = subject // GROUP
+    windows = torch.Generator().manual_seed(recipe["seed"] * 1_000_000 + group)
     for axis, (name, span) in enumerate(FILLED.items()):
+        view = window(group % 2 == 1, recipe["side"], windows)
         positions = np.linspace(*span, recipe["slices"]).tolist()
         person = torch.Generator().manual_seed(seed)
-        images = slices(volume, axis, positions, recipe["side"], person)
+        images = view.of(slices(volume, axis, positions, view.drawn, person))
         for position, image in zip(positions, images.numpy(), strict=True):
             save(glare * image, folder / f"{name}-{position:.3f}.png")
+    view = window(group % 2 == 1, recipe["side"], windows)
     angles = (np.arange(recipe["views"]) * (360 / recipe["views"])).tolist()
     person = torch.Generator().manual_seed(seed)
-    images = projections(volume, angles, recipe["side"], person, shell=subject % 2 == 0)
+    shell = subject % 2 == 0
+    images = view.of(projections(volume, angles, view.drawn, person, shell=shell))
     for angle, image in zip(angles, images.numpy(), strict=True):
         save(glare * image, folder / f"view-{angle:05.1f}.png")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is shown of images that are drawn `drawn` pixels a side: a part of them, or all."""
+
+    drawn: int
+    rows: slice
+    columns: slice
+
+    def of(self, images: torch.Tensor) -> torch.Tensor:
+        """Cut it out: (N, drawn, drawn) -> (N, height, width)."""
+        return images[:, self.rows, self.columns]
+
+
+def window(part: bool, side: int, rng: torch.Generator) -> Window:
+    """Draw what is shown: a part or the whole, and half of the time without two of its margins.
+
+    An oblong image is padded to a square when it is read, as those of other people are.
+    """
+    zoom, shorter, upright, *corner = torch.rand(5, generator=rng).tolist()
+    drawn = side + round(part * ZOOM * zoom * side)
+    sides = [side, round(min(1, OBLONG + 2 * (1 - OBLONG) * shorter) * side)]
+    if upright < 0.5:
+        sides.reverse()
+    starts = [round(share * (drawn - each)) for share, each in zip(corner, sides, strict=True)]
+    rows, columns = (slice(a, a + each) for a, each in zip(starts, sides, strict=True))
+    return Window(drawn, rows, columns)
 
 
 def save(image: np.ndarray, path: Path) -> None:

@@ -36,7 +36,7 @@ def drawn(number, side, family=nested_ellipses):
 
 
 def of_every_family(count, side):
-    """Draw `count` images of each procedural family: (4 * count, side, side) standardised."""
+    """Draw `count` images of each procedural family: (F count, side, side) standardised."""
     numbers = range(count)
     made = [drawn(number, side, family) for family in FAMILIES.values() for number in numbers]
     return restandardise(torch.tensor(np.stack(made)).float())

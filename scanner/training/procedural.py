@@ -2,9 +2,10 @@
 
     generator, count, side in pixels -> (count, side, side) float32 in [0, 1] on its device
 
-Four families, each a function that draws every image anew:
+Five families, each a function that draws every image anew:
 
 - nested ellipses, after the Shepp-Logan phantom: a shell, and organs within organs;
+- shadows, as radiographs are: bodies, organs and ribs whose thickness adds up;
 - dead leaves (Lee, Mumford and Huang 2001): shapes that cover one another, edges everywhere;
 - 1/f noise: the spectrum of natural images without their edges;
 - band-limited textures: noise of one scale and direction.
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-_ORGANS, _LEAVES, _BANDS = 30, 250, 3  # at most, of one image
+_ORGANS, _SHADOWS, _LEAVES, _BANDS = 30, 14, 250, 3  # at most, of one image
 
 
 def nested_ellipses(rng: Generator, count: int, side: int) -> Tensor:
@@ -39,6 +40,27 @@ def nested_ellipses(rng: Generator, count: int, side: int) -> Tensor:
         image = torch.where(drawn, _grey(rng, count), image)
     texture = pink_noise(rng, count, side) - 0.5
     return _unit(image + _grey(rng, count, 0, 0.3) * texture * body)
+
+
+def shadows(rng: Generator, count: int, side: int) -> Tensor:
+    """Add up the thickness of a body, of organs denser or lighter than it, and of ribs."""
+    centre = _uniform(rng, count, 2, low=-0.15, high=0.15)
+    radii = _uniform(rng, count, 2, low=0.6, high=1.1)
+    angle = _uniform(rng, count, low=-0.3, high=0.3)
+    body = _thickness(side, centre, radii, angle)
+    image = body * _grey(rng, count, 0.3)
+    organs = _integers(rng, count, 3, _SHADOWS)
+    for number in range(_SHADOWS):
+        size = radii * _uniform(rng, count, 1, low=0.05, high=0.7)
+        size = size * _uniform(rng, count, 2, low=0.4)
+        position = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
+        organ = _thickness(side, position, size, _uniform(rng, count, high=math.pi))
+        drawn = organ * _grey(rng, count, -0.5, 0.6) * (number < organs)[:, None, None]
+        image = image + drawn * body.sqrt()
+    image = image + _ribs(rng, centre, radii, side) * body.sqrt()
+    texture = pink_noise(rng, count, side) - 0.5
+    image = _unit((image + _grey(rng, count, 0, 0.2) * texture * body).clamp_min(0))
+    return image ** _grey(rng, count, 0.6, 1.6)
 
 
 def dead_leaves(rng: Generator, count: int, side: int) -> Tensor:
@@ -85,6 +107,7 @@ def framed_noise(rng: Generator, count: int, side: int) -> Tensor:
 
 FAMILIES: dict[str, Callable[[Generator, int, int], Tensor]] = {
     "nested-ellipses": nested_ellipses,
+    "shadows": shadows,
     "dead-leaves": dead_leaves,
     "pink-noise": framed_noise,
     "band-limited": band_limited,
@@ -102,15 +125,39 @@ def _framed(rng: Generator, images: Tensor) -> Tensor:
     return torch.where(whole, images, torch.where(body, 0.15 + 0.85 * images, 0.0))
 
 
+def _ribs(rng: Generator, centre: Tensor, radii: Tensor, side: int) -> Tensor:
+    """Draw bent bands at even distances, and in half of the images none: (B, side, side)."""
+    count = len(centre)
+    axis = (torch.arange(side, device=rng.device) + 0.5) * 2 / side - 1
+    across = (axis - centre[:, :1]) / radii[:, :1]
+    bend = _grey(rng, count, -0.6, 0.6) * across[:, None] ** 2
+    bend = bend + _grey(rng, count, -0.3, 0.3) * across[:, None].abs()
+    down = (axis - centre[:, 1:])[:, :, None] - bend
+    phase = torch.cos(2 * math.pi * (down / _grey(rng, count, 0.12, 0.35) + _grey(rng, count)))
+    width = _grey(rng, count, 0.2, 0.8)
+    bands = ((phase - width) / (1 - width)).clamp_min(0).sqrt()
+    return bands * _grey(rng, count, 0.05, 0.3) * (_grey(rng, count) < 0.5)
+
+
 def _ellipse(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
     """Return where ellipses are, in coordinates from -1 to 1: (B, 2), (B, 2), (B,) -> (B, H, W)."""
+    return _distance(side, centre, radii, angle) <= 1
+
+
+def _thickness(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
+    """Return how thick ellipsoids are, 1 in the middle and 0 outside; arguments as `_ellipse`."""
+    return (1 - _distance(side, centre, radii, angle)).clamp_min(0).sqrt()
+
+
+def _distance(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
+    """Return the squared distance from the centres of ellipses, 1 on their outlines."""
     axis = (torch.arange(side, device=angle.device) + 0.5) * 2 / side - 1
     x, y = axis - centre[:, :1], axis - centre[:, 1:]
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     along = (cos * x)[:, None, :] + (sin * y)[:, :, None]
     across = (cos * y)[:, :, None] - (sin * x)[:, None, :]
     wide, high = radii[:, 0, None, None], radii[:, 1, None, None]
-    return (along / wide) ** 2 + (across / high) ** 2 <= 1
+    return (along / wide) ** 2 + (across / high) ** 2
 
 
 def _frequencies(side: int, rng: Generator) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Options that several commands share, and the values that the options become."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -243,25 +243,27 @@ def running(
     workers: int | None,
     max_seconds: float,
     max_memory: float,
-    device: str = DeviceName.AUTO,
+    device: str | None = None,
     scheduler: str | None = None,
     insecure: bool = False,
 ) -> Iterator[RunContext]:
     """Give what a job runs with; its progress is shown while the block runs.
 
-    `max_memory` is in GiB. A GPU that is asked for and missing is an error of usage, as is a
-    `scheduler` that may not be used.
+    With a device, workers start at once, while the job is still being imported. `max_memory` is in
+    GiB. A GPU that is asked for and missing is an error of usage, as is a `scheduler` that may not
+    be used.
     """
     cluster = None if scheduler is None else Scheduler(scheduler, insecure)
     limits = Limits(max_seconds, int(max_memory * GIB))
     with reporting(console.messages) as progress:
-        run = RunContext(str(device), workers, limits, progress, cluster)
+        run = RunContext(str(device or DeviceName.AUTO), workers, limits, progress, cluster)
         with usage():
             if cluster is not None:
                 cluster.check(cluster.address, "scheduler")
             if device == DeviceName.CUDA:
                 run.device_here  # noqa: B018 - raises where there is none
-        yield run
+        with run.opened() if device else nullcontext(run) as opened:
+            yield opened
 
 
 def leave(*, complete: bool, flagged: bool = False) -> None:

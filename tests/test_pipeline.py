@@ -475,7 +475,8 @@ def test_row_49_an_answer_of_another_file_is_rejected(tmp_path, change):
     (item,) = list_images(tmp_path).files
     answer = packed(decode_item(tmp_path, item, AS_IS))
     change(answer)
-    rejection = pipeline._of_item(item, Answer.unpack(answer.pack()))
+    task = pipeline.Decoding(tmp_path, (item,), AS_IS, IngestConfig(), None)
+    rejection = pipeline._of_item(task, item, Answer.unpack(answer.pack()))
     assert rejection.reason == "decoder-crashed"
     assert "is no answer" in rejection.detail
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from image_bytes import NOISE, STACK, nifti, npy, png
 
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
@@ -65,6 +66,28 @@ def test_the_pixels_of_rows_are_those_that_were_embedded(folder, tmp_path, rows)
     assert found.keys() == set(rows)
     for row, pixels in found.items():
         np.testing.assert_array_equal(pixels, expected[row])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_only_the_wanted_slices_of_a_volume_are_standardised(
+    folder, tmp_path, monkeypatch, workers
+):
+    made, exact = [], pipeline.standardise
+    monkeypatch.setattr(pipeline, "standardise", lambda *given: made.append(given) or exact(*given))
+    with stored(folder, tmp_path / "store") as store:
+        volume = [
+            row
+            for row, record in enumerate(store.records_at(range(7)))
+            if record.path == "volume.npy"
+        ]
+        listing, run = listing_of(store, HERE), RunContext("cpu", workers=workers)
+        made.clear()
+        found = dict(Reader(store, listing, RULE, run).pixels([volume[1], 0]))
+        assert len(made) == (2 if workers == 0 else 0)  # with workers, they do
+        every = pixels_of(store, range(7))
+    assert found.keys() == {volume[1], 0}
+    for row, pixels in found.items():
+        np.testing.assert_array_equal(pixels, every[row])
 
 
 def test_rows_whose_file_is_gone_changed_or_damaged_are_left_out(folder, tmp_path):

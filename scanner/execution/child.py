@@ -49,11 +49,9 @@ class Child:
     def send(self, message: bytes) -> None:
         """Send a message, to a new process where there is none.
 
-        Raises ScanError when none can be started, Stopped after `kill(forever=True)`, OSError when
-        the process is gone.
+        Raises what `start` does, and OSError when the process is gone.
         """
-        pipe = self._pipe or self._start()
-        pipe.send_bytes(message)
+        self.start().send_bytes(message)
 
     def receive(self) -> bytes:
         """Wait for the next answer; raises EOFError or OSError when the process is gone."""
@@ -84,7 +82,14 @@ class Child:
         process.kill()
         return process.wait()
 
-    def _start(self) -> Connection:
+    def start(self) -> Connection:
+        """Start the process unless there is one; return the pipe to it.
+
+        Raises ScanError when none can be started, Stopped after `kill(forever=True)`.
+        """
+        return self._pipe or self._started()
+
+    def _started(self) -> Connection:
         ours, theirs = socket.socketpair()
         pipe = Connection(ours.detach())
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -2,7 +2,7 @@
 
 Each process has a thread in this process. The thread sends it a task and waits for the answer. A
 process that dies is replaced, and its task runs once more, since the first may have died by bad
-luck. Processes start when they are needed, and work until `close`.
+luck. Processes start at once, and work until `close`.
 """
 
 import atexit
@@ -10,6 +10,7 @@ import pickle
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
@@ -17,7 +18,7 @@ from typing import Any
 
 from deepssim_scan.errors import ScanError
 from deepssim_scan.execution.answer import Answer, NoAnswer
-from deepssim_scan.execution.child import Child, ended
+from deepssim_scan.execution.child import Child, Stopped, ended
 from deepssim_scan.execution.executor import Block, T
 from deepssim_scan.execution.serving import checked, serving
 
@@ -38,7 +39,7 @@ class LocalProcesses:
     gpu = None
 
     def __init__(self, workers: int) -> None:
-        """Start no process yet."""
+        """Start the processes, and do not wait for them."""
         self.workers = workers
         self._crew = [Child(serving, _ONE_THREAD) for _ in range(workers)]
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
@@ -80,6 +81,8 @@ class LocalProcesses:
 
 def _work_off(child: Child, tasks: "SimpleQueue[_Task | None]") -> None:
     """Run tasks until there is None: the work of the thread of one process."""
+    with suppress(ScanError, Stopped):  # the first task tells of it
+        child.start()
     while (task := tasks.get()) is not None:
         future, block, value = task
         if future.set_running_or_notify_cancel():

@@ -21,7 +21,9 @@ _ERRORS = {
 
 
 def serving() -> Work:
-    """Return what runs blocks, in a worker process."""
+    """Return what runs blocks, in a worker process, which has loaded what takes longest to load."""
+    import torch  # noqa: F401
+
     return run
 
 

@@ -8,7 +8,7 @@ float32, or a reason. Sizes are bytes, times nanoseconds.
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,13 +41,18 @@ _DEFAULT = IngestConfig()
 
 
 def decode_item(
-    folder: Path, item: Item, rule: Standardisation, ingest: IngestConfig = _DEFAULT
+    folder: Path,
+    item: Item,
+    rule: Standardisation,
+    ingest: IngestConfig = _DEFAULT,
+    frames: frozenset[str] | None = None,
 ) -> list[Decoded]:
     """Read, hash, decode and standardise one item; every failure is a rejection.
 
     A frame that is constant or not finite is left out among the others, whatever else is wrong
     rejects the item whole. A constant frame is blank, unless all frames are constant. The bytes
-    are read once, and the hash is of those that were decoded.
+    are read once, and the hash is of those that were decoded. With `frames`, only those of them
+    are returned that the item has, each as if it were the only one.
     """
     record = ImageRecord(item.path, item.member, "", 1, 0, 0, "", "", "")
     try:
@@ -60,8 +65,13 @@ def decode_item(
             mtime_ns=max(-(1 << 63), min(item.mtime_ns, (1 << 63) - 1)),  # SQLite: year 2262
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        frames = decode(data, ingest.read_options)
-        images = _all_frames([_standardised(record, frame, rule) for frame in frames])
+        found = decode(data, ingest.read_options)
+        images = [
+            _standardised(record, frame, rule)
+            for frame in found
+            if frames is None or frame.name in frames
+        ]
+        images = _all_frames(images) if frames is None else images
     except Rejected as error:
         images = [_left_out(record, error.rejection)]
     except MemoryError:
@@ -132,52 +142,71 @@ def _check_same(status: os.stat_result, item: Item) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Items of a folder, and how they are decoded: in a process under limits, or in this one."""
+    """Items of a folder, and how they are decoded: in a process under limits, or in this one.
+
+    `frames` are those that are wanted of each item, by its path and member; None: all.
+    """
 
     folder: Path
     items: tuple[Item, ...]
     rule: Standardisation
     ingest: IngestConfig
     limits: Limits | None
+    frames: Mapping[tuple[str, str], frozenset[str]] | None = None
+
+    def one(self, item: Item) -> list[Decoded]:
+        """Decode an item in this process."""
+        return decode_item(self.folder, item, self.rule, self.ingest, self.wanted(item))
+
+    def wanted(self, item: Item) -> frozenset[str] | None:
+        """Return which frames of an item are wanted; None: all."""
+        return None if self.frames is None else self.frames[item.path, item.member]
 
 
 def decoded(task: Decoding) -> Iterator[list[Decoded]]:
-    """Decode every item, in their order: one list of Decoded per item, never empty."""
-    one = partial(decode_item, task.folder, rule=task.rule, ingest=task.ingest)
+    """Decode every item, in their order: one list of Decoded per item.
+
+    It is empty only where some frames are wanted and the file has none of them.
+    """
     readable = [item for item in task.items if item.rejection is None]
     answers: Iterator[list[Decoded] | Rejection]
     if task.limits is None:
-        answers = map(one, readable)
+        answers = map(task.one, readable)
     else:
-        found = isolated(task.limits).answers(partial(_decode_packed, one), readable)
-        answers = map(_of_item, readable, found)
+        alone = replace(task, items=())  # which travels with every item
+        found = isolated(task.limits).answers(partial(_decode_packed, alone), readable)
+        answers = map(partial(_of_item, task), readable, found)
     for item in task.items:
         answer = next(answers) if item.rejection is None else item.rejection
-        yield one(item.rejected(answer)) if isinstance(answer, Rejection) else answer
+        yield task.one(item.rejected(answer)) if isinstance(answer, Rejection) else answer
 
 
-def _decode_packed(one: Callable[[Item], list[Decoded]], item: Item) -> Answer:
-    return packed(one(item))
+def _decode_packed(task: Decoding, item: Item) -> Answer:
+    return packed(task.one(item))
 
 
-def _of_item(item: Item, answer: Answer | Rejection) -> list[Decoded] | Rejection:
+def _of_item(task: Decoding, item: Item, answer: Answer | Rejection) -> list[Decoded] | Rejection:
     """Return the images of an item that a decoder answered."""
     if isinstance(answer, Rejection):
         return answer
     try:
         images = unpacked(answer)
-        _check_whole(item, [image.record for image in images])
+        _check_records(item, task.wanted(item), [image.record for image in images])
     except NoAnswer as error:
         return Rejection("decoder-crashed", f"what its process answered is no answer: {error}")
     return images
 
 
-def _check_whole(item: Item, records: Sequence[ImageRecord]) -> None:
-    """Raise NoAnswer unless records are those of an item, one a frame."""
+def _check_records(
+    item: Item, wanted: frozenset[str] | None, records: Sequence[ImageRecord]
+) -> None:
+    """Raise NoAnswer unless records are those of an item, one a frame, or of what is wanted."""
     keys = {(item.path, item.member, record.frame) for record in records}
-    if not records or keys != {record.key for record in records} or len(keys) != len(records):
+    if keys != {record.key for record in records} or len(keys) != len(records):
         raise NoAnswer("its records are not of the file")
-    if any(record.frames != len(records) for record in records):
+    if wanted is not None:
+        return
+    if not records or any(record.frames != len(records) for record in records):
         raise NoAnswer(f"it has {len(records)} frames, and says another number")
 
 

@@ -70,7 +70,7 @@ class Wanted:
         """Give each image, standardised: its number and (H, W) float32.
 
         Left out are those whose file is not the one any more that was embedded, or cannot be
-        decoded any more. Of a file that holds several frames all are decoded.
+        decoded any more.
         """
         for item in decoded(self.files):
             for image in item:
@@ -96,8 +96,11 @@ class Reader:
         records = self.store.records_at(rows)
         found = [self.listing.find(*name) for name in dict.fromkeys(r.key[:2] for r in records)]
         items = tuple(item for item in found if item is not None)
+        frames: dict[tuple[str, str], frozenset[str]] = {}
+        for path, member, frame in (record.key for record in records):
+            frames[path, member] = frames.get((path, member), frozenset()) | {frame}
         return Wanted(
-            Decoding(folder, items, self.rule, ingest, self.run.isolation),
+            Decoding(folder, items, self.rule, ingest, self.run.isolation, frames),
             {record.key: number for number, record in enumerate(records)},
             {record.key: record.sha256 for record in records},
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from deepssim_scan.execution.executor import Block, Executor, T
 
 _SHARE_A_GPU = 4  # processes, by default: some decode while others compute
+
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of drivers; the second of WSL, third AMD
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -74,7 +77,12 @@ def _check_regex(regex: str) -> None:
 
 
 def _most_workers() -> int | None:
-    """Return how many processes share a GPU; None where there is none."""
+    """Return how many processes share a GPU; None where there is none.
+
+    Most machines have none, and need not load torch to tell.
+    """
+    if not any(map(os.path.exists, _GPU_FILES)):
+        return None
     from deepssim_scan.imaging.devices import pick_device
 
     return _SHARE_A_GPU if pick_device("auto") == "cuda" else None

@@ -462,7 +462,8 @@ def test_a_source_that_is_not_the_first_by_score_is_found(built, tmp_path):
     sources = {f"{n}.png": f"p{n // 10}/{n:02d}.png" for n in range(30)}
     for number in range(30):
         save(picture(number).rotate(9, translate=(2, 1)), tmp_path / "synthetic" / f"{number}.png")
-    config = QueryConfig(verdict=VerdictConfig(30), canaries=CanaryConfig(0))
+    verdict = VerdictConfig(30, false_alarm=0.05)
+    config = QueryConfig(verdict=verdict, canaries=CanaryConfig(0))
     query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "all", config, RUN)
     rows = matches_of(tmp_path / "all")
     second = set()
@@ -472,7 +473,7 @@ def test_a_source_that_is_not_the_first_by_score_is_found(built, tmp_path):
         if better and (mine[source]["rank"], mine[source]["verdict"]) == (1, "duplicate"):
             second.add(name)
     assert second
-    config = replace(config, verdict=VerdictConfig(1))
+    config = replace(config, verdict=replace(verdict, top_k=1))
     query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "one", config, RUN)
     found = {row["synthetic"]: row for row in matches_of(tmp_path / "one")}
     assert {name: found[name]["training"] for name in second} == {n: sources[n] for n in second}

@@ -125,18 +125,16 @@ class _Sent:
 
 def _connected(address: str) -> Any:
     """Return a client of the scheduler at an address, which has a worker at least."""
-    from distributed import Client, Security
+    from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it tells, errors here tell
-    private = address.startswith("tls://")
+    security = _security(address)
     try:
-        security = Security(require_encryption=private)
         client = Client(address, security=security, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, TimeoutError, TypeError, ValueError) as error:
-        certificates = ", and at the certificates in Dask's configuration (distributed.comm.tls)"
+    except (OSError, TimeoutError) as error:
         raise ScanError(
-            f"{address}: no scheduler can be reached there ({error}). Look whether it runs"
-            f"{certificates if private else ''}."
+            f"{address}: no scheduler can be reached there ({error}). Look whether it runs, and "
+            "whether it speaks the same protocol."
         ) from error
     try:
         client.wait_for_workers(1, timeout=_PATIENCE)
@@ -147,6 +145,25 @@ def _connected(address: str) -> Any:
             f"{address} --nthreads 1"
         ) from error
     return client
+
+
+def _security(address: str) -> Any:
+    """Return the certificates for an address, as Dask's configuration names them."""
+    from distributed import Security
+
+    security = Security(require_encryption=address.startswith("tls://"))
+    if not security.require_encryption:
+        return security
+    try:
+        if security.get_connection_args("client")["ssl_context"] is None:
+            raise ValueError("none are named")
+    except (OSError, ValueError) as error:
+        raise ScanError(
+            f"{address}: the certificates for it cannot be loaded ({error}). Name them in Dask's "
+            "configuration (distributed.comm.tls), as the dask.yaml that deploy/certificates.sh "
+            "writes does, and its path in DASK_CONFIG."
+        ) from error
+    return security
 
 
 def _has_gpu(_: None) -> Answer:

@@ -22,6 +22,7 @@ test: $(READY)
 
 faults: $(READY)
 	$(BIN)/python tests/faults/run.py
+	$(BIN)/python tests/faults/cluster_kills.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(CHECKED)

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import dask
 import pytest
-from cluster import Cluster, certified
+from cluster import Cluster, certified, contents
 from worker_faults import fails, nonsense, number, slept, threads
 
 from deepssim_scan.calibration import calibrate
@@ -174,13 +174,3 @@ def built(people, folder, run):
 def queried(people, index, report, run):
     config = QueryConfig(canaries=CanaryConfig(14))
     query(people / "training" / "s59", index, report, config, run)
-
-
-def contents(folder):
-    """The bytes of each file, but for those that say when and where a run was."""
-    skipped = ("job.json", "summary.json")
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in skipped
-    }

@@ -193,10 +193,10 @@ def window(part: bool, side: int, rng: torch.Generator) -> Window:
 
     An oblong image is padded to a square when it is read, as those of other people are.
     """
-    zoom, shorter, upright, *corner = torch.rand(5, generator=rng).tolist()
+    zoom, shorter, portrait, *corner = torch.rand(5, generator=rng).tolist()
     drawn = side + round(part * ZOOM * zoom * side)
     sides = [side, round(min(1, OBLONG + 2 * (1 - OBLONG) * shorter) * side)]
-    if upright < 0.5:
+    if portrait < 0.5:
         sides.reverse()
     starts = [round(share * (drawn - each)) for share, each in zip(corner, sides, strict=True)]
     rows, columns = (slice(a, a + each) for a, each in zip(starts, sides, strict=True))

@@ -254,7 +254,7 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
         parent.stdout.readline()
         started = psutil.Process(parent.pid).children()
         assert parent.wait(60) == 0
-    assert started
+    assert len(started) == 2
     assert all_ended(started)
 
 

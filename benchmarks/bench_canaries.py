@@ -36,7 +36,7 @@ from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
-from deepssim_scan.jobs.gallery import Gallery, training_listing
+from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CANDIDATES, CanaryConfig
@@ -60,7 +60,7 @@ def main() -> None:
         loaded, calibration = index_encoder(index), Calibration.read(index)
         store = stack.enter_context(Store.open(index / STORE))
         search = TrainingIndex.open(index, store)
-        gallery = Gallery(store, search, groups_of(store), training_listing(store, None, run))
+        gallery = Gallery(store, search, groups_of(store), training_files(store, None, run))
         mixed = replace(gallery, search=_OtherRows(search, options.seed))
         foreign = replace(calibration, **_judging(Calibration.read(other)))
         detectors = {

@@ -8,10 +8,7 @@ core, which have been started.
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
-With `--before COMMIT`, both commands beside those of an earlier commit, in turns: `build-index` on
-`--files` images and `query` on `--queries`, with `--repeats` runs each.
-
-    python benchmarks/bench_embed.py --files 2000 --base-files 96 --before cec8087
+    python benchmarks/bench_embed.py --files 2000 --base-files 96
 """
 
 import argparse
@@ -20,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from before import BEFORE, COMMANDS, NOW, beside_before
 from harness import (
     Spread,
     add_encoder,
@@ -67,12 +63,8 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files),
         ):
             measured |= measure(side, options, work)
-        if options.before:
-            measured |= _beside_before(options, work)
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
     compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
-    if options.before:
-        compared += [(f"{command}, {NOW}", f"{command}, {BEFORE}") for command in COMMANDS]
     ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
     show(f"Images of {options.side}x{options.side}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
@@ -101,13 +93,6 @@ def embed_folder(folder: Path, embedder: Embedder, work: Path) -> None:
         embedder.embed(list_images(folder), Path(place) / "store")
 
 
-def _beside_before(options: argparse.Namespace, work: Path) -> dict[str, Spread]:
-    training, synthetic = work / f"{BUNDLED}, every", work / "queries"
-    write_images(synthetic, options.queries, options.side, options.seed + 1)
-    files = options.files, options.queries
-    return beside_before(options.before, (training, synthetic), files, options.repeats, work)
-
-
 def _reference(folder: Path) -> Checkpoint:
     """Save and load the reference's architecture with random weights."""
     torch.manual_seed(0)
@@ -120,13 +105,11 @@ def _options() -> argparse.Namespace:
     sizes = {
         "files": 2_000,
         "base_files": 96,
-        "queries": 500,
         "side": 128,
         "repeats": 3,
     }
     made = parser(__doc__, sizes)
     add_encoder(made)
-    made.add_argument("--before", help="a commit of this repository to compare the commands with")
     return made.parse_args()
 
 

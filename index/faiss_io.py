@@ -1,40 +1,46 @@
-"""FAISS: imported when it is first needed, its files read and written, its copy on a GPU."""
+"""FAISS: imported when it is first needed, its files written and mapped, its copy on a GPU."""
 
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deepssim_scan.errors import Damaged, DependencyMissing
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.storage.files import HashingFile
 from deepssim_scan.storage.layout import INDEX_MANIFEST
+from deepssim_scan.store.array import Vectors
 
 BLAS_QUERIES = 20  # queries from which FAISS multiplies matrices
+_ROWS_AT, _COUNT = 8, 8  # byte of a flat index at which its rows are counted; bytes of a count
 
 
-def write_index(index: Any, file: HashingFile) -> None:
-    """Write through Python, whose writes raise when the disk is full, and to any file name."""
-    failed: list[OSError] = []
+def write_flat(file: HashingFile, shards: Iterable[Vectors], rows: int, dimension: int) -> None:
+    """Write a flat inner-product index of `rows` rows, given a shard (n, D) at a time.
 
-    def write(block: bytes) -> int:
-        try:
-            return file.write(block)
-        except OSError as error:  # which FAISS would lose
-            failed.append(error)
-            return 0
+    Nothing but a shard is in memory. The head is what FAISS writes of an index without rows, with
+    the counts of rows and of numbers filled in.
+    """
+    faiss = load_faiss()
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dimension)).tobytes())
+    struct.pack_into("<q", head, _ROWS_AT, rows)
+    struct.pack_into("<Q", head, len(head) - _COUNT, rows * dimension)
+    file.write(bytes(head))
+    for shard in shards:
+        file.write(np.ascontiguousarray(shard, "<f4").data)
 
+
+def map_index(path: Path, manifest: IndexManifest) -> Any:
+    """Map an index file into memory, of which the system reads what is searched.
+
+    Raises Damaged when it is not the flat index that `manifest` describes.
+    """
     faiss = load_faiss()
     try:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-    except RuntimeError as error:
-        raise (failed[0] if failed else error) from error
-
-
-def read_index(path: Path, manifest: IndexManifest) -> Any:
-    """Read an index file; Damaged when it is not the flat index that `manifest` describes."""
-    faiss = load_faiss()
-    try:
-        with path.open("rb") as file:
-            index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
+        with path.open("rb") as file:  # by its descriptor: FAISS takes no name that is not UTF-8
+            index = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise Damaged(f"{path}: not an index that FAISS can read. Build it again.") from error
     found = (type(index), index.ntotal, index.d)

@@ -10,7 +10,7 @@ float32; they sort by score descending, then by training row. So the matches dep
 queries and the store, and on nothing else. With fewer than k training images, k shrinks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
@@ -19,7 +19,7 @@ import numpy as np
 
 from deepssim_scan.errors import Damaged, InputError, StoreMismatch
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.index.faiss_io import load_faiss, on_gpu, read_index, write_index
+from deepssim_scan.index.faiss_io import load_faiss, map_index, on_gpu, write_flat
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.rescore import Ids, Matches, best, cosines
 from deepssim_scan.storage.files import check_sha256, replacing, sha256
@@ -34,6 +34,7 @@ MARGIN = 16  # candidates asked for beyond k, so that few queries need a second 
 GPU_MAX_K = 2048
 QUERY_BLOCK = 1024
 CANDIDATE_BLOCK = 2**20  # ids and scores that FAISS returns at a time
+_DEEPER, _DEEPEST = 4, 1024  # times as many candidates where they were too few; until when
 PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 16 MiB a side at D 256
 
 
@@ -42,36 +43,34 @@ def build(store: Store, folder: Path, beside: Sequence[str] = ()) -> IndexManife
 
     `beside` names files of `folder` whose SHA-256 index.json is to record as well.
 
-    Raises InputError for a store without rows, or with several views of an image, Damaged for rows
-    that are not those that were embedded, or when flat.faiss does not read back as FAISS wrote it.
+    Raises InputError for a store without rows, Damaged for rows that are not those that were
+    embedded, or when flat.faiss does not read back as FAISS wrote it.
     """
     if store.rows == 0:
         raise InputError(f"{store.folder}: holds no embedded image, so there is nothing to index.")
-    if store.manifest.tta_views > 1:
-        raise InputError(
-            f"{store.folder}: holds {store.manifest.tta_views} views of each image, and an index "
-            "takes one. Embed the training images with one view."
-        )
-    faiss = load_faiss()
-    index = faiss.IndexFlatIP(store.dimension)
-    for first, rows in store.shards():
-        bad = first_not_unit(rows)  # FAISS would take a NaN, and never find it
-        if bad is not None:
-            raise Damaged(f"{store.folder}: row {first + bad} has not norm 1. Build it again.")
-        index.add(rows)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(folder / INDEX) as file:
-        write_index(index, file)
+        write_flat(file, _unit_rows(store), store.rows, store.dimension)
     manifest = IndexManifest(
         encoder=store.manifest.encoder,
         store=store.digest,
         rows=store.rows,
         dimension=store.dimension,
         files={name: sha256(folder / name) for name in (INDEX, *beside)},
-        faiss=faiss.__version__,
+        faiss=load_faiss().__version__,
     )
+    map_index(folder / INDEX, manifest)
     write_json(folder / INDEX_MANIFEST, asdict(manifest))
     return manifest
+
+
+def _unit_rows(store: Store) -> Iterator[Vectors]:
+    """Give the rows of a store, a shard at a time; Damaged where one has not norm 1."""
+    for first, rows in store.shards():
+        bad = first_not_unit(rows)  # FAISS would take a NaN, and never find it
+        if bad is not None:
+            raise Damaged(f"{store.folder}: row {first + bad} has not norm 1. Build it again.")
+        yield rows
 
 
 class TrainingIndex:
@@ -103,7 +102,7 @@ class TrainingIndex:
                     "Use the store that it was built of, or build the index again."
                 )
         check_sha256(folder / INDEX, manifest.files[INDEX])
-        return cls(read_index(folder / INDEX, manifest), manifest, device)
+        return cls(map_index(folder / INDEX, manifest), manifest, device)
 
     def search(self, queries: Vectors, k: int) -> Matches:
         """Return the best min(k, rows) training rows of each query (Q, D), best first.
@@ -166,11 +165,16 @@ class TrainingIndex:
         owners = np.repeat(np.arange(len(queries)), wanted)
         scores = self._scores(queries, owners, ids.ravel()).reshape(ids.shape)
         rows, scores = best(ids, scores, k)
-        if wanted < self.rows:
-            # A row that FAISS left out may tie with, or beat by rounding, the last one kept.
-            unsure = estimates[:, -1] >= scores[:, -1] - self._tolerance
-            for query in np.flatnonzero(unsure):
-                rows[query], scores[query] = self._all_near(queries[query], scores[query, -1], k)
+        if wanted == self.rows:
+            return rows, scores
+        # A row that FAISS left out may tie with, or beat by rounding, the last one kept.
+        unsure = np.flatnonzero(estimates[:, -1] >= scores[:, -1] - self._tolerance)
+        if wanted < _DEEPEST and len(unsure):
+            deeper = min(_DEEPER * wanted, self.rows)
+            rows[unsure], scores[unsure] = self._search(queries[unsure], k, deeper)
+            return rows, scores
+        for query in unsure:
+            rows[query], scores[query] = self._all_near(queries[query], scores[query, -1], k)
         return rows, scores
 
     def _candidates(self, queries: Vectors, wanted: int) -> Found:

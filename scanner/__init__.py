@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.calibrate import CalibrationResult as CalibrationResult
     from deepssim_scan.jobs.calibrate import calibrate as calibrate
     from deepssim_scan.jobs.check import Checked as Checked
-    from deepssim_scan.jobs.check import Problem as Problem
     from deepssim_scan.jobs.check import check as check
     from deepssim_scan.jobs.config import CalibrateConfig as CalibrateConfig
     from deepssim_scan.jobs.config import IndexConfig as IndexConfig
     from deepssim_scan.jobs.config import QueryConfig as QueryConfig
     from deepssim_scan.jobs.config import RepairConfig as RepairConfig
     from deepssim_scan.jobs.config import TrainConfig as TrainConfig
+    from deepssim_scan.jobs.findings import Problem as Problem
     from deepssim_scan.jobs.query import QueryResult as QueryResult
     from deepssim_scan.jobs.query import query as query
     from deepssim_scan.jobs.repair import repair as repair
@@ -73,10 +73,11 @@ _HOMES = {
     "ingest.config.selection": ("Selection",),
     "jobs.build_index": ("IndexResult", "build_index"),
     "jobs.calibrate": ("CalibrationResult", "calibrate"),
-    "jobs.check": ("Checked", "Problem", "check"),
+    "jobs.check": ("Checked", "check"),
     "jobs.config": (
         *("CalibrateConfig", "IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),
     ),
+    "jobs.findings": ("Problem",),
     "jobs.query": ("QueryResult", "query"),
     "jobs.repair": ("repair",),
     "jobs.train": ("Trained", "train"),

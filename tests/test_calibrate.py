@@ -20,10 +20,11 @@ from deepssim_scan.jobs import calibrate as job
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
 from deepssim_scan.jobs.demo import to_image
-from deepssim_scan.jobs.gallery import Gallery, training_listing
+from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import VerdictConfig
+from deepssim_scan.matching.views import Views
 from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
@@ -56,8 +57,8 @@ def calibrator(people):
     loaded = index_encoder(people / "index")
     with Store.open(people / "index" / "store") as store:
         search = TrainingIndex.open(people / "index", store, "cpu")
-        gallery = Gallery(store, search, groups_of(store), training_listing(store, None, RUN))
-        yield gallery.calibrator(Embedder(loaded, run=RUN, tta_views=4), 8)
+        gallery = Gallery(store, search, groups_of(store), training_files(store, None, RUN))
+        yield gallery.calibrator(Embedder(loaded, run=RUN), 8, Views())
 
 
 def same(first, second):
@@ -181,8 +182,8 @@ def test_any_altered_byte_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "of another version"),
-        ({"statistic": {"weights": [1.0], "constant": 0.0}}, "weights must be those of 14"),
+        ({"format": 1}, "of another version"),
+        ({"statistic": {"weights": [1.0], "constant": 0.0}}, "weights must be those of 16"),
         ({"statistic": None}, "holds no calibration"),
         ({"planted": None}, "holds no calibration"),
         ({"more": 1}, "holds no calibration"),
@@ -277,4 +278,4 @@ def test_a_small_index_takes_the_bundled_calibration_and_says_so(people, tmp_pat
     with pytest.raises(InputError, match="a calibration needs 20 of more than one"):
         job.calibrate(tmp_path / "index", run=run)
     assert same(Calibration.read(tmp_path / "index"), calibrated)
-    assert json.loads((tmp_path / "index" / "calibration.json").read_text())["format"] == 1
+    assert json.loads((tmp_path / "index" / "calibration.json").read_text())["format"] == 2

@@ -231,9 +231,9 @@ def test_damaged_rows_are_embedded_again_to_the_byte(made, root, place, store):
 
 
 def test_images_too_small_were_in_the_batches_too(tmp_path, monkeypatch):
-    exact = embed.embed_tta
+    exact = embed.embed_views
     # Rows that depend on how many images are in their batch, as last bits may.
-    monkeypatch.setattr(embed, "embed_tta", lambda *given: exact(*given).roll(len(given[1]), 1))
+    monkeypatch.setattr(embed, "embed_views", lambda *given: exact(*given).roll(len(given[1]), 1))
     save(tmp_path / "training", range(8))
     small = np.random.default_rng(0).integers(0, 256, (6, 6), np.uint8)
     Image.fromarray(small).save(tmp_path / "training" / "01b.png")
@@ -336,13 +336,13 @@ def test_images_that_changed_are_not_embedded(root):
 def test_rows_that_come_out_otherwise_are_not_written(root, monkeypatch):
     flip(root / "index/store/embeddings.zarr/c.0.0")
     before = contents(root / "index")
-    exact = embed.embed_tta
+    exact = embed.embed_views
 
     def shaky(*given):
         rows = exact(*given)
         return rows * torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
 
-    monkeypatch.setattr(embed, "embed_tta", shaky)
+    monkeypatch.setattr(embed, "embed_views", shaky)
     with pytest.raises(InputError, match="not the same to the last bit"):
         repair(root / "index", run=RUN)
     assert contents(root / "index") == before

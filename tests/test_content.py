@@ -8,11 +8,10 @@ import torch
 from deepssim_scan.imaging.augment import move_content
 from deepssim_scan.imaging.content import (
     apart_from,
+    dark_and_flat,
     dark_margin,
     dark_padding,
     highest_near,
-    is_dark,
-    is_flat,
     padding_of,
 )
 from deepssim_scan.imaging.warp import rotation
@@ -89,7 +88,7 @@ def test_a_black_background_is_dark_with_its_noise_and_a_dark_texture_is_not():
     image = np.zeros((64, 64), np.float32)
     image[16:48, 16:48] = 0.2 + 0.8 * textured(3, 32, 32)
     noisy = image + rng.uniform(0, 0.01, image.shape).astype(np.float32)
-    dark = is_dark(torch.from_numpy(noisy)[None])[0].numpy()
+    dark = dark_and_flat(torch.from_numpy(noisy)[None])[0][0].numpy()
     assert dark[:14].all()
     assert not dark[18:46, 18:46].any()
 
@@ -97,7 +96,7 @@ def test_a_black_background_is_dark_with_its_noise_and_a_dark_texture_is_not():
 def test_fill_is_flat_whatever_its_grey():
     image = torch.from_numpy(textured(4, 64, 64))
     image[:20] = 0.7
-    flat = is_flat(image[None])[0]
+    flat = dark_and_flat(image[None])[1][0]
     assert flat[:18].all()
     assert not flat[22:].any()
 

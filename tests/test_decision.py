@@ -91,7 +91,7 @@ def test_row_18_a_value_that_is_not_a_number_is_no_verdict():
         REFERENCE.judge(scores)
     nothing = np.full((2, 2), np.nan)
     with pytest.raises(ValueError, match="2 values are NaN"):
-        judge(scores, nothing, nothing.astype(np.float32), REFERENCE)
+        judge(scores, nothing, np.isnan(nothing), nothing.astype(np.float32), REFERENCE)
 
 
 # The calibrated rule.
@@ -109,14 +109,17 @@ def test_a_pair_is_judged_by_its_statistic_or_else_by_its_score(data):
     foreground = data.draw(
         hnp.arrays(np.float32, shape, elements=shares.map(lambda x: float(np.float32(x))))
     )
-    codes = judge(scores, statistics, foreground, Bounds(1.0, 2.0))
+    missing = data.draw(hnp.arrays(np.bool_, shape)) & np.isnan(statistics)
+    codes = judge(scores, statistics, missing, foreground, Bounds(1.0, 2.0))
     assert codes.shape == shape
     assert codes.dtype == np.int8
     for index in np.ndindex(shape):
         score, statistic, share = scores[index], statistics[index], foreground[index]
         if share < np.float32(LEAST_FOREGROUND):
             wanted = "undecidable"
-        elif np.isnan(statistic):
+        elif np.isnan(statistic) and not missing[index]:
+            wanted = "different"
+        elif missing[index]:
             low, high = score > SIMILAR, score > DUPLICATE
             wanted = "duplicate" if high else "similar" if low else "different"
         else:

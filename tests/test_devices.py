@@ -13,9 +13,10 @@ from deepssim_scan.encoder import network
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging import comparison
-from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
-from deepssim_scan.matching.evidence import Evidence, Pairs, gather_pairs
+from deepssim_scan.imaging.sides import sides
+from deepssim_scan.matching import evidence
+from deepssim_scan.matching.evidence import CandidatePairs, Evidence, gather_pairs
 from deepssim_scan.progress import Collected
 from deepssim_scan.store.embed_listing import Network
 from deepssim_scan.store.reread import Held
@@ -101,10 +102,13 @@ class Crowded(torch.nn.Module):
         self.place = device
         return self
 
-    def forward(self, images):
+    def normalised(self, images):
         assert self.place == self.gpu.now
         self.gpu.check(images)
-        return self.encoder(images)
+        return self.encoder.normalised(images)
+
+    def of_normalised(self, images):
+        return self.encoder.of_normalised(images)
 
 
 @pytest.mark.parametrize(
@@ -119,45 +123,39 @@ def test_row_36_embedding_leaves_a_full_gpu_for_smaller_batches_or_the_cpu(
     encoder, progress, gpu.room = Crowded(make_encoder(tiny), gpu), Collected(), room
     loaded = SimpleNamespace(encoder=encoder, architecture=tiny)
     for _ in range(2):  # the second time it is tried on the GPU again
-        found = Network(loaded, 1, "cuda").embed(list(images.numpy()), progress)
+        found = Network(loaded, "cuda").embed(list(images.numpy()), progress)
         assert np.abs(found[:, 0] - wanted).max() < 1e-6
     assert gpu.sizes == sizes * 2
     assert len(progress.warnings) == told
     assert all("not enough memory for embedding" in text for text in progress.warnings)
 
 
-class Images:
-    """Images by their number, as they are read where a block runs."""
-
-    def __init__(self, images):
-        self.images = images.numpy()
-
-    def read(self):
-        return enumerate(self.images)
-
-
-@pytest.mark.parametrize(("room", "size", "told"), [(256, 18, 0), (3, 2, 0), (1, 1, 0), (0, 1, 1)])
+@pytest.mark.parametrize(("room", "size", "told"), [(256, 6, 0), (3, 3, 0), (1, 1, 0), (0, 1, 1)])
 def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(
     room, size, told, gpu, monkeypatch
 ):
     """Six synthetic images, each with all three training images."""
     images = of_every_family(2, 64)
     training, synthetic = images[:3], torch.cat([images[:3].flip(2), images[3:6]])
-    numbers = np.tile(np.arange(3), (6, 1))
-    wanted = compare(synthetic.repeat_interleave(3, 0), training.repeat(6, 1, 1))
-    exact = comparison._compare
+    numbers, views = np.tile(np.arange(3), (6, 1)), np.zeros((6, 3), np.int8)
+    query = np.repeat(np.arange(6), 3)
+    every = comparison.Pairs(query, numbers.ravel(), query, numbers.ravel())
+    exact = comparison.compare_candidates
+    wanted = exact(synthetic, sides(training), every)
+    known = {number: sides(training[number, None]) for number in range(3)}
+    monkeypatch.setattr(evidence, "sides_of", lambda images: known)
 
-    def counting(first, second):
+    def counting(first, second, pairs):
         gpu.check(first)
-        return exact(first, second)
+        return exact(first, second, pairs)
 
-    monkeypatch.setattr(comparison, "_compare", counting)
-    monkeypatch.setattr(comparison, "batches", torch.Tensor.split)
+    monkeypatch.setattr(evidence, "compare_candidates", counting)
     gpu.room = room
-    pairs = Pairs(Held(synthetic.numpy()), Images(training), numbers, np.zeros((6, 3), np.int8))
+    pairs = CandidatePairs(Held(synthetic.numpy()), None, numbers, views, numbers)
     for _ in range(2):
         answer = gather_pairs("cuda", pairs)
         found = Evidence(**answer.arrays)
+        assert found.registered.all()
         np.testing.assert_allclose(found.measures.reshape(18, -1), wanted.measures, atol=1e-3)
         assert found.flip.ravel().tolist() == wanted.flip.tolist()
         assert len(answer.warnings) == told

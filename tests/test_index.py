@@ -184,15 +184,6 @@ def test_matches_are_cut_and_reordered_as_numpy_does(folders: tuple[Path, Path])
     assert len(np.unique(found.views)) == 3
 
 
-def test_a_store_of_several_views_is_not_indexed(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path / "s", StoreManifest(ENCODER, 8, 16, tta_views=2)) as writer:
-        facts = ("", "", 1, 1, 1, "", "L", "", None, "")
-        writer.add([ImageRecord("0.png", *facts)], unit(2).reshape(1, 16))
-        writer.finish(1)
-    with Store.open(tmp_path / "s") as store, pytest.raises(InputError, match="holds 2 views"):
-        flat.build(store, tmp_path / "index")
-
-
 def test_blocks_and_threads_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = unit(500, 64), unit(60, 64, seed=1)
     threads = faiss.omp_get_max_threads()

@@ -11,7 +11,8 @@ from PIL import Image
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import embed_tta, seen
-from deepssim_scan.imaging.comparison import compare
+from deepssim_scan.imaging.comparison import Pairs, compare_candidates
+from deepssim_scan.imaging.sides import sides
 from deepssim_scan.index import flat
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
@@ -19,6 +20,7 @@ from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.probe import Probe
+from deepssim_scan.matching.views import Views
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader, listing_of
 from deepssim_scan.store.store import Store
@@ -37,19 +39,28 @@ def probe(request, tmp_path_factory):
         Image.fromarray(drawn(number, 128)).save(root / "images" / f"{number:02d}.png")
     torch.manual_seed(0)
     checkpoint.save(root / "encoder", Encoder(request.param), {})
-    embedder = Embedder(checkpoint.load(root / "encoder"), run=RUN, tta_views=4)
+    embedder = Embedder(checkpoint.load(root / "encoder"), run=RUN)
     listing = list_images(root / "images")
-    replace(embedder, tta_views=1).embed(listing, root / "store")
+    embedder.embed(listing, root / "store")
     with Store.open(root / "store") as store:
         flat.build(store, root / "index")
         search = TrainingIndex.open(root / "index", store)
         reader = Reader(store, listing_of(store, RUN), RULE, RUN)
-        yield Probe(embedder, search, Verifier(reader), np.arange(COUNT) // 3, FOUND)
+        yield Probe(embedder, search, Verifier(reader), np.arange(COUNT) // 3, FOUND, Views())
 
 
 def standard(numbers, rule):
     grey = [drawn(int(number), 128).astype(np.float32) for number in numbers]
     return [standardise(image, rule) for image in grey]
+
+
+def compared(image, views, rows):
+    """What is found of an image in some views, and the training image beside it in each."""
+    same = torch.from_numpy(standardise(image, RULE))[None]
+    viewed = torch.cat([seen(same, view) for view in views])
+    training = torch.from_numpy(np.stack(standard(rows, RULE)))
+    each = np.arange(len(rows))
+    return compare_candidates(viewed, sides(training), Pairs(each, each, 0 * each, rows // 3))
 
 
 def test_what_is_found_is_that_of_a_brute_force(probe):
@@ -75,11 +86,10 @@ def test_what_is_found_is_that_of_a_brute_force(probe):
         for column, row in enumerate(rows):
             view = part.candidates.views[query, column]
             assert each[view, row] == pytest.approx(each[:, row].max(), abs=1e-5)
-            image = torch.from_numpy(standardise(images[query], RULE))[None]
-            source = torch.from_numpy(standard([row], RULE)[0])[None]
-            wanted = compare(seen(image, view), source)
-            found = part.evidence.measures[query, column]
-            np.testing.assert_allclose(found, wanted.measures[0], atol=2e-3)
+        wanted = compared(images[query], part.candidates.views[query], rows)
+        correlation, measures = part.evidence.correlation[query], part.evidence.measures[query]
+        np.testing.assert_allclose(correlation, wanted.correlation, atol=1e-3)
+        np.testing.assert_allclose(measures, wanted.measures, atol=2e-3)
     own = part.candidates.rows == np.array(sources)[:, None]
     assert own.sum(1).tolist() == [0, 0, 1]
     sharp = encoder.architecture.standardisation == RULE  # else a small image is enlarged

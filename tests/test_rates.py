@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import betainc
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
-from deepssim_scan.calibration.rates import clopper_pearson, false_discovery, most_copies
+from deepssim_scan.calibration.rates import (
+    binomial_quantile,
+    clopper_pearson,
+    false_discovery,
+    most_copies,
+)
 
 RUNS, JUDGED, PLANTED, NULL = 400, 20_000, 200, 2_000
 RATE, RECALL = 0.002, 0.8
@@ -31,6 +36,11 @@ def test_counts_may_be_fractions():
     low, high = clopper_pearson(1.5, 20.25)
     assert betainc(1.5, 19.75, low) == pytest.approx(0.025)
     assert betainc(2.5, 18.75, high) == pytest.approx(0.975)
+
+
+@given(st.floats(1e-4, 0.9999), st.integers(0, 300), st.floats(0, 1))
+def test_the_quantile_is_scipys(share, count, rate):
+    assert binomial_quantile(share, count, rate) == max(binom.ppf(share, count, rate), 0)
 
 
 def test_of_nothing_nothing_is_known():

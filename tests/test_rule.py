@@ -31,6 +31,7 @@ def calibration(null=NULL, subjects=None, **changes):
         "gallery": 30,
         "candidates": 4,
         "tta_views": 4,
+        "enough": (0.8, 0.7),
         "subjects": "known",
         "statistic": Statistic(weights, 0.0),
         "null": NullDistribution.of(null, of, 0),
@@ -42,7 +43,10 @@ def calibration(null=NULL, subjects=None, **changes):
 
 
 def part(seed, images=5, count=4):
-    """Candidates of some images with evidence, but for some pairs that have none or show little."""
+    """Candidates of some images with evidence.
+
+    Some pairs have none, some were looked at and not registered, and some show little.
+    """
     rng = np.random.default_rng(seed)
     rows = np.array([rng.permutation(30)[:count] for _ in range(images)])
     scores = np.tanh(rng.normal(0.7, 0.5, rows.shape)).astype(np.float32)
@@ -50,15 +54,19 @@ def part(seed, images=5, count=4):
     evidence = Evidence.none(rows.shape)
     evidence.measures[:] = rng.uniform(-0.5, 1, evidence.measures.shape)
     evidence.foreground[:] = rng.uniform(0, 0.2, rows.shape)
-    missing = rng.random(rows.shape) < 0.2
-    evidence.measures[missing], evidence.foreground[missing] = np.nan, np.nan
+    evidence.correlation[:] = rng.uniform(-1, 1, rows.shape)
+    left_out = rng.random(rows.shape) < 0.3
+    evidence.measures[left_out], evidence.foreground[left_out] = np.nan, np.nan
+    evidence.correlation[left_out & (rng.random(rows.shape) < 0.6)] = np.nan
     return Part(matches, evidence)
 
 
-def verdict_of(rule, score, statistic, foreground):
+def verdict_of(rule, score, statistic, evidence, at):
     """The verdict of one pair, by comparisons."""
-    if foreground < LEAST_FOREGROUND:
+    if evidence.foreground[at] < LEAST_FOREGROUND:
         return "undecidable"
+    if np.isnan(statistic) and np.isfinite(evidence.correlation[at]):
+        return "different"
     value, bounds = (statistic, rule.bounds) if np.isfinite(statistic) else (score, REFERENCE)
     if value > bounds.duplicate:
         return "duplicate"
@@ -72,10 +80,10 @@ def test_every_pair_is_judged_as_one_alone(seed, rate):
     judged = rule.judge(given_part, SUBJECTS)
     scores, evidence = given_part.candidates.scores, given_part.evidence
     for at in np.ndindex(scores.shape):
-        missing, statistic = evidence.missing[at], judged.statistics[at]
-        assert np.isnan(statistic) == np.isnan(judged.p_values[at]) == missing
-        assert missing or statistic == pytest.approx(np.arctanh(min(scores[at], 0.999)), rel=1e-5)
-        said = verdict_of(rule, scores[at], statistic, evidence.foreground[at])
+        left_out, statistic = not evidence.registered[at], judged.statistics[at]
+        assert np.isnan(statistic) == np.isnan(judged.p_values[at]) == left_out
+        assert left_out or statistic == pytest.approx(np.arctanh(min(scores[at], 0.999)), rel=1e-5)
+        said = verdict_of(rule, scores[at], statistic, evidence, at)
         assert VERDICTS[judged.verdicts[at]] == said
 
 
@@ -103,7 +111,7 @@ def test_a_p_value_is_the_share_of_the_null_that_is_as_high():
     scores = np.tanh(np.unique(NULL)[1:, None]).astype(np.float32)
     scores = np.concatenate([scores, np.tanh([[NULL.max() + 0.1]]).astype(np.float32)])
     evidence = Evidence.none(scores.shape)
-    evidence.measures[:], evidence.foreground[:] = 0.1, 0.5
+    evidence.measures[:], evidence.foreground[:], evidence.correlation[:] = 0.1, 0.5, 0.5
     zeros = np.zeros(scores.shape, np.int64)
     candidates = Part(Matches(zeros, scores, zeros.astype(np.int8)), evidence)
     judged = CalibratedRule(calibration(), 0.01).judge(candidates, SUBJECTS)
@@ -175,4 +183,4 @@ def test_the_summary_says_how_often_verdicts_are_wrong():
 
 
 def test_features_are_of_the_score_and_the_measures():
-    assert FEATURES[: len(NAMES) + 1] == ("score", *NAMES)
+    assert FEATURES[: len(NAMES) + 2] == ("score", "correlation", *NAMES)

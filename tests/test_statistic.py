@@ -11,27 +11,38 @@ from deepssim_scan.matching.statistic import FEATURES, Statistic, features
 
 
 def drawn(seed, queries, depth, missing):
-    """Scores, measures and subjects of candidates, of which a share has no evidence."""
+    """Candidates' scores, correlations, measures and subjects; of a share some is missing.
+
+    Of half of them nothing is known but the score, of the others all but the measures.
+    """
     rng = np.random.default_rng(seed)
     scores = rng.uniform(-1, 1, (queries, depth)).astype(np.float32)
     measures = rng.uniform(-1, 1, (queries, depth, len(NAMES))).astype(np.float32)
     measures[rng.random((queries, depth)) < 0.2] = 1  # the same image
-    measures[rng.random((queries, depth)) < missing] = np.nan
-    return scores, measures, rng.integers(0, 3, (queries, depth))
+    correlation = rng.uniform(-1, 1, (queries, depth)).astype(np.float32)
+    left_out = rng.random((queries, depth)) < missing
+    measures[left_out] = np.nan
+    correlation[left_out & (rng.random((queries, depth)) < 0.5)] = np.nan
+    return scores, correlation, measures, rng.integers(0, 3, (queries, depth))
 
 
-def one_by_one(scores, measures, subjects):
+def one_by_one(scores, correlation, measures, subjects):
     """The features of the candidates of one image."""
-    every = [
-        np.arctanh(np.clip(np.append(score, values).astype(np.float64), -0.999, 0.999))
-        for score, values in zip(scores, measures, strict=True)
-    ]
-    there = [not np.isnan(values).any() for values in every]
+    every = []
+    for score, alike, values in zip(scores, correlation, measures, strict=True):
+        known = np.array([np.nan if np.isnan(alike) else score, alike, *values], np.float64)
+        every.append(np.arctanh(np.clip(known, -0.999, 0.999)))
     rows = []
     for mine, values in enumerate(every):
-        others = [every[k] for k in range(len(every)) if subjects[k] != subjects[mine] and there[k]]
-        margin = values - np.mean(others, axis=0) if others else 0 * values
-        rows.append(np.concatenate([values, margin if there[mine] else np.nan * values]))
+        margins = []
+        for column, value in enumerate(values):
+            others = [
+                each[column]
+                for each, subject in zip(every, subjects, strict=True)
+                if subject != subjects[mine] and not np.isnan(each[column])
+            ]
+            margins.append(value - np.mean(others) if others else 0 * value)
+        rows.append([*values, *margins])
     return rows
 
 
@@ -52,8 +63,12 @@ def test_features_are_named_in_their_order():
     """Of two subjects with one candidate each, of which all is told apart by value."""
     scores = np.array([[0.5, 0.1]], np.float32)
     measures = np.array([[np.linspace(0.1, 0.9, 6), np.zeros(6)]], np.float32)
-    first = dict(zip(FEATURES, features(scores, measures, np.array([[0, 1]]))[0, 0], strict=True))
+    correlation = np.array([[0.7, 0.2]], np.float32)
+    found = features(scores, correlation, measures, np.array([[0, 1]]))
+    first = dict(zip(FEATURES, found[0, 0], strict=True))
     assert np.tanh(first["score"]) == pytest.approx(0.5)
+    assert np.tanh(first["correlation"]) == pytest.approx(0.7)
+    assert first["correlation_margin"] == pytest.approx(np.arctanh(0.7) - np.arctanh(0.2))
     assert np.tanh(first["ssim_1"]) == pytest.approx(0.1)
     assert np.tanh(first["lcn_3"]) == pytest.approx(0.9)
     assert first["score_margin"] == pytest.approx(np.arctanh(0.5) - np.arctanh(0.1))
@@ -62,9 +77,9 @@ def test_features_are_named_in_their_order():
 
 def test_a_second_copy_of_the_same_subject_costs_no_margin():
     scores = np.array([[0.9, 0.9, 0.1]], np.float32)
-    measures = np.repeat(scores[..., None], 9, -1)
-    same = features(scores, measures, np.array([[0, 0, 1]]))[0, :, 10:]
-    others = features(scores, measures, np.array([[0, 2, 1]]))[0, :, 10:]
+    measures = np.repeat(scores[..., None], 6, -1)
+    same = features(scores, scores, measures, np.array([[0, 0, 1]]))[0, :, 8:]
+    others = features(scores, scores, measures, np.array([[0, 2, 1]]))[0, :, 8:]
     assert (same[:2] > others[:2]).all()
     assert (same[0] == same[1]).all()
 
@@ -90,13 +105,13 @@ def test_the_statistic_is_linear(seed):
 
 
 def test_without_evidence_there_is_no_statistic():
-    scores, measures, subjects = drawn(0, 5, 8, 0.4)
-    found = Statistic((0.0,) * len(FEATURES), 1.0).of(features(scores, measures, subjects))
-    missing = np.isnan(measures).any(-1)
+    candidates = drawn(0, 5, 8, 0.4)
+    found = Statistic((0.0,) * len(FEATURES), 1.0).of(features(*candidates))
+    missing = np.isnan(candidates[2]).any(-1)
     assert (np.isnan(found) == missing).all()
     assert 0 < missing.sum() < missing.size
 
 
 def test_another_number_of_weights_is_refused():
-    with pytest.raises(InputError, match="weights must be those of 14 features, found 13"):
-        Statistic((1.0,) * 13, 0.0)
+    with pytest.raises(InputError, match="weights must be those of 16 features, found 15"):
+        Statistic((1.0,) * 15, 0.0)

@@ -477,7 +477,7 @@ def test_a_manifest_that_is_not_ours_is_damaged(folder: Path, text: str) -> None
 
 def test_another_format_is_a_mismatch(folder: Path) -> None:
     edit(folder, format=1)
-    with pytest.raises(StoreMismatch, match="format 1, and this version reads 4"):
+    with pytest.raises(StoreMismatch, match="format 1, and this version reads 5"):
         Store.open(folder)
 
 

@@ -171,7 +171,7 @@ def test_training_on_a_folder_assesses_before_and_after(
     ):
         assert found.mae == pytest.approx(exact_mae(encoder), abs=0.01)
     assert trained.after.mae < trained.before.mae
-    assert trained.before.recall_at_1 > 0.3
+    assert trained.before.recall_at_1 > 0.25
     monkeypatch.setitem(ARCHITECTURES, "tiny", tiny)
     afresh = TrainConfig(None, "tiny", CONFIG)
     fresh = train_on_folder(corpus, tmp_path / "y", afresh, run)

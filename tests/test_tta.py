@@ -16,8 +16,11 @@ TURNS = range(4)
 class _Pixels(torch.nn.Module):
     """Embeds an image as its own pixels."""
 
-    def forward(self, images):
-        return images.flatten(1)
+    def normalised(self, images):
+        return images
+
+    def of_normalised(self, images):
+        return images.flatten(1), None
 
 
 @pytest.mark.parametrize("view", range(len(TTA_VIEWS)))

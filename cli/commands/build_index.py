@@ -58,6 +58,15 @@ Adapt = Annotated[
     ),
 ]
 
+Rebuild = Annotated[
+    bool,
+    options.output_option(
+        "--rebuild",
+        help="Build the index anew. Otherwise what did not change is taken from the index that is "
+        "there, if it has the same options.",
+    ),
+]
+
 
 def build_index(
     training: Training,
@@ -78,6 +87,7 @@ def build_index(
     workers: options.Workers = None,
     scheduler: options.SchedulerPlace = None,
     insecure: options.Insecure = False,
+    rebuild: Rebuild = False,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
@@ -89,7 +99,12 @@ def build_index(
         chosen = options.selection(include, manifest, exclude)
         ingest = IngestConfig(chosen, read, subject_regex)
         config = IndexConfig(
-            encoder, ingest, calibrate=not no_calibrate, adapt=adapt.value, restart=restart
+            encoder,
+            ingest,
+            calibrate=not no_calibrate,
+            adapt=adapt.value,
+            rebuild=rebuild,
+            restart=restart,
         )
     with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
         result = deepssim_scan.build_index(training, index, config, run)
@@ -115,6 +130,12 @@ def _show(result: "IndexResult") -> None:
         f"{result.indexed:,} training images indexed in {result.folder} "
         f"({result.seconds:.1f} s, encoder {result.encoder[:12]})"
     )
+    if result.changes is not None:
+        kept, new, gone = result.changes.kept, result.changes.new, result.changes.gone
+        console.say(
+            f"Updated: {kept:,} images as in the index that was there; "
+            f"{new:,} files new or changed, {gone:,} gone"
+        )
     console.show_ledger(result.listed, result.indexed, result.rejected, result.blank)
     left_out = result.rejected, result.blank, result.excluded, result.ignored
     console.show_left_out(result.folder, *left_out)

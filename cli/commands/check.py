@@ -1,5 +1,6 @@
 """`deepssim-scan check`: verify all that a file or folder of ours holds, and repair it."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console, options
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.jobs.config import RepairConfig
 
 if TYPE_CHECKING:
@@ -44,10 +46,22 @@ Encoder = Annotated[
     ),
 ]
 
+Without = Annotated[
+    str | None,
+    options.input_option(
+        "--without",
+        metavar="SUBJECT",
+        help="Verify also that no file of the index names this subject, and that its encoder was "
+        "not adapted to images that are gone.",
+    ),
+]
+
 
 def check(
     path: Ours,
     repair: Repair = False,
+    without: Without = None,
+    subject_key: options.SubjectKey = None,
     images: Images = None,
     encoder: Encoder = None,
     json: options.Json = False,
@@ -58,20 +72,31 @@ def check(
     """Verify every byte of a store, an index, a report or a checkpoint. Exit code 1 for damage."""
     if not repair and (images or encoder):
         raise typer.BadParameter("--images and --encoder go with --repair")
+    if subject_key and without is None:
+        raise typer.BadParameter("--subject-key goes with --without")
+    names = () if without is None else _names(without, subject_key)
     with options.running(workers, max_seconds, max_memory) as run:
         from deepssim_scan.jobs import check as checking
         from deepssim_scan.jobs import repair as repairing
 
         if repair:
-            checked = repairing.repair(path, RepairConfig(images, encoder), run)
-        else:
-            checked = checking.check(path, run.progress)
+            repairing.repair(path, RepairConfig(images, encoder), run)
+        checked = checking.check(path, run.progress, names)
     if json:
         console.show_json(asdict(checked) | {"path": str(path), "intact": checked.intact})
     else:
         _show(checked)
     if not checked.intact:
         raise typer.Exit(1)
+
+
+def _names(subject: str, key: Path | None) -> tuple[str, ...]:
+    """Return how a subject is called: by name and, with a key, by the hash of the name."""
+    if key is None:
+        return (subject,)
+    with options.usage():
+        read = ReadOptions(subject_key=options.subject_key(key))
+    return subject, read.hashed(os.fsencode(subject))
 
 
 def _show(checked: "Checked") -> None:

@@ -9,7 +9,7 @@ measures as in a query, so that the rates hold for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,26 +19,32 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.encoder.views import LATER
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging.copies import KINDS, plant
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.statistic import FEATURES, Array, features
-from deepssim_scan.store.reread import Reader
+from deepssim_scan.matching.views import NEVER, Views
+from deepssim_scan.store.reread import Held, Reader
 from deepssim_scan.store.store import Store
 
 FEWEST = 20
 """Images of the null, at least, and planted copies that are found."""
 
+FEWEST_TURNED = 200
+"""Images that are turned and inverted, at least, to know how like others they are then."""
+
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
+_TURNED = 600  # images that are turned and inverted, at most
 _BLOCK = 512  # images looked for at once
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What was found of Q images: candidates (Q, n), their features (Q, n, 14), groups (Q,)."""
+    """What was found of Q images: candidates (Q, n), their features (Q, n, 16), groups (Q,)."""
 
     rows: Rows
     features: Array
@@ -58,8 +64,9 @@ class Found:
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """Which images (Q,) have evidence of every candidate."""
-        return np.asarray(np.isfinite(self.features).all((1, 2)))
+        """Which images (Q,) have every candidate looked at."""
+        looked_at = np.isfinite(self.features[..., FEATURES.index("correlation")])
+        return np.asarray(looked_at.all(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +94,18 @@ class Calibrator:
         Raises InputError when there are too few images, or they cannot be read any more.
         """
         rng = np.random.default_rng(self.seed)
+        views = self._views(rng)
+        return replace(self, probe=replace(self.probe, views=views))._calibrated(holdout, rng)
+
+    def _calibrated(
+        self, holdout: Sequence[tuple[Pixels, int]], rng: np.random.Generator
+    ) -> Calibration:
         null, duplicates = (self._hold_out(holdout), ()) if holdout else self._non_members(rng)
         self._require_enough(null.group, "images of non-members")
         planted = self.plant(_PLANTED, rng)
         found = self.look_for(planted.images, self.groups.number[planted.sources])
-        hit = (found.rows == planted.sources[:, None]) & found.whole[:, None]
+        registered = np.isfinite(found.features).all(-1) & found.whole[:, None]
+        hit = (found.rows == planted.sources[:, None]) & registered
         positive, of_whom = found.features[hit], found.group[hit.any(1)]
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
@@ -100,16 +114,35 @@ class Calibrator:
             store=self.store.digest,
             gallery=self.store.rows,
             candidates=self.probe.candidates,
-            tta_views=self.probe.embedder.tta_views,
+            tta_views=self.probe.views.count,
+            enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
             statistic=fit(null.features, positive),
             null=NullDistribution.of(
-                judge(null.features, null.group).max(1), null.group, self.seed
+                _best(judge(null.features, null.group)), null.group, self.seed
             ),
-            planted=_by_kind(planted.kinds, judge(found.features, found.group).max(1), found.whole),
+            planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
         )
+
+    def _views(self, rng: np.random.Generator) -> Views:
+        """Find from which score on an image is not turned or inverted.
+
+        It is the highest that training images have after they were turned or inverted.
+        """
+        count = self.probe.views.count
+        images = [*self._read(self.groups.some(_TURNED, rng)).values()]
+        asked = np.ones((len(images), count), bool)
+        asked[:, 0] = False
+        if count == 1 or len(images) < FEWEST_TURNED:
+            return Views(count)
+        rows = self.probe.embedder.embed_views(lambda part: Held(images[part]), asked)[:, 1:]
+        flat = self.probe.search.search(np.ascontiguousarray(rows).reshape(-1, rows.shape[2]), 1)
+        best = flat.scores.reshape(rows.shape[:2]).max(0)
+        highest = [best[[v - 1 for v in views if v < count]] for views in LATER]
+        turned, inverted = (float(each.max(initial=-1)) if len(each) else NEVER for each in highest)
+        return Views(count, (turned, inverted))
 
     def plant(self, count: int, rng: np.random.Generator) -> Planted:
         """Change training images, of as many subjects as there are, at random."""
@@ -133,7 +166,8 @@ class Calibrator:
             part = self.probe.look_for(images[block], left_out and left_out[block])
             matches = part.candidates
             subjects = self.groups.number[matches.rows]
-            parts.append((matches.rows, features(matches.scores, part.evidence.measures, subjects)))
+            known = part.evidence.correlation, part.evidence.measures
+            parts.append((matches.rows, features(matches.scores, *known, subjects)))
             progress("images looked for", min(start + _BLOCK, len(images)), len(images))
         fewest = min((rows.shape[1] for rows, _ in parts), default=0)
         rows = [rows[:, :fewest] for rows, _ in parts]
@@ -210,6 +244,12 @@ class Calibrator:
                 f"subjects or runs of files, and a calibration needs {FEWEST} of more than one. "
                 "Give more training images, or --holdout."
             )
+
+
+def _best(statistics: Array) -> Array:
+    """Return the greatest statistic (Q,) of the candidates (Q, n) that have one."""
+    best: Array = np.fmax.reduce(statistics, axis=1)
+    return best
 
 
 def _by_kind(

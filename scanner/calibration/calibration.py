@@ -19,7 +19,7 @@ from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import CALIBRATION
 from deepssim_scan.storage.records import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 FALSE_ALARM = 0.001
 """The false-alarm rate that is asked for by default."""
 
@@ -32,11 +32,12 @@ class Calibration:
     """The decision statistic, its null, and what planted copies reached.
 
     `encoder` and `store` are what it was made with, `gallery` the number of training images, and
-    `candidates` and `tta_views` how they were looked for. `subjects` says where non-members come
-    from: "known" or "guessed" subjects of the training set left out, "runs" of neighbouring files
-    left out, or "hold-out" images. `planted` holds the statistic of every planted copy by kind;
-    `source_first` is the share of them whose source has the highest score; `duplicates` are
-    training images of different subjects that are copies of each other.
+    `candidates` and `tta_views` how they were looked for. `enough` are the scores of an image as it
+    is from which on it is not looked at turned, and inverted (`matching.views`). `subjects` says
+    where non-members come from: "known" or "guessed" subjects of the training set left out, "runs"
+    of neighbouring files left out, or "hold-out" images. `planted` holds the statistic
+    of every planted copy by kind; `source_first` is the share of them whose source has the highest
+    score; `duplicates` are training images of different subjects that are copies of each other.
     """
 
     encoder: str
@@ -44,6 +45,7 @@ class Calibration:
     gallery: int
     candidates: int
     tta_views: int
+    enough: tuple[float, float]
     subjects: str
     statistic: Statistic
     null: NullDistribution
@@ -105,6 +107,7 @@ class Calibration:
             "source_first",
         ):
             value[name] = getattr(self, name)
+        value["enough"] = list(self.enough)
         value["statistic"] = {
             "weights": list(self.statistic.weights),
             "constant": self.statistic.constant,
@@ -134,6 +137,7 @@ class Calibration:
             return cls(
                 **value
                 | {
+                    "enough": tuple(map(float, value["enough"])),
                     "statistic": Statistic(tuple(statistic["weights"]), statistic["constant"]),
                     "null": NullDistribution.from_json(value["null"], path),
                     "planted": {kind: tuple(each) for kind, each in value["planted"].items()},

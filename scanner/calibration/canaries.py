@@ -6,10 +6,8 @@ planted copies, what was found of them, a rule -> Canaries
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binom
-
 from deepssim_scan.calibration.calibrate import Found, Planted
-from deepssim_scan.calibration.rates import clopper_pearson
+from deepssim_scan.calibration.rates import binomial_quantile, clopper_pearson
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.imaging.copies import KINDS
 
@@ -64,7 +62,7 @@ def count_canaries(
     count = len(planted.kinds)
     if least is None:
         wanted = rule.calibration.found(rule.rate)
-        least = float(binom.ppf(_CHANCE, count, wanted)) / max(count, 1)
+        least = binomial_quantile(_CHANCE, count, wanted) / max(count, 1)
     return Canaries(
         {name: int(of.sum()) for name, of in kinds.items() if of.any()},
         {name: int((hit & of).sum()) for name, of in kinds.items() if of.any()},

@@ -1,6 +1,6 @@
 """The decision statistic, fitted to non-members and planted copies: logistic regression.
 
-    features of negatives (N, n, 14), of positives (P, 14) -> Statistic
+    features of negatives (N, n, 16), of positives (P, 16) -> Statistic
 
 No image is judged by a fit that has seen its person: `cross_fitted` leaves a fifth of the groups
 out at a time.
@@ -27,24 +27,31 @@ Array = NDArray[np.float64]
 def fit(negatives: Array, positives: Array) -> Statistic:
     """Fit the statistic.
 
-    negatives (N, n, 14) are the candidates of non-members, of which the strongest of each counts;
-    positives (P, 14) are planted copies with their sources. Both sides have the same weight.
+    negatives (N, n, 16) are the candidates of non-members, of which the strongest of each counts;
+    positives (P, 16) are planted copies with their sources. Both sides have the same weight.
     """
-    strongest = negatives[np.arange(len(negatives)), negatives[..., 0].argmax(1)]
+    registered = np.isfinite(negatives).all(-1)
+    strongest = _strongest(negatives, np.where(registered, negatives[..., 0], np.nan))
     for _ in range(_ROUNDS):
         statistic = _logistic(strongest, positives)
-        best = statistic.of(negatives).argmax(1)
-        strongest = negatives[np.arange(len(negatives)), best]
+        strongest = _strongest(negatives, statistic.of(negatives))
     return statistic
+
+
+def _strongest(negatives: Array, values: Array) -> Array:
+    """Return the features (N, 16) of the candidate of each image with the greatest value (N, n)."""
+    best = np.where(np.isnan(values), -np.inf, values).argmax(1)
+    strongest: Array = negatives[np.arange(len(negatives)), best]
+    return strongest
 
 
 def cross_fitted(
     negatives: Array, positives: Array, groups: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> Callable[[Array, NDArray[np.int64]], Array]:
-    """Return a function that judges features (M, n, 14) by the fit without their groups (M,).
+    """Return a function that judges features (M, n, 16) by the fit without their groups (M,).
 
     `groups` are those of the negatives (N,) and of the positives (P,). The result of the function
-    is the statistic of each pair (M, n).
+    is the statistic of each pair (M, n), NaN for those that were not registered.
     """
     fold_of_negative, fold_of_positive = (each % FOLDS for each in groups)
     fits = [

@@ -14,6 +14,7 @@ from deepssim_scan.matching.config import CANDIDATES
 from deepssim_scan.matching.decision import VERDICTS, Bounds, judge, strongest_first
 from deepssim_scan.matching.parts import Part
 from deepssim_scan.matching.statistic import features
+from deepssim_scan.matching.views import NEVER
 
 SIMILAR_VERDICT = np.int8(VERDICTS.index("similar"))
 
@@ -44,6 +45,10 @@ class Rule(Protocol):
     def bounds(self) -> Bounds:
         """Above which value a pair is similar, and a duplicate."""
 
+    @property
+    def enough(self) -> tuple[float, float]:
+        """From which score on an image is not looked at turned, and inverted."""
+
     def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
         """Judge candidates (Q, n); `subjects` (N,) are those of the training rows."""
 
@@ -63,6 +68,11 @@ class CalibratedRule:
         similar = min(SIMILAR * self.rate, 0.5)
         return Bounds(null.threshold(max(similar, self.rate)), null.threshold(self.rate))
 
+    @property
+    def enough(self) -> tuple[float, float]:
+        """As the calibration found."""
+        return self.calibration.enough
+
     def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
         """Judge candidates (Q, n), the first `verified` of which count.
 
@@ -71,9 +81,11 @@ class CalibratedRule:
         """
         found, evidence = part.candidates, part.evidence
         count = self.verified
-        every = features(found.scores, evidence.measures, subjects[found.rows])
+        known = evidence.correlation, evidence.measures
+        every = features(found.scores, *known, subjects[found.rows])
         statistics = self.calibration.statistic.of(every)
-        verdicts = judge(found.scores, statistics, evidence.foreground, self.bounds)
+        missing, foreground = evidence.missing, evidence.foreground
+        verdicts = judge(found.scores, statistics, missing, foreground, self.bounds)
         verdicts[:, count:] = np.minimum(verdicts[:, count:], SIMILAR_VERDICT)
         p_values = np.full(statistics.shape, np.nan)
         there = ~np.isnan(statistics)
@@ -89,6 +101,7 @@ class ReferenceRule:
     """Compares the cosine similarity with fixed scores, as the reference does."""
 
     bounds: Bounds
+    enough: tuple[float, float] = (NEVER, NEVER)
 
     def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
         """Judge candidates (Q, n)."""

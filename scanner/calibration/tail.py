@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import boxcox
-from scipy.stats import genpareto, kstest, kstwo
+from scipy.special import boxcox, inv_boxcox
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.storage.records import check_types
@@ -59,13 +58,11 @@ class Tail:
 
     def rates(self, x: Floats) -> Floats:
         """Return the rates at statistics (m,) not below the threshold: (m,), in [0, share]."""
-        excess = x - self.threshold
-        return np.asarray(self.share * genpareto.sf(excess, self.shape, scale=self.scale))
+        return self.share * _survival((x - self.threshold) / self.scale, self.shape)
 
     def statistic(self, rate: float) -> float:
         """Return the statistic at a rate in (0, share]."""
-        excess = genpareto.isf(rate / self.share, self.shape, scale=self.scale)
-        return self.threshold + float(excess)
+        return self.threshold - self.scale * float(boxcox(rate / self.share, -self.shape))
 
 
 def fit_tail(statistics: Floats, subjects: NDArray[np.int64], seed: int) -> Tail | None:
@@ -107,8 +104,10 @@ def _goodness(excess: Floats, fitted: tuple[float, float], count: int) -> float:
     would be rejected in 4 to 25 % of nulls instead of 1 %: the fit is as unsure as the sample, and
     images of one subject are alike.
     """
+    from scipy.stats import kstest, kstwo  # half a second, which no query needs
+
     shape, scale = fitted
-    distance = kstest(excess, genpareto(shape, 0, scale).cdf).statistic
+    distance = kstest(excess, lambda x: 1 - _survival(x / scale, shape)).statistic
     return float(kstwo.sf(distance, round(len(excess) * count / (len(excess) + count))))
 
 
@@ -157,6 +156,13 @@ def _log_likelihood(excess: Floats, shape: float) -> Floats:
     inside = 1 + shape * excess / _SCALES[:, None]
     logs = np.log(np.maximum(inside, _SMALLEST)).sum(1)  # beyond the end of the tail: next to none
     return np.asarray(-(1 + 1 / shape) * logs - len(excess) * np.log(_SCALES))
+
+
+def _survival(excess: Floats, shape: float) -> Floats:
+    """Return the share of a generalised Pareto distribution of scale 1 above an excess (m,)."""
+    inside = 1 + shape * excess > 0  # else beyond the end of a tail that has one
+    found = inv_boxcox(np.where(inside, -excess, 0.0), -shape)
+    return np.asarray(np.where(inside, found, 0.0))
 
 
 def rounded(value: float) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan.encoder import equivariant
-from deepssim_scan.imaging.warp import normalise_local_contrast, read_at, restandardise, rotation
+from deepssim_scan.imaging.warp import normalise_local_contrast, read_at, restandardise
 
 CHANNELS = 2  # that `Canonicaliser` makes of one
 _WINDOW, _FLOOR = 17, 0.05  # of local contrast normalisation, in the second channel
@@ -40,12 +40,10 @@ _RIGID_LIMIT = 0.4  # radians, and half sides
 class Canonicaliser(nn.Module):
     """Canonicalise images, and say which rigid parameters were estimated.
 
-        images (B, H, W) standardised -> channels (B, 2, H, W), rigid parameters (2, B, 3)
+        images (B, H, W) standardised -> channels (B, 2, H, W), rigid parameters (B, 3)
 
-    The parameters are estimated twice: of the gamma-normalised image, and again of what the first
-    estimate makes of it, which is nearer to canonical already. The channels are the
-    gamma-normalised image read at the second estimate, and the same after local contrast
-    normalisation.
+    The parameters are estimated of the gamma-normalised image. The channels are that image read at
+    them, and the same after local contrast normalisation.
     """
 
     def __init__(self, widths: tuple[int, ...], side: int) -> None:
@@ -55,31 +53,21 @@ class Canonicaliser(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channels and the rigid parameters."""
         with torch.autocast(images.device.type, enabled=False):
-            normalised = normalise_gamma(images)
-            rigid = self.rigid_parameters(normalised)
+            return self.of_normalised(normalise_gamma(images))
+
+    def of_normalised(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for images whose gamma is normalised."""
+        with torch.autocast(normalised.device.type, enabled=False):
+            rigid: Tensor = self.pose(normalised)
             # Detached: the loss of scores does not train the estimator.
-            canonicalised = _canonicalised(normalised, rigid[-1].detach())
+            canonicalised = _canonicalised(normalised, rigid.detach())
             contrast = normalise_local_contrast(canonicalised, _WINDOW, _FLOOR)
             return torch.stack([canonicalised, contrast], 1), rigid
-
-    def rigid_parameters(self, normalised: Tensor) -> Tensor:
-        """Estimate the rigid parameters of gamma-normalised images, twice: (2, B, 3)."""
-        first = self.pose(normalised)
-        fixed = first.detach()
-        second = self.pose(_canonicalised(normalised, fixed))
-        return torch.stack([first, _composed(fixed, second)])
 
 
 def _canonicalised(images: Tensor, rigid: Tensor) -> Tensor:
     """Read images at their rigid parameters; where these are NaN, so is the whole image."""
     return read_at(images, rigid[:, 0], rigid[:, 1:]) + 0 * rigid.sum(1)[:, None, None]
-
-
-def _composed(first: Tensor, second: Tensor) -> Tensor:
-    """Return the parameters that do what `first` does and then `second`."""
-    shift = first[:, 1:] + (rotation(first[:, 0]) @ second[:, 1:, None])[..., 0]
-    angle = first[:, :1] + second[:, :1]
-    return torch.cat([angle, shift], 1).clamp(-_RIGID_LIMIT, _RIGID_LIMIT)
 
 
 class RigidEstimator(nn.Module):

@@ -20,7 +20,7 @@ from deepssim_scan import __version__
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.errors import CheckpointError, InputMissing
 
-FORMAT = "deepssim-scan checkpoint 5"
+FORMAT = "deepssim-scan checkpoint 6"
 _ZEROS = "0" * 64
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm, not trained
 Parsed = TypeVar("Parsed")

@@ -10,6 +10,8 @@ Two networks:
   global average, BatchNorm, Linear, GELU, Dropout, Linear (`convnext`).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,10 +50,19 @@ class Encoder(nn.Module):
         return self.with_rigid_parameters(images)[0]
 
     def with_rigid_parameters(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed images, and return the rigid parameters (2, B, 3), None without a canonicaliser."""
-        channels, rigid = images.expand(-1, convnext.CHANNELS, -1, -1), None
-        if self.canonical is not None:
-            channels, rigid = self.canonical(images[:, 0])
+        """Embed images, and return the rigid parameters (B, 3), None without a canonicaliser."""
+        return self.of_normalised(self.normalised(images[:, 0]))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Normalise what an orientation does not change: (B, H, W) -> (B, H, W)."""
+        return images if self.canonical is None else canonicalise.normalise_gamma(images)
+
+    def of_normalised(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed normalised images (B, H, W), and return their rigid parameters as well."""
+        if self.canonical is None:
+            channels, rigid = images[:, None].expand(-1, convnext.CHANNELS, -1, -1), None
+        else:
+            channels, rigid = self.canonical.of_normalised(images)
         return functional.normalize(self.fc(self.feature_extractor(channels))), rigid
 
 
@@ -62,15 +73,25 @@ def embed(encoder: Encoder, images: Tensor) -> Tensor:
 
     A row that is not finite, or not of unit norm, cannot be scored: the network failed on it.
     """
+    return embed_turned(encoder, images, (0,))[:, 0]
+
+
+def embed_turned(encoder: Encoder, images: Tensor, turns: Sequence[int]) -> Tensor:
+    """Embed images as `embed` does, after each number of quarter turns: (N, len(turns), D)."""
     encoder.eval()
     if not len(images):
-        return images.new_empty(0, encoder.architecture.dimension)
+        return images.new_empty(0, len(turns), encoder.architecture.dimension)
     size = _BATCH if images.device.type == "cpu" else _CUDA_BATCH
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), exact, equivariant.written_out(encoder):
-        parts = [encoder(batch[:, None]) for batch in batches(images, size)]
-        embeddings: Tensor = torch.cat(parts)
-        return embeddings[: len(images)]
+        parts = [_turned(encoder, batch, turns) for batch in batches(images, size)]
+        return torch.cat(parts)[: len(images)]
+
+
+def _turned(encoder: Encoder, images: Tensor, turns: Sequence[int]) -> Tensor:
+    normalised = encoder.normalised(images)
+    every = (torch.rot90(normalised, turn, (1, 2)) for turn in turns)
+    return torch.stack([encoder.of_normalised(each)[0] for each in every], 1)
 
 
 def device_of(encoder: Encoder) -> torch.device:

@@ -9,13 +9,14 @@ each of them. Training images are embedded once, as they are. A view costs a par
 the side of the index it would cost as much memory as the index has.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor
 
 from deepssim_scan.encoder.equivariant import written_out
-from deepssim_scan.encoder.network import Encoder, embed
+from deepssim_scan.encoder.network import Encoder, embed_turned
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.imaging.content import dark_padding
 from deepssim_scan.imaging.warp import restandardise
@@ -23,9 +24,19 @@ from deepssim_scan.imaging.warp import restandardise
 
 def embed_tta(encoder: Encoder, images: Tensor, views: int = len(TTA_VIEWS)) -> Tensor:
     """Embed the first of `TTA_VIEWS` of standardised images: (N, H, W) -> (N, views, D)."""
+    return embed_views(encoder, images, range(views))
+
+
+def embed_views(encoder: Encoder, images: Tensor, views: Sequence[int]) -> Tensor:
+    """Embed some of `TTA_VIEWS`, in their order: (N, H, W) -> (N, len(views), D)."""
+    parts = []
     with torch.inference_mode(), written_out(encoder):
-        every = (embed(encoder, seen(images, view)) for view in range(views))
-        return torch.stack(list(every), 1)
+        for inverted in (False, True):
+            turns = [TTA_VIEWS[view][0] for view in views if TTA_VIEWS[view][1] == inverted]
+            if turns:
+                greys = _negative(images) if inverted else images
+                parts.append(embed_turned(encoder, greys, turns))
+        return torch.cat(parts, 1)
 
 
 def seen(images: Tensor, view: int) -> Tensor:

@@ -71,15 +71,15 @@ def _from_edges(bars: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return first, last
 
 
-def is_dark(images: Tensor) -> Tensor:
-    """Tell which pixels are of a black background, with its noise: (B, H, W) -> bool."""
-    level, contrast = _level_and_contrast(images)
-    return (contrast <= _DARK_FLAT) & (level < _DARK)
+def dark_and_flat(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell which pixels are of a black background, with its noise, and which are of a flat part.
 
-
-def is_flat(images: Tensor) -> Tensor:
-    """Tell which pixels are of a flat part, as padding and fill are: (B, H, W) -> bool."""
-    return _level_and_contrast(images)[1] <= _FLAT
+    (B, H, W) -> bool twice. Padding and fill are flat.
+    """
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    level = (images - low) / (high - low).clamp_min(1e-6)
+    contrast = highest_near(level) + highest_near(-level)
+    return (contrast <= _DARK_FLAT) & (level < _DARK), contrast <= _FLAT
 
 
 def highest_near(images: Tensor) -> Tensor:
@@ -100,9 +100,3 @@ def highest_near(images: Tensor) -> Tensor:
 def apart_from(masks: Tensor) -> Tensor:
     """Return 0 in masks and within two pixels of them, else 1: (B, H, W) bool -> float."""
     return 1 - highest_near(highest_near(masks.float()))
-
-
-def _level_and_contrast(images: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    level = (images - low) / (high - low).clamp_min(1e-6)
-    return level, highest_near(level) + highest_near(-level)

@@ -27,13 +27,13 @@ def pick_device(name: str) -> str:
 
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Cut images (N, H, W) into batches of one size; on a CPU, the last one is filled up.
+    """Cut a tensor (N, ...) into batches of one size; on a CPU, the last one is filled up.
 
     What a CPU computes of an image depends on the size of its batch in the last bits.
     """
     for batch in images.split(size):
         missing = size - len(batch) if images.device.type == "cpu" else 0
-        yield torch.cat([batch, batch[-1:].expand(missing, -1, -1)]) if missing else batch
+        yield torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ is gone on with. An index of which any image was rejected is not complete.
 
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from deepssim_scan.jobs.adapt import adapt, needs_adapting
 from deepssim_scan.jobs.calibrate import calibrated_if_large
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig
 from deepssim_scan.jobs.identity import embedded, list_for_store, require_encoder
+from deepssim_scan.jobs.update import ThereBefore, there_before
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.files import copy
 from deepssim_scan.storage.layout import (
@@ -42,6 +44,7 @@ from deepssim_scan.storage.publish import Job, Stage, publishing, refuse_foreign
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
+from deepssim_scan.store.unchanged import Changes
 
 ADAPTED = "adapted"
 """In the folder in the making: the index of the adapted encoder, until it is known to be better."""
@@ -56,7 +59,8 @@ class IndexResult:
 
     `ignored` files are no images, `excluded` ones were left out as asked. `before` is the
     calibration with the encoder that was given, `calibration` that with the one that the index
-    has, which may be adapted; both are None where none was asked for.
+    has, which may be adapted; both are None where none was asked for. `changes` says how the
+    training images differ from those of the index that was updated, None where none was.
     """
 
     folder: Path
@@ -70,6 +74,7 @@ class IndexResult:
     seconds: float
     before: Calibration | None
     calibration: Calibration | None
+    changes: Changes | None = None
 
     @property
     def adapted(self) -> bool:
@@ -107,11 +112,15 @@ def build_index(
     )
     job = Job("build-index", stages)
     publish = publishing(index, INDEX_FILES, job, restart=config.restart, progress=run.progress)
-    with run.opened() as opened, publish as folder:
-        build = replace(build, run=opened)
-        copy(config.encoder, folder / ENCODER)
+    with run.opened() as opened, publish as folder, ExitStack() as held:
+        there = None if config.rebuild else there_before(index, job, listing, loaded, config.ingest)
+        if there is not None:
+            held.enter_context(there.store)
+            loaded = there.encoder
+        build = replace(build, run=opened, there=there)
+        copy(loaded.path, folder / ENCODER)
         found = checkpoint.fingerprint(folder / ENCODER)
-        require_encoder(config.encoder, found, loaded.fingerprint)
+        require_encoder(loaded.path, found, loaded.fingerprint)
         counts = build.make(folder, loaded)
         before = build.calibrate(folder) if config.calibrate else None
         if before is not None and build.is_to_adapt(before):
@@ -119,7 +128,10 @@ def build_index(
     calibration = Calibration.read(index) if config.calibrate else None
     seconds = time.monotonic() - started
     left_out = listing.ignored, listing.excluded
-    return IndexResult(index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration)
+    changed = there.changes if there else None
+    return IndexResult(
+        index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration, changed
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,7 @@ class _Build:
     listing: Listing
     config: IndexConfig
     run: RunContext
+    there: ThereBefore | None = None
 
     def embedder(self, loaded: Checkpoint) -> Embedder:
         return Embedder(loaded, self.config.ingest, self.config.embed, self.run)
@@ -139,21 +152,31 @@ class _Build:
         made_before = (store / STORE_MANIFEST).is_file()
         if made_before and read_manifest(store)[0].encoder != loaded.fingerprint:
             shutil.rmtree(store)  # of a run that was killed while it adapted
-        self.embedder(loaded).embed(self.listing, store, "training images")
+        same = self.there is not None and self.there.encoder.fingerprint == loaded.fingerprint
+        before = self.there.store if self.there is not None and same else None
+        self.embedder(loaded).embed(self.listing, store, "training images", before)
         with Store.open(store) as made:
             write_left_out(folder, made)
             build(made, folder, BESIDE)
             return made.listed, made.rows, made.rejected_count, made.blank_count
 
     def calibrate(self, folder: Path) -> Calibration:
-        """Calibrate the index of a folder."""
+        """Calibrate the index of a folder, or keep the calibration of before where it holds."""
+        kept = self.there.calibration if self.there is not None else None
+        if kept is not None:
+            with Store.open(folder / STORE) as store:
+                same = replace(kept, store=store.digest, gallery=store.rows)
+            same.write(folder)
+            return same
         calibration = calibrated_if_large(folder, CalibrateConfig(), self.run)
         calibration.write(folder)
         return calibration
 
     def is_to_adapt(self, found: Calibration) -> bool:
-        """Tell whether the encoder is adapted to the training set."""
+        """Tell whether the encoder is adapted to the training set: once, and not at updates."""
         adapt = self.config.adapt
+        if self.there is not None and (self.there.adapted or self.there.calibration is not None):
+            return False
         return adapt == "always" or (adapt == "auto" and needs_adapting(found))
 
     def adapt(self, folder: Path, loaded: Checkpoint, before: Calibration) -> Checkpoint:

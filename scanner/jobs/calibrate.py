@@ -19,8 +19,9 @@ from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.jobs.config import CalibrateConfig
-from deepssim_scan.jobs.gallery import Gallery, training_listing
+from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.matching.views import NEVER, Views
 from deepssim_scan.storage.layout import STORE
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.store.embed_listing import Embedder
@@ -57,12 +58,14 @@ def calibrated(index: Path, config: CalibrateConfig, run: RunContext) -> Calibra
     Raises what `calibrate` does.
     """
     loaded = index_encoder(index)
-    embedder = Embedder(loaded, run=run, tta_views=config.tta_views)
+    embedder = Embedder(loaded, run=run)
     with Store.open(index / STORE) as store:
         search = TrainingIndex.open(index, store, run.device_here)
-        listing = training_listing(store, config.training, run)
-        gallery = Gallery(store, search, groups_of(store), listing)
-        calibrator = gallery.calibrator(embedder, config.candidates, config.seed)
+        files = training_files(store, config.training, run)
+        gallery = Gallery(store, search, groups_of(store), files)
+        calibrator = gallery.calibrator(
+            embedder, config.candidates, Views(config.tta_views), config.seed
+        )
         rule = loaded.architecture.standardisation
         images = _hold_out(config.holdout, config.ingest, rule, run) if config.holdout else []
         return calibrator.calibrate(images)
@@ -83,7 +86,11 @@ def calibrated_if_large(index: Path, config: CalibrateConfig, run: RunContext) -
     bundled = Calibration.read(BUNDLED_CALIBRATION.parent)
     with Store.open(index / STORE) as store:
         return replace(
-            bundled, store=store.digest, gallery=store.rows, encoder=store.manifest.encoder
+            bundled,
+            store=store.digest,
+            gallery=store.rows,
+            encoder=store.manifest.encoder,
+            enough=(NEVER, NEVER),
         )
 
 

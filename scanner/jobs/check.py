@@ -5,18 +5,19 @@
 What is damaged is named: the file, and where they can be told, the rows.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.errors import Damaged, ScanError
+from deepssim_scan.errors import Damaged
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.jobs.findings import Findings, Problem
 from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.jobs.without import look_for_subject
 from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.matches import read_counts
@@ -38,15 +39,6 @@ from deepssim_scan.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is not as it was written: where, what, and the rows (first, last) if known."""
-
-    where: str
-    what: str
-    rows: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Checked:
     """What was read and verified, as counts by name, and what was wrong with it."""
 
@@ -61,28 +53,11 @@ class Checked:
         return not self.problems
 
 
-@dataclass(slots=True)
-class Findings:
-    """What a check has found so far."""
+def check(path: Path, progress: Progress = SILENT, without: Sequence[str] = ()) -> Checked:
+    """Verify all of what lies at `path`; InputMissing, InputError when that is nothing of ours.
 
-    counts: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, where: Path, what: str, rows: tuple[int, int] | None = None) -> None:
-        """Take down a problem."""
-        self.problems.append(Problem(str(where), what, rows))
-
-    @contextmanager
-    def collecting(self, where: Path) -> Iterator[None]:
-        """Take down what the block fails with, and go on."""
-        try:
-            yield
-        except (ScanError, OSError) as error:
-            self.add(where, str(error))
-
-
-def check(path: Path, progress: Progress = SILENT) -> Checked:
-    """Verify all of what lies at `path`; InputMissing, InputError when that is nothing of ours."""
+    `without` are names of a subject that no file may tell of (`jobs.without`).
+    """
     kind = kind_of(path)
     findings = Findings()
     if kind == "checkpoint":
@@ -94,6 +69,8 @@ def check(path: Path, progress: Progress = SILENT) -> Checked:
         check_index(path, findings, progress)
     else:
         _check_report(path, findings, progress)
+    if without:
+        look_for_subject(path, without, findings)
     return Checked(path, kind, findings.counts, tuple(findings.problems))
 
 
@@ -118,7 +95,7 @@ def _check_shard(store: Store, shard: Shard, findings: Findings) -> None:
     last = shard.stop - 1
     try:
         rows = store.read(shard.first, shard.stop)
-        bad = first_not_unit(store.manifest.by_view(rows))
+        bad = first_not_unit(rows)
     except Damaged as error:
         findings.add(store.folder, str(error), (shard.first, last))
         return

@@ -20,6 +20,9 @@ ADAPT = ("auto", "always", "never")
 class IndexConfig:
     """How an index is built; `restart` drops what an interrupted run left.
 
+    An index that is there, and was built with the same options, is updated: what did not change is
+    taken from it, unless `rebuild` is true.
+
     The index is calibrated unless `calibrate` is false. `adapt` is one of `ADAPT`: "auto" adapts
     the encoder to the training set where copies are not found as they should be, "always" does so
     anyway, "never" keeps the encoder as it is.
@@ -30,6 +33,7 @@ class IndexConfig:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     calibrate: bool = True
     adapt: str = "auto"
+    rebuild: bool = False
     restart: bool = False
 
     def __post_init__(self) -> None:

@@ -11,11 +11,12 @@ from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.probe import Probe
+from deepssim_scan.matching.views import Views
 from deepssim_scan.store.embed_listing import Embedder
-from deepssim_scan.store.reread import Reader, listing_of
+from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
 
@@ -26,45 +27,51 @@ class Gallery:
     store: Store
     search: TrainingIndex
     groups: Groups
-    listing: Listing | None
+    files: Lookup | None
 
     def verifier(self, run: RunContext) -> Verifier:
         """Return what registers images with the training images, which must be there."""
-        if self.listing is None:
+        if self.files is None:
             raise ValueError("the training images are not there")
-        return Verifier(Reader(self.store, self.listing, RULE, run))
+        return Verifier(Reader(self.store, self.files, RULE, run))
 
-    def calibrator(self, embedder: Embedder, candidates: int, seed: int = 0) -> Calibrator:
+    def calibrator(
+        self, embedder: Embedder, candidates: int, views: Views, seed: int = 0
+    ) -> Calibrator:
         """Return what looks for training images and copies of them."""
         run = embedder.run
         rule = embedder.loaded.architecture.standardisation
-        probe = Probe(embedder, self.search, self.verifier(run), self.groups.number, candidates)
+        probe = Probe(
+            embedder, self.search, self.verifier(run), self.groups.number, candidates, views
+        )
         reader = replace(probe.verifier.training, rule=rule)
         return Calibrator(self.store, self.groups, reader, probe, seed)
 
 
-def training_listing(store: Store, given: Path | None, run: RunContext) -> Listing:
-    """List the training images as they are now, where they were indexed or in `given`.
+def training_files(store: Store, given: Path | None, run: RunContext) -> Lookup:
+    """Return the training images as they are now, where they were indexed or in `given`.
 
-    Raises InputMissing or InputError when they are not there.
+    Raises InputMissing or InputError when none of them is there.
     """
-    listing = listing_of(store, run, given)
-    there = {(item.path, item.member) for item in listing.files}
-    if given is not None and not any((r.path, r.member) in there for r in store.embedded()):
+    folder = given or Path(store.manifest.source["folder"])
+    if not folder.exists():
+        raise InputMissing(f"{folder}: there is no such folder. Check the path.")
+    files = Lookup(folder, run)
+    if not any(files.find(record.path, "") for record in store.embedded()):
         raise InputError(
-            f"{given}: holds none of the {store.rows:,} training images under the names that "
+            f"{folder}: holds none of the {store.rows:,} training images under the names that "
             "the index has. Give the folder that was indexed, or the one it was moved to."
         )
-    return listing
+    return files
 
 
-def listing_or_none(store: Store, given: Path | None, run: RunContext) -> Listing | None:
-    """List the training images as they are now; None, with a warning, where they are gone.
+def files_or_none(store: Store, given: Path | None, run: RunContext) -> Lookup | None:
+    """Return the training images as they are now; None, with a warning, where they are gone.
 
     Raises InputMissing or InputError where `given` says that they are, and they are not.
     """
     try:
-        return training_listing(store, given, run)
+        return training_files(store, given, run)
     except (InputMissing, InputError):
         if given is not None:
             raise

@@ -39,7 +39,6 @@ def embedded(listing: Listing, embedder: Embedder, store: str) -> Stage:
         "encoder": embedder.loaded.fingerprint,
         "source": embedder.source(listing.folder),
         "shard_rows": embedder.config.shard_rows,
-        "tta_views": embedder.tta_views,
     }
     inputs = {"listing": digest.hexdigest(), "versions": versions()}
     return Stage("embedded", options, inputs, (store,))

@@ -18,10 +18,10 @@ from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
 from deepssim_scan.errors import ScanError, StoreMismatch
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.jobs.config import QueryConfig
-from deepssim_scan.jobs.gallery import Gallery, listing_or_none
+from deepssim_scan.jobs.gallery import Gallery, files_or_none
 from deepssim_scan.jobs.identity import (
     embedded,
     index_encoder,
@@ -88,12 +88,12 @@ def query(
     refuse_foreign(report, REPORT_FILES)
     loaded = index_encoder(index)
     with run.opened() as run, Store.open(index / STORE) as training:
-        embedder = Embedder(loaded, config.ingest, config.embed, run, config.evidence.tta_views)
+        embedder = Embedder(loaded, config.ingest, config.embed, run)
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
         rule = chosen_rule(index, training, config, run.progress)
         search = TrainingIndex.open(index, training, run.device_here)
-        gallery = Gallery(training, search, groups_of(training), _listing(training, config, run))
+        gallery = Gallery(training, search, groups_of(training), _files(training, config, run))
         listing = list_for_store(synthetic, config.ingest, run)
         job = _job(embedded(listing, embedder, SYNTHETIC), training, index, rule, config)
         with publishing(
@@ -144,17 +144,25 @@ def chosen_rule(index: Path, training: Store, config: QueryConfig, progress: Pro
     )
 
 
-def _listing(training: Store, config: QueryConfig, run: RunContext) -> Listing | None:
+def _files(training: Store, config: QueryConfig, run: RunContext) -> Lookup | None:
     evidence = config.evidence
-    return listing_or_none(training, evidence.training, run) if evidence.verify else None
+    return files_or_none(training, evidence.training, run) if evidence.verify else None
 
 
 def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryConfig) -> Job:
     evidence = config.evidence
     searched = Stage(
         "searched",
-        {"candidates": evidence.candidates, "verify": evidence.verify},
-        {"training": training.digest, "depth": max(evidence.candidates, config.verdict.top_k)},
+        {
+            "candidates": evidence.candidates,
+            "tta_views": evidence.tta_views,
+            "verify": evidence.verify,
+        },
+        {
+            "training": training.digest,
+            "depth": max(evidence.candidates, config.verdict.top_k),
+            "enough": rule.enough,
+        },
         (EVIDENCE,),
     )
     judged = Stage(

@@ -5,11 +5,12 @@ listing -> store -> candidates and evidence, a file a shard -> verdicts -> table
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepssim_scan.calibration.canaries import Canaries, count_canaries
 from deepssim_scan.calibration.rates import false_discovery, most_copies
@@ -23,6 +24,7 @@ from deepssim_scan.jobs.identity import versions
 from deepssim_scan.matching.candidates import followed, propose
 from deepssim_scan.matching.evidence import RULE, Evidence
 from deepssim_scan.matching.parts import Part, read_part, write_part
+from deepssim_scan.matching.views import Views
 from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.matches import JudgedPairs, MatchCounts, write_flagged, writing_matches
 from deepssim_scan.reporting.subjects import write_subjects
@@ -111,20 +113,42 @@ class QueryRun:
         What an interrupted run found is kept, but for pairs that it could not verify.
         """
         (self.folder / EVIDENCE).mkdir(mode=0o700, exist_ok=True)
-        verify = self.config.evidence.verify and self.gallery.listing is not None
+        verify = self.config.evidence.verify and self.gallery.files is not None
         reader = Reader(store, listing, RULE, self.embedder.run)
+        rule = self.embedder.loaded.architecture.standardisation
         progress, done = self.embedder.run.progress, 0
         progress("searched", 0, store.rows)
         for path, first, rows in self._shards(store):
             if not self._is_whole(path, len(rows)):
-                candidates = self._candidates(store.manifest.by_view(rows))
+                views, unseen = self._in_views(replace(reader, rule=rule), first, rows)
+                candidates = self._candidates(views)
                 if verify:
                     evidence = self._verify(reader, first, candidates)
+                    evidence.forget(unseen)
                 else:
+                    _require_seen(store, first, unseen)
                     evidence = Evidence.none(candidates.rows.shape)
                 write_part(path, Part(candidates, evidence))
             done += len(rows)
             progress("searched", done, store.rows)
+
+    def _in_views(
+        self, reader: Reader, first: int, rows: Vectors
+    ) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Return the rows of a shard in all views (n, V, D), and which images are gone (n,)."""
+        best = self.gallery.search.search(rows, 1).scores[:, 0]
+
+        def embed(numbers: NDArray[np.int64], asked: NDArray[np.bool_]) -> Vectors:
+            return self.embedder.embed_views(
+                lambda part: reader.wanted((first + numbers[part]).tolist()), asked
+            )
+
+        return self.views.complete(rows, best, embed)
+
+    @property
+    def views(self) -> Views:
+        """The views in which images are looked at."""
+        return Views(self.config.evidence.tta_views, self.rule.enough)
 
     def _candidates(self, views: Vectors) -> Matches:
         """Propose the candidates of some images, and what the report lists besides."""
@@ -145,7 +169,8 @@ class QueryRun:
             progress("pairs registered", (first + images) * count, reader.store.rows * count)
 
         every = slice(len(candidates.rows))
-        found.put(0, verifier.gather(images, candidates.part(every, count), done))
+        subjects = self.gallery.groups.number
+        found.put(0, verifier.gather(images, candidates.part(every, count), subjects, done))
         return found
 
     def _is_whole(self, path: Path, queries: int) -> bool:
@@ -198,9 +223,11 @@ class QueryRun:
         config = self.config.canaries
         if not config.count or not isinstance(self.rule, CalibratedRule):
             return None
-        if self.gallery.listing is None:
+        if self.gallery.files is None:
             return None
-        calibrator = self.gallery.calibrator(self.embedder, self.config.evidence.candidates)
+        calibrator = self.gallery.calibrator(
+            self.embedder, self.config.evidence.candidates, self.views
+        )
         seed = int(self.gallery.store.digest[:8], 16)
         planted = calibrator.plant(config.count, np.random.default_rng(seed))
         found = calibrator.look_for(planted.images, self.gallery.groups.number[planted.sources])
@@ -266,6 +293,16 @@ class QueryRun:
             *(f"{EVIDENCE}/{part.name}" for part in parts),
         ]
         return {name: sha256(self.folder / name) for name in names}
+
+
+def _require_seen(store: Store, first: int, unseen: NDArray[np.bool_]) -> None:
+    """Raise InputError where images could not be looked at in all views."""
+    if unseen.any():
+        gone = store.paths(first + np.flatnonzero(unseen))
+        raise InputError(
+            f"{store.manifest.source['folder']}: {len(gone)} images are gone or have changed since "
+            f"they were embedded, the first {gone[0]!r}. Run the same command again."
+        )
 
 
 def _calibration(rule: Rule, flagged: int, judged: int) -> dict[str, Any] | None:

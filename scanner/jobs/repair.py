@@ -18,11 +18,13 @@ from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.index.flat import build
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.pipeline import chunks
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.build_index import BESIDE
-from deepssim_scan.jobs.check import Checked, Findings, check, check_index
+from deepssim_scan.jobs.check import Checked, check, check_index
 from deepssim_scan.jobs.config import RepairConfig
+from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.layout import (
@@ -40,7 +42,7 @@ from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.catalog import Shard
 from deepssim_scan.store.embed_listing import Embedder
-from deepssim_scan.store.reread import Reader, ingest_of, listing_of
+from deepssim_scan.store.reread import ingest_of, listing_of
 from deepssim_scan.store.store import Store
 
 
@@ -74,10 +76,9 @@ def _repair_store(folder: Path, encoder: Path, config: RepairConfig, run: RunCon
             listing = listing_of(store, run, config.images)
         except InputMissing as error:
             raise InputMissing(f"{error} Say where the images are now with --images.") from error
-        reader = Reader(store, listing, loaded.architecture.standardisation, run)
         for done, shard in enumerate(damaged):
             run.progress("shards repaired", done, len(damaged))
-            store.repair(shard, _embed_again(shard, reader, loaded))
+            store.repair(shard, _embed_again(store, shard, listing, loaded, run))
         run.progress("shards repaired", len(damaged), len(damaged))
 
 
@@ -112,21 +113,22 @@ def _encoder_of(store: Store, path: Path) -> Checkpoint:
     return loaded
 
 
-def _embed_again(shard: Shard, reader: Reader, loaded: Checkpoint) -> Vectors:
+def _embed_again(
+    store: Store, shard: Shard, listing: Listing, loaded: Checkpoint, run: RunContext
+) -> Vectors:
     """Return the rows of a shard, computed again in the blocks in which they first were."""
-    store = reader.store
     wanted = {r.key: r for r in store.records_of(shard) if r.reason is None}
     order = {key: number for number, key in enumerate(wanted)}
-    rows = np.empty((len(wanted), store.manifest.width), np.float32)
-    run = replace(reader.run, device=store.manifest.source["device"])
-    embedder = Embedder(loaded, ingest_of(store), run=run, tta_views=store.manifest.tta_views)
+    rows = np.empty((len(wanted), store.manifest.dimension), np.float32)
+    run = replace(run, device=store.manifest.source["device"])
+    embedder = Embedder(loaded, ingest_of(store), run=run)
     files = {record.key[:2] for record in wanted.values()}
     blocks = [
         block
-        for block in chunks(reader.listing.files)
+        for block in chunks(listing.files)
         if any((item.path, item.member) in files for item in block)
     ]
-    with closing(embedder.embed_items(reader.listing.folder, blocks)) as embedded:
+    with closing(embedder.embed_items(listing.folder, blocks)) as embedded:
         for records, found in embedded:
             remaining = iter(found)
             for record in records:

@@ -1,10 +1,10 @@
 """What is said of a pair: duplicate, similar, different, or that it cannot be told.
 
-    scores, statistics, foreground (Q, n) -> verdicts (Q, n), indices in VERDICTS
+    scores, statistics, missing, foreground (Q, n) -> verdicts (Q, n), indices in VERDICTS
 
 Two rules. The calibrated one compares the decision statistic with two quantiles of the null. The
 reference's (arXiv:2509.16582) compares the cosine similarity with two fixed scores; it is also
-that of pairs that could not be registered. An image's verdict is that of its strongest match.
+that of pairs that could not be looked at. An image's verdict is that of its strongest match.
 """
 
 from dataclasses import dataclass
@@ -54,16 +54,17 @@ REFERENCE = Bounds(*REFERENCE_SCORES)
 def judge(
     scores: NDArray[np.float32],
     statistics: NDArray[np.float64],
+    missing: NDArray[np.bool_],
     foreground: NDArray[np.float32],
     bounds: Bounds,
 ) -> NDArray[np.int8]:
     """Return the index in VERDICTS of each pair (Q, n) by the calibrated rule.
 
-    A pair without a statistic (NaN) is judged by the reference's rule. One of which too little was
-    compared is undecidable.
+    A pair that was looked at and has no statistic (NaN), since others of its image are more alike,
+    is different. One that is missing, since it was not looked at, is judged by the reference's
+    rule. One of which too little was compared is undecidable.
     """
-    missing = np.isnan(statistics)
-    verdicts = bounds.judge(np.where(missing, -np.inf, statistics))
+    verdicts = bounds.judge(np.where(np.isnan(statistics), -np.inf, statistics))
     verdicts = np.where(missing, REFERENCE.judge(scores), verdicts)
     return np.where(foreground < LEAST_FOREGROUND, _UNDECIDABLE, verdicts)
 

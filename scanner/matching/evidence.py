@@ -1,14 +1,14 @@
-"""Candidate pairs looked at again: registered, and compared.
+"""Candidate pairs looked at again: all coarsely, the best registered, and compared.
 
     pixels of synthetic images, candidates (Q, n) among the rows of a store -> Evidence (Q, n)
 
-The encoder proposes pairs by a cosine that estimates SSIM. Here the two images of a pair are
-registered, and compared by several measures. The training images are read again from their files.
-The cost is one of pairs, not of images. A pair of which an image is gone, or not the same any more,
-has no evidence, and is counted.
+The encoder proposes pairs by a cosine that estimates SSIM. Here the two images of a pair are laid
+on each other coarsely. The three best candidates of an image are registered, and compared by
+several measures. The training images are read again from their files. A pair of which an image is
+gone, or not the same any more, has no evidence, and is counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import partial
@@ -22,33 +22,38 @@ from torch import Tensor
 from deepssim_scan.encoder.tta import seen
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.imaging.comparison import Comparison, compare_on
+from deepssim_scan.imaging import comparison
+from deepssim_scan.imaging.comparison import Comparison, compare_candidates
 from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.imaging.registration import SIDE
+from deepssim_scan.imaging.sides import Sides
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pipeline import CHUNK
+from deepssim_scan.ingest.pixels import Pixels
+from deepssim_scan.matching.known import sides_of
 from deepssim_scan.progress import Collected
-from deepssim_scan.store.reread import Reader, Source
+from deepssim_scan.store.reread import Reader, Source, Wanted
 
 RULE = Standardisation(size=SIDE)
 """How images are standardised to be registered, whatever the encoder's own rule is."""
 
-_BATCH = 256  # pairs registered at once
 _SSIM = NAMES.index("ssim_1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """What registration found of pairs (Q, n); NaN, and flip -1, where there is none.
+    """What was found of pairs (Q, n); NaN, and flip -1, where there is nothing.
 
-    measures (Q, n, 6) of `similarity.NAMES`, after registration; foreground, the share of the
-    pixels that were compared; flip, degrees, scale, right, down (pixels of 128) and gamma as in
-    `registration.Registered`: what makes the synthetic image, in the test-time view in which the
-    candidate was found, of the training image.
+    correlation is that of the coarse look. Of the pairs that were registered after it, measures
+    (Q, n, 6) of `similarity.NAMES`; foreground, the share of the pixels that were compared; flip,
+    degrees, scale, right, down (pixels of 128) and gamma as in `registration.Registered`: what
+    makes the synthetic image, in the test-time view in which the candidate was found, of the
+    training image.
     """
 
+    correlation: NDArray[np.float32]
     measures: NDArray[np.float32]
     foreground: NDArray[np.float32]
     flip: NDArray[np.int8]
@@ -73,8 +78,13 @@ class Evidence:
 
     @property
     def missing(self) -> NDArray[np.bool_]:
-        """Which pairs (Q, n) have no evidence."""
-        return np.isnan(self.foreground)
+        """Which pairs (Q, n) were not looked at."""
+        return np.isnan(self.correlation)
+
+    @property
+    def registered(self) -> NDArray[np.bool_]:
+        """Which pairs (Q, n) were registered and compared."""
+        return ~np.isnan(self.foreground)
 
     def put(self, first: int, found: Self) -> None:
         """Put the evidence of m <= n candidates of some images, from `first` on, in its place."""
@@ -82,9 +92,16 @@ class Evidence:
             part = getattr(found, field.name)
             getattr(self, field.name)[first : first + len(part), : part.shape[1]] = part
 
+    def forget(self, images: NDArray[np.bool_]) -> None:
+        """Drop the evidence of some of the images (Q,)."""
+        nothing = type(self).none(self.flip.shape)
+        for field in fields(self):
+            getattr(self, field.name)[images] = getattr(nothing, field.name)[images]
+
     def set(self, query: NDArray[np.int64], column: NDArray[np.int64], found: Comparison) -> None:
         """Put what was found of P pairs at their places: query (P,) and column (P,)."""
-        for name in ("measures", "foreground", "flip", "degrees", "scale", "gamma"):
+        names = "correlation", "measures", "foreground", "flip", "degrees", "scale", "gamma"
+        for name in names:
             getattr(self, name)[query, column] = getattr(found, name).numpy()
         self.right[query, column], self.down[query, column] = found.shift.numpy().T
 
@@ -104,16 +121,18 @@ class Verifier:
         self,
         images: Callable[[slice], Source],
         candidates: Matches,
+        subjects: NDArray[np.int64],
         done: Callable[[int], None] = lambda count: None,
     ) -> Evidence:
         """Gather the evidence of all candidates (Q, n) of Q synthetic images.
 
         `images` gives those of a slice of the Q, standardised by `RULE` and numbered from 0; one
-        that is missing has no evidence. `done` is told how many images have theirs.
+        that is missing has no evidence. `subjects` (N,) numbers those of the training rows. `done`
+        is told how many images have their evidence.
         """
         found, run = Evidence.none(candidates.rows.shape), self.training.run
         parts = [*sliced(len(candidates.rows), CHUNK)]
-        tasks = (self._pairs(images(part), candidates.part(part)) for part in parts)
+        tasks = (self._pairs(images(part), candidates.part(part), subjects) for part in parts)
         block = partial(gather_pairs, run.device_of_blocks)
         with closing(run.map(block, tasks)) as answers:
             for part, answer in zip(parts, answers, strict=True):
@@ -121,46 +140,66 @@ class Verifier:
                 done(part.stop)
         return found
 
-    def _pairs(self, images: Source, candidates: Matches) -> "Pairs":
+    def _pairs(
+        self, images: Source, candidates: Matches, subjects: NDArray[np.int64]
+    ) -> "CandidatePairs":
         rows, numbers = np.unique(candidates.rows, return_inverse=True)
-        training = self.training.wanted(rows.tolist())
-        return Pairs(images, training, numbers.reshape(candidates.rows.shape), candidates.views)
+        training, shape = self.training.wanted(rows.tolist()), candidates.rows.shape
+        whose = subjects[candidates.rows]
+        return CandidatePairs(images, training, numbers.reshape(shape), candidates.views, whose)
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Images, and for each the numbers (Q, n) of its candidates and the views (Q, n) of them."""
+class CandidatePairs:
+    """Images, and of their candidates (Q, n) the numbers, the views and the subjects."""
 
     images: Source
-    training: Source
+    training: Wanted
     numbers: NDArray[np.int64]
     views: NDArray[np.int8]
+    subjects: NDArray[np.int64]
 
 
-def gather_pairs(device: str, pairs: Pairs) -> Answer:
-    """Register and compare pairs: a block. Each image is read once."""
-    synthetic, training, warned = (
-        dict(pairs.images.read()),
-        dict(pairs.training.read()),
-        Collected(),
-    )
-    found, runner = Evidence.none(pairs.views.shape), BatchRunner(device, "registration", warned)
-    there = np.isin(np.arange(len(pairs.views)), [*synthetic])[:, None]
-    index = np.argwhere(there & np.isin(pairs.numbers, [*training]))
-    for part in sliced(len(index), _BATCH):
-        query, column = index[part].T
-        numbers, views = (each[query, column] for each in (pairs.numbers, pairs.views))
-        sides = (
-            _in_views(np.stack([synthetic[number] for number in query.tolist()]), views),
-            torch.from_numpy(np.stack([training[number] for number in numbers.tolist()])),
-        )
-        found.set(query, column, compare_on(runner, *sides))
+def gather_pairs(device: str, pairs: CandidatePairs) -> Answer:
+    """Look at pairs, register and compare: a block. Each image is read once, if at all."""
+    sides = dict(pairs.images.read()), sides_of(pairs.training)
+    warned, found = Collected(), Evidence.none(pairs.views.shape)
+    there = [np.isin(np.arange(len(pairs.views)), [*sides[0]])[:, None]]
+    there.append(np.isin(pairs.numbers, [*sides[1]]))
+    query, column = np.argwhere(np.logical_and(*there)).T
+    runner = BatchRunner(device, "registration", warned)
+
+    def work(device: str, part: Tensor) -> None:
+        at = np.isin(query, part.numpy())
+        found.set(query[at], column[at], _compared(device, sides, pairs, query[at], column[at]))
+
+    if len(query):
+        runner.run(work, torch.from_numpy(np.unique(query)))
     return Answer(None, {f.name: getattr(found, f.name) for f in fields(found)}, warned.warnings)
 
 
-def _in_views(images: NDArray[np.float32], views: NDArray[np.int8]) -> Tensor:
-    """Return images (P, H, W), each as it is in its test-time view (P,)."""
-    viewed, which = torch.from_numpy(images), torch.from_numpy(views)
+def _compared(
+    device: str,
+    sides: tuple[Mapping[int, Pixels], Mapping[int, Sides]],
+    pairs: CandidatePairs,
+    query: NDArray[np.int64],
+    column: NDArray[np.int64],
+) -> Comparison:
+    """Compare the pairs (P,) of some images on a device."""
+    views = pairs.views[query, column]
+    in_view, ours = np.unique(np.stack([query, views], 1), axis=0, return_inverse=True)
+    training, theirs = np.unique(pairs.numbers[query, column], return_inverse=True)
+    images = np.stack([sides[0][number] for number in in_view[:, 0].tolist()])
+    synthetic = _in_views(torch.from_numpy(images).to(device), in_view[:, 1])
+    known = Sides.joined([sides[1][number] for number in training.tolist()], device)
+    whose = pairs.subjects[query, column]
+    wanted = comparison.Pairs(ours.ravel(), theirs, query, whose)
+    return compare_candidates(synthetic, known, wanted).cpu()
+
+
+def _in_views(images: Tensor, views: NDArray[np.int64]) -> Tensor:
+    """Return images (N, H, W), each as it is in its test-time view (N,)."""
+    viewed, which = images.clone(), torch.from_numpy(views).to(images.device)
     for view in which.unique().tolist():
-        viewed[which == view] = seen(viewed[which == view], view)
+        viewed[which == view] = seen(images[which == view], view)
     return viewed

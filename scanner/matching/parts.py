@@ -65,5 +65,6 @@ def read_part(path: Path, queries: int) -> Part:
         for column in table.columns
     ]
     last = _FIRST + len(NAMES)
-    measures = np.stack(columns[_FIRST:last], -1)
-    return Part(Matches(*columns[:_FIRST]), Evidence(measures, *columns[last:]))
+    rest = dict(zip(_REST, columns[last:], strict=True))
+    evidence = Evidence(measures=np.stack(columns[_FIRST:last], -1), **rest)
+    return Part(Matches(*columns[:_FIRST]), evidence)

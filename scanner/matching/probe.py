@@ -8,19 +8,24 @@ Calibration looks for training images and planted copies, and every query for it
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.matching.candidates import Rows, propose
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.parts import Part
+from deepssim_scan.matching.views import Views
+from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Held
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Looks for images; `candidates` of each are verified.
+    """Looks for images in some views; `candidates` of each are verified.
 
     `subjects` (N,) numbers those of the training rows.
     """
@@ -30,6 +35,7 @@ class Probe:
     verifier: Verifier
     subjects: Rows
     candidates: int
+    views: Views
 
     def look_for(self, images: Sequence[Pixels], left_out: Sequence[Rows] | None = None) -> Part:
         """Find the candidates of images and gather their evidence: (Q, n).
@@ -37,8 +43,21 @@ class Probe:
         images (H, W), standardised as the encoder wants them. `left_out` names rows of the store
         for each image that are not to be among its candidates.
         """
-        views = self.embedder.embed_pixels(images)
+        first = self.embedder.embed_pixels(images)
+        best = propose(self.search, first[:, None], 1, self.subjects, left_out).scores[:, 0]
+
+        def embed(numbers: Rows, asked: NDArray[np.bool_]) -> Vectors:
+            def of(part: slice) -> Held:
+                return Held([images[number] for number in numbers[part].tolist()])
+
+            return self.embedder.embed_views(of, asked)
+
+        views, _ = self.views.complete(first, best, embed)
         found = propose(self.search, views, self.candidates, self.subjects, left_out)
         same = self.embedder.loaded.architecture.standardisation == RULE
         pixels = images if same else [standardise(image, RULE) for image in images]
-        return Part(found, self.verifier.gather(lambda part: Held(pixels[part]), found))
+
+        def images_of(part: slice) -> Held:
+            return Held(pixels[part])
+
+        return Part(found, self.verifier.gather(images_of, found, self.subjects))

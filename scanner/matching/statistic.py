@@ -1,6 +1,7 @@
 """The decision statistic: one number of a pair, the higher, the more it is like a copy.
 
-    cosine similarity (Q, n), measures (Q, n, 6), subjects (Q, n) -> features (Q, n, 14)
+    cosine similarity, correlation (Q, n), measures (Q, n, 6), subjects (Q, n)
+    -> features (Q, n, 16)
     features -> statistic (Q, n)
 
 A weighted sum of the evidence, and of how much it exceeds that of the image's candidates of other
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from deepssim_scan.errors import InputError
 from deepssim_scan.imaging.similarity import NAMES
 
-FEATURES = tuple(f"{name}{over}" for over in ("", "_margin") for name in ("score", *NAMES))
-"""What is weighed: cosine similarity and measures, and of each the margin over other subjects."""
+_PLAIN = ("score", "correlation", *NAMES)
+FEATURES = (*_PLAIN, *(f"{name}_margin" for name in _PLAIN))
+"""What is weighed: cosine similarity, correlation of the coarse look and measures, and of each the
+margin over other subjects."""
 
 Array = NDArray[np.float64]
 
@@ -25,7 +28,7 @@ _CLOSEST = 0.999  # correlation: beyond it, pairs differ by their compression al
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """The weights (20,) of `FEATURES`, and the constant that is added."""
+    """The weights (16,) of `FEATURES`, and the constant that is added."""
 
     weights: tuple[float, ...]
     constant: float
@@ -37,25 +40,30 @@ class Statistic:
             )
 
     def of(self, features: Array) -> Array:
-        """Return the statistic of features (..., 14): (...,); NaN where there is no evidence."""
+        """Return the statistic of features (..., 16): (...,); NaN where there is no evidence."""
         total: Array = features @ np.array(self.weights) + self.constant
         return total
 
 
 def features(
-    scores: NDArray[np.float32], measures: NDArray[np.float32], subjects: NDArray[np.int64]
+    scores: NDArray[np.float32],
+    correlation: NDArray[np.float32],
+    measures: NDArray[np.float32],
+    subjects: NDArray[np.int64],
 ) -> Array:
-    """Return the features (Q, n, 14) of the candidates of Q images; NaN where there is no evidence.
+    """Return the features (Q, n, 16) of the candidates of Q images; NaN where there are none.
 
+    Candidates that were not looked at have none, those that were not registered have no measures.
     All are spread by Fisher's transform, since copies differ in the last per mille.
-    A margin is over the mean of the candidates of other subjects that have evidence, 0 where there
-    are none. The mean, since the best of them may be a second copy in the training set.
+    A margin is over the mean of the candidates of other subjects that have the feature, 0 where
+    there are none. The mean, since the best of them may be a second copy in the training set.
     """
-    every = np.concatenate([scores[..., None], measures], -1).astype(np.float64)
-    plain = np.arctanh(np.clip(every, -_CLOSEST, _CLOSEST))
-    there: NDArray[np.bool_] = np.logical_not(np.isnan(plain).any(-1, keepdims=True))[..., 0]
-    other = (subjects[:, :, None] != subjects[:, None]) & there[:, None]
-    count = other.sum(-1)[..., None]
-    mean = other @ np.nan_to_num(plain) / np.maximum(count, 1)
-    margin = np.where(count > 0, plain - mean, 0.0)
-    return np.concatenate([plain, np.where(there[..., None], margin, np.nan)], -1)
+    scores = np.where(np.isnan(correlation), np.nan, scores)
+    every = np.concatenate([scores[..., None], correlation[..., None], measures], -1)
+    plain = np.arctanh(np.clip(every.astype(np.float64), -_CLOSEST, _CLOSEST))
+    there = np.isfinite(plain)
+    other = (subjects[:, :, None] != subjects[:, None]).astype(np.float64)
+    count = other @ there
+    mean = other @ np.where(there, plain, 0.0) / np.maximum(count, 1)
+    margin = np.where(there, np.where(count > 0, plain - mean, 0.0), np.nan)
+    return np.concatenate([plain, margin], -1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from deepssim_scan.calibration.rule import Judged
 from deepssim_scan.encoder.views import TTA_VIEWS
-from deepssim_scan.imaging.registration import FLIPS
+from deepssim_scan.imaging.pose import FLIPS
 from deepssim_scan.imaging.similarity import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.decision import VERDICTS
@@ -90,7 +90,8 @@ class JudgedPairs:
         """Return the rows of matches.parquet."""
         count, k = self.matches.scores.shape
         names = pa.array([shown(path) for path in self.synthetic], pa.string())
-        evidence, judged, missing = self.evidence, self.judged, self.evidence.missing.ravel()
+        evidence, judged = self.evidence, self.judged
+        missing = ~evidence.registered.ravel()
         ssim = evidence.ssim.ravel()
         measures = [evidence.measures[..., NAMES.index(name)] for name in _MEASURES]
         columns = [

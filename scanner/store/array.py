@@ -1,6 +1,6 @@
 """The array of a store: embeddings in Zarr, one chunk a shard.
 
-    rows of a shard (n, V D) float32 -> chunk -> the same rows, checked by SHA-256
+    rows of a shard (n, D) float32 -> chunk -> the same rows, checked by SHA-256
 
 A missing chunk, which Zarr reads as fill, or a flipped bit raises Damaged, and names the rows.
 """
@@ -37,7 +37,7 @@ class EmbeddingArray:
     @classmethod
     def create(cls, folder: Path, manifest: StoreManifest, shards: int) -> Self:
         """Create an array of `shards` full shards whose chunks are kept, and nothing else is."""
-        path, width = folder / ARRAY, manifest.width
+        path, width = folder / ARRAY, manifest.dimension
         kept = {_chunk(number) for number in range(shards)}
         for leftover in path.iterdir() if path.exists() else ():
             if leftover.name not in kept:
@@ -63,7 +63,7 @@ class EmbeddingArray:
         except Exception as error:  # zarr lets any error out, from TypeError to KeyError
             raise Damaged(f"{path}: cannot be opened ({error}). Build the store again.") from error
         found = (array.shape, array.chunks, str(array.dtype))
-        shape, chunks = ((n, manifest.width) for n in (rows, manifest.shard_rows))
+        shape, chunks = ((n, manifest.dimension) for n in (rows, manifest.shard_rows))
         if found != (shape, chunks, manifest.dtype):
             raise Damaged(
                 f"{path}: its shape, chunks and type are {found}, and {STORE_MANIFEST} says "

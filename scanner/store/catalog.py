@@ -131,6 +131,11 @@ class _Queries:
         query = f"SELECT {_STORED} FROM images WHERE state = ? ORDER BY id"
         return self._records(query, (state,))
 
+    def every(self) -> Iterator[tuple[ImageRecord, int | None]]:
+        """Give every image in the order that they were listed, and its row, if it has one."""
+        rows = (row for (row,) in self._all("SELECT row FROM images ORDER BY id"))
+        return zip(self._records(f"SELECT {_STORED} FROM images ORDER BY id"), rows, strict=True)
+
     def between(self, first: int, last: int) -> list[ImageRecord]:
         """Return images `first` to `last` of the catalog, counted from 1, both included."""
         query = f"SELECT {_STORED} FROM images WHERE id BETWEEN ? AND ? ORDER BY id"

@@ -6,24 +6,26 @@ Blocks are cut by the listing alone. So a run that goes on after an interruption
 blocks as one that was not interrupted, and its embeddings are the same to the bit.
 """
 
-import math
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import device_of
-from deepssim_scan.encoder.tta import embed_tta
+from deepssim_scan.encoder.tta import embed_views
+from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
@@ -40,12 +42,15 @@ from deepssim_scan.storage.layout import STORE_MANIFEST
 from deepssim_scan.store.array import Vectors, first_not_unit
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.manifest import StoreManifest
+from deepssim_scan.store.reread import Held, Source
 from deepssim_scan.store.store import Store
+from deepssim_scan.store.unchanged import Unchanged
 from deepssim_scan.store.writer import StoreWriter
 
 Embedded = tuple[list[ImageRecord], Vectors]
-"""A record per image, and a row (V D,) per record without a reason."""
+"""A record per image, and a row (D,) per record without a reason."""
 
+_TOGETHER = 1024  # blocks of which what changed is embedded together
 _NO_EMBEDDING = Rejection("embedding", "its embedding is zero or not finite")
 
 
@@ -57,24 +62,32 @@ class Embedder:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     config: EmbedConfig = field(default_factory=EmbedConfig)
     run: RunContext = field(default_factory=RunContext)
-    tta_views: int = 1
 
     def source(self, folder: Path) -> dict[str, Any]:
         """Return what a store records of where its images are and how they became rows."""
         return self.ingest.source(folder) | {"device": self.run.device_of_blocks}
 
-    def embed(self, listing: Listing, folder: Path, stage: str = "images") -> None:
+    def embed(
+        self,
+        listing: Listing,
+        folder: Path,
+        stage: str = "images",
+        before: Store | None = None,
+    ) -> None:
         """Embed every image of a listing into a finished store at `folder`.
+
+        Images that did not change since they were embedded into `before`, by the same encoder and
+        in the same way, are taken from there, which gives the same bytes.
 
         Goes on with what an interrupted run of the same embedder left there. Raises InputError when
         not one image could be embedded.
         """
         if not (folder / STORE_MANIFEST).is_file():
             try:
-                self._write_store(listing, folder, stage)
+                self._write_store(listing, folder, stage, before)
             except StoreMismatch:  # what was left is of other files: it is of no use
                 shutil.rmtree(folder)
-                self._write_store(listing, folder, stage)
+                self._write_store(listing, folder, stage, before)
         _require_rows(listing.folder, folder)
 
     def embed_items(
@@ -90,22 +103,56 @@ class Embedder:
                 yield [record_of(values) for values in answer.records], answer.arrays["rows"]
 
     def embed_pixels(self, images: Sequence[Pixels]) -> Vectors:
-        """Embed the views of standardised images (H, W): (N, V, D)."""
-        parts = (images[part] for part in sliced(len(images), CHUNK))
-        with closing(self.run.map(partial(_embed_pixels, self._network), parts)) as answers:
+        """Embed standardised images (H, W): (N, D)."""
+        asked = np.zeros((len(images), len(TTA_VIEWS)), bool)
+        asked[:, 0] = True
+        return self.embed_views(lambda part: Held(images[part]), asked)[:, 0]
+
+    def _found(
+        self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Store | None
+    ) -> Generator[Embedded, None, None]:
+        """Give the images of each block: taken from a store where they did not change, or embedded.
+
+        What is to be embedded of several blocks is put together, so that workers have whole blocks.
+        """
+        if before is None:
+            yield from self.embed_items(folder, blocks)
+            return
+        unchanged = Unchanged(before, self.ingest)
+        for part in sliced(len(blocks), _TOGETHER):
+            items = [item for block in blocks[part] for item in block]
+            taken = [unchanged.take(item) for item in items]
+            left = [item for item, found in zip(items, taken, strict=True) if found is None]
+            with closing(self.embed_items(folder, chunks(left))) as embedded:
+                anew = _by_item(embedded)
+                found = (next(anew) if each is None else each for each in taken)
+                for block in blocks[part]:
+                    yield _joined([next(found) for _ in block])
+
+    def embed_views(self, images: Callable[[slice], Source], asked: NDArray[np.bool_]) -> Vectors:
+        """Embed the test-time views (N, V) that are asked for of N images: (N, V, D).
+
+        `images` gives those of a slice of the N, standardised and numbered from 0. Rows are NaN
+        where a view was not asked for, or an image is missing.
+        """
+        parts = [*sliced(len(asked), CHUNK)]
+        tasks = (Looks(images(part), asked[part]) for part in parts)
+        with closing(self.run.map(partial(_embed_looks, self._network), tasks)) as answers:
             rows = [answer.arrays["rows"] for answer in answers]
-        return np.concatenate([self._network.no_rows(), *rows])
+        dimension = self.loaded.architecture.dimension
+        return np.concatenate([np.empty((0, asked.shape[1], dimension), np.float32), *rows])
 
     @property
     def _network(self) -> "Network":
-        return Network(self.loaded, self.tta_views, self.run.device_of_blocks)
+        return Network(self.loaded, self.run.device_of_blocks)
 
-    def _write_store(self, listing: Listing, folder: Path, stage: str) -> None:
+    def _write_store(
+        self, listing: Listing, folder: Path, stage: str, before: Store | None
+    ) -> None:
         manifest = StoreManifest(
             self.loaded.fingerprint,
             self.loaded.architecture.dimension,
             self.config.shard_rows,
-            tta_views=self.tta_views,
             source=self.source(listing.folder),
         )
         with StoreWriter(folder, manifest) as writer:
@@ -113,7 +160,7 @@ class Embedder:
             total, progress = len(listing.files), self.run.progress
             done, blocks = _left(listing, last[0] if last else None)
             progress(stage, done, total)
-            with closing(self.embed_items(listing.folder, blocks)) as embedded:
+            with closing(self._found(listing.folder, blocks, before)) as embedded:
                 for block, found in zip(blocks, embedded, strict=True):
                     writer.add(*(_after(*last, *found) if last else found))
                     done, last = done + len(block), None
@@ -126,25 +173,22 @@ class Network:
     """What embeds images where a block runs."""
 
     loaded: Checkpoint
-    tta_views: int
     device: str
 
-    def no_rows(self) -> Vectors:
-        """Return the embeddings of no image: (0, V, D)."""
-        dimension = self.loaded.architecture.dimension
-        return np.empty((0, self.tta_views, dimension), np.float32)
-
-    def embed(self, images: Sequence[Pixels], progress: Progress) -> Vectors:
-        """Embed the test-time views of standardised images (H, W) of any shapes: (n, V, D)."""
+    def embed(
+        self, images: Sequence[Pixels], progress: Progress, views: Sequence[int] = (0,)
+    ) -> Vectors:
+        """Embed test-time views of standardised images (H, W) of any shapes: (n, V, D)."""
         encoder = self.loaded.encoder.to(self.device)
         runner = BatchRunner(self.device, "embedding", progress)
 
         def work(device: str, part: Tensor) -> Tensor:
             if device_of(encoder).type != device:
                 encoder.to(device)
-            return embed_tta(encoder, part.to(device), self.tta_views).float().cpu()
+            return embed_views(encoder, part.to(device), views).float().cpu()
 
-        rows = np.empty((len(images), *self.no_rows().shape[1:]), np.float32)
+        shape = len(images), len(views), self.loaded.architecture.dimension
+        rows = np.empty(shape, np.float32)
         for shape in sorted({image.shape for image in images}):
             same = [index for index, image in enumerate(images) if image.shape == shape]
             pixels = torch.from_numpy(np.stack([images[index] for index in same]))
@@ -152,10 +196,27 @@ class Network:
         return rows
 
 
-def _embed_pixels(network: Network, images: Sequence[Pixels]) -> Answer:
-    """Embed images: a block."""
-    warned = Collected()
-    return Answer(None, {"rows": network.embed(images, warned)}, warned.warnings)
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Images, and the test-time views (n, V) that are asked for of each."""
+
+    images: Source
+    asked: NDArray[np.bool_]
+
+
+def _embed_looks(network: Network, looks: Looks) -> Answer:
+    """Embed views of images: a block."""
+    warned, images = Collected(), dict(looks.images.read())
+    shape = *looks.asked.shape, network.loaded.architecture.dimension
+    rows = np.full(shape, np.nan, np.float32)
+    for asked in np.unique(looks.asked, axis=0):
+        alike = np.flatnonzero((looks.asked == asked).all(1))
+        there = [number for number in alike.tolist() if number in images]
+        views = np.flatnonzero(asked).tolist()
+        if there and views:
+            found = network.embed([images[number] for number in there], warned, views)
+            rows[np.ix_(there, views)] = found
+    return Answer(None, {"rows": rows}, warned.warnings)
 
 
 def _embed_files(network: Network, files: Decoding) -> Answer:
@@ -172,12 +233,29 @@ def _embed_files(network: Network, files: Decoding) -> Answer:
     least = network.loaded.architecture.least_side
     images = [_large_enough(image, least) for item in decoded(files) for image in item]
     embedded = [number for number, image in enumerate(images) if image.pixels is not None]
-    rows = network.embed([image.pixels for image in images if image.pixels is not None], warned)
-    usable = np.array([first_not_unit(row) is None for row in rows], bool)
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    rows = network.embed(pixels, warned)[:, 0]
+    usable = np.array([first_not_unit(row[None]) is None for row in rows], bool)
     for number in np.array(embedded)[~usable].tolist():
         images[number] = images[number].rejected(_NO_EMBEDDING)
-    kept = rows[usable].reshape(int(usable.sum()), math.prod(rows.shape[1:]))
-    return Answer([plain(image.record) for image in images], {"rows": kept}, warned.warnings)
+    records = [plain(image.record) for image in images]
+    return Answer(records, {"rows": rows[usable]}, warned.warnings)
+
+
+def _by_item(embedded: Iterable[Embedded]) -> Iterator[Embedded]:
+    """Give the images of each item of blocks."""
+    for records, rows in embedded:
+        done = 0
+        for _, images in groupby(records, lambda record: record.key[:2]):
+            of_item = [*images]
+            count = sum(record.reason is None for record in of_item)
+            yield of_item, rows[done : done + count]
+            done += count
+
+
+def _joined(items: Sequence[Embedded]) -> Embedded:
+    records = [record for of_item, _ in items for record in of_item]
+    return records, np.concatenate([rows for _, rows in items])
 
 
 def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, list[tuple[Item, ...]]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepssim_scan.errors import Damaged, InputError, StoreMismatch
 from deepssim_scan.storage.files import check_sha256
@@ -16,17 +16,13 @@ from deepssim_scan.storage.layout import CATALOG, STORE_MANIFEST
 from deepssim_scan.storage.records import check_types, read_json, record
 from deepssim_scan.store.catalog import Catalog, Shard
 
-if TYPE_CHECKING:
-    from deepssim_scan.store.array import Vectors
-
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
 class StoreManifest:
     """What is fixed before the first row: the encoder's fingerprint (hex), the layout, the source.
 
-    `dimension` is that of one embedding, of which a row has one for each of `tta_views`.
     `source` says which folder was embedded and how, in values that JSON can hold.
     """
 
@@ -35,28 +31,18 @@ class StoreManifest:
     shard_rows: int = 4096
     format: int = FORMAT
     dtype: str = "float32"
-    tta_views: int = 1
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that no store of this format can have."""
         check_types(self)
-        sizes = min(self.dimension, self.shard_rows, self.tta_views)
+        sizes = min(self.dimension, self.shard_rows)
         fixed = (self.format, self.dtype) == (FORMAT, "float32")
         if not re.fullmatch("[0-9a-f]+", self.encoder) or sizes < 1 or not fixed:
             raise InputError(
-                f"{self} must have a hexadecimal encoder, dimension, shard_rows and tta_views "
-                f">= 1, format {FORMAT} and dtype 'float32'"
+                f"{self} must have a hexadecimal encoder, dimension and shard_rows >= 1, "
+                f"format {FORMAT} and dtype 'float32'"
             )
-
-    @property
-    def width(self) -> int:
-        """How many numbers a row has."""
-        return self.tta_views * self.dimension
-
-    def by_view(self, rows: "Vectors") -> "Vectors":
-        """Return rows (n, V D) as (n, V, D)."""
-        return rows.reshape(len(rows), self.tta_views, self.dimension)
 
 
 @dataclass(frozen=True, slots=True)

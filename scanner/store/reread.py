@@ -3,9 +3,17 @@
 store -> listing of its images; listing + rows -> pixels, where the images are still the same
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +23,7 @@ from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.config.standardisation import Standardisation
-from deepssim_scan.ingest.listing import Listing, list_images
+from deepssim_scan.ingest.listing import Item, Listing, list_images
 from deepssim_scan.ingest.pipeline import CHUNK, Decoding, decoded
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.store.store import Store
@@ -38,6 +46,17 @@ def ingest_of(store: Store) -> IngestConfig:
     selection = Selection(include, Path(manifest) if manifest else None, exclude)
     options = ReadOptions(**source["read_options"])
     return IngestConfig(selection, options, source["subject_regex"])
+
+
+class Files(Protocol):
+    """The files of a folder as they are now."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+
+    def find(self, path: str, member: str) -> Item | None:
+        """Return the item of a path and member, None where there is none."""
 
 
 class Source(Protocol):
@@ -66,6 +85,26 @@ class Wanted:
     numbers: Mapping[Key, int]
     digests: Mapping[Key, str]
 
+    def identities(self) -> dict[int, Hashable]:
+        """Return of each image what makes its pixels what they are, by its number.
+
+        Left out are those whose file is gone.
+        """
+        files, how = self.files, (self.files.rule, self.files.ingest.read_options)
+        there = {(item.path, item.member): (item.size, item.mtime_ns) for item in files.items}
+        return {
+            number: (str(files.folder), key, there[key[:2]], self.digests[key], how)
+            for key, number in self.numbers.items()
+            if key[:2] in there
+        }
+
+    def only(self, numbers: Collection[int]) -> "Wanted":
+        """Return the same for some of the images."""
+        kept = {key: number for key, number in self.numbers.items() if number in numbers}
+        frames = _frames(kept)
+        items = tuple(item for item in self.files.items if (item.path, item.member) in frames)
+        return Wanted(replace(self.files, items=items, frames=frames), kept, self.digests)
+
     def read(self) -> Iterator[tuple[int, Pixels]]:
         """Give each image, standardised: its number and (H, W) float32.
 
@@ -83,25 +122,23 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Decodes images of a store again, of the files that a listing says are there now."""
+    """Decodes images of a store again, of the files that are there now."""
 
     store: Store
-    listing: Listing
+    files: Files
     rule: Standardisation
     run: RunContext
 
     def wanted(self, rows: Sequence[int]) -> Wanted:
         """Return what reads the images of some rows, which are numbered from 0 in their order."""
-        folder, ingest = self.listing.folder, ingest_of(self.store)
+        folder, ingest = self.files.folder, ingest_of(self.store)
         records = self.store.records_at(rows)
-        found = [self.listing.find(*name) for name in dict.fromkeys(r.key[:2] for r in records)]
+        found = [self.files.find(*name) for name in dict.fromkeys(r.key[:2] for r in records)]
         items = tuple(item for item in found if item is not None)
-        frames: dict[tuple[str, str], frozenset[str]] = {}
-        for path, member, frame in (record.key for record in records):
-            frames[path, member] = frames.get((path, member), frozenset()) | {frame}
+        numbers = {record.key: number for number, record in enumerate(records)}
         return Wanted(
-            Decoding(folder, items, self.rule, ingest, self.run.isolation, frames),
-            {record.key: number for number, record in enumerate(records)},
+            Decoding(folder, items, self.rule, ingest, self.run.isolation, _frames(numbers)),
+            numbers,
             {record.key: record.sha256 for record in records},
         )
 
@@ -116,6 +153,14 @@ class Reader:
             for block, answer in zip(blocks, answers, strict=True):
                 for number in sorted(map(int, answer.arrays)):
                     yield block[number], answer.arrays[str(number)]
+
+
+def _frames(keys: Iterable[Key]) -> dict[tuple[str, str], frozenset[str]]:
+    """Return the frames of images by path and member."""
+    frames: dict[tuple[str, str], frozenset[str]] = {}
+    for path, member, frame in keys:
+        frames[path, member] = frames.get((path, member), frozenset()) | {frame}
+    return frames
 
 
 def _read(wanted: Wanted) -> Answer:

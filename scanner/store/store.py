@@ -1,6 +1,6 @@
 """Reads a finished store: rows against the SHA-256 of their shard, the catalog against store.json.
 
-folder -> Store: embeddings (N, V D) float32, and a record of every image that was listed
+folder -> Store: embeddings (N, D) float32, and a record of every image that was listed
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Store(AbstractContextManager["Store"]):
         self.catalog.close()
 
     def read(self, start: int, stop: int) -> Vectors:
-        """Return rows `start` to `stop` - 1, (stop - start, V D) float32, all of them verified.
+        """Return rows `start` to `stop` - 1, (stop - start, D) float32, all of them verified.
 
         Every shard that they touch is read whole. Damaged, which names the rows, when a chunk
         is missing, fails its Crc32c, or is not what the catalog's SHA-256 says was written.
@@ -70,10 +70,10 @@ class Store(AbstractContextManager["Store"]):
             self._array.read(shard)[max(start - shard.first, 0) : stop - shard.first]
             for shard in touched
         ]
-        return np.concatenate([np.empty((0, self.manifest.width), np.float32), *parts])
+        return np.concatenate([np.empty((0, self.manifest.dimension), np.float32), *parts])
 
     def shards(self) -> Iterator[tuple[int, Vectors]]:
-        """Give every row in order, a shard at a time: its first row, and (n, V D) float32."""
+        """Give every row in order, a shard at a time: its first row, and (n, D) float32."""
         return ((shard.first, self._array.read(shard)) for shard in self.table)
 
     def verify(self) -> None:

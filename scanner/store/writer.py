@@ -1,9 +1,9 @@
 """Writes a store, or goes on with an unfinished one.
 
-    records + embeddings (n, V D) float32 -> folder
+    records + embeddings (n, D) float32 -> folder
 
     catalog.sqlite    one row per file or frame, whatever became of it; one row per shard
-    embeddings.zarr   (N, V D) float32, one chunk a shard, Crc32c, fill value NaN
+    embeddings.zarr   (N, D) float32, one chunk a shard, Crc32c, fill value NaN
     store.json        the manifest and the footer: counts and digests
 
 A row holds one embedding for each test-time view of an image; training images have one. A shard
@@ -52,7 +52,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self.folder, self.manifest = folder, manifest
-        self._buffer = np.empty((manifest.shard_rows, manifest.width), np.float32)
+        self._buffer = np.empty((manifest.shard_rows, manifest.dimension), np.float32)
         self._filled = self._last = 0
         self._catalog = CatalogWriter(folder / CATALOG, json.dumps(asdict(manifest)))
         try:
@@ -82,17 +82,17 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     def add(self, records: Sequence[ImageRecord], embeddings: Vectors) -> None:
         """Take images in their final order, and one unit-norm row for each that has no reason.
 
-        Raises InputError, and takes nothing, when the rows are not float32 (n, V D) with n the
+        Raises InputError, and takes nothing, when the rows are not float32 (n, D) with n the
         number of records without a reason, or when one is not finite or not of unit norm.
         """
         embedded = [record for record in records if record.reason is None]
-        wanted = (len(embedded), self.manifest.width)
+        wanted = (len(embedded), self.manifest.dimension)
         if embeddings.shape != wanted or embeddings.dtype != np.float32:
             raise InputError(
                 f"{self.folder}: embeddings are {embeddings.dtype} {embeddings.shape}, "
                 f"and these records need float32 {wanted}"
             )
-        bad = first_not_unit(self.manifest.by_view(embeddings))
+        bad = first_not_unit(embeddings)
         if bad is not None:
             raise InputError(
                 f"{self.folder}: the embedding of {embedded[bad].name!r} is not finite with norm 1 "

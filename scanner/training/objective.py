@@ -31,7 +31,7 @@ def rigid_loss(
     """
     drawn = images.some(2 * config.batch, generator)
     copies, truth = simulate_copy(torch.cat([drawn, drawn]), generator)
-    found = canonicaliser.rigid_parameters(normalise_gamma(copies))
+    found = canonicaliser.pose(normalise_gamma(copies))
     return config.pose_weight * rigid_error(found, truth, len(drawn))
 
 
@@ -73,12 +73,12 @@ def loss_of_scores(embeddings: Tensor, target: Tensor, config: TrainingConfig) -
 
 
 def rigid_error(found: Tensor, truth: TransformParameters, drawn: int) -> Tensor:
-    """Return the mean squared error of rigid parameters (..., B, 3) that undo a transform.
+    """Return the mean squared error of rigid parameters (B, 3) that undo a transform.
 
     The first `drawn` and the last `drawn` of the B images are two copies of the same images. What
     counts most is that both are brought to the same position, wherever that is; that it is the
     position of the source counts 5 %.
     """
     off = (found - truth.rigid) * RIGID_SIGNS.to(found)[truth.flip]
-    between = off[..., :drawn, :] - off[..., -drawn:, :]
+    between = off[:drawn] - off[-drawn:]
     return between.square().mean() / 2 + _ABSOLUTE * off.square().mean()

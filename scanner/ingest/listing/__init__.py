@@ -36,22 +36,16 @@ amount of memory.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from deepssim_scan.errors import InputError, InputMissing
-from deepssim_scan.execution.answer import Answer
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
-from deepssim_scan.ingest.isolated import Isolated
 from deepssim_scan.ingest.listing.formats import SUFFIXES, Kind
-from deepssim_scan.ingest.listing.item import Item, Listing, item_of
-from deepssim_scan.ingest.listing.members import Members, members_of
+from deepssim_scan.ingest.listing.item import Item, Listing
+from deepssim_scan.ingest.listing.members import listed, members_of
 from deepssim_scan.ingest.listing.walk import named, walk
-from deepssim_scan.ingest.rejection import Rejection
 
 __all__ = ["Item", "Listing", "list_images"]
 
@@ -79,7 +73,7 @@ def list_images(
         else:
             (archives if kind is Kind.ARCHIVE else items).append(item)
     work = partial(members_of, folder=folder, named=manifest is not None)
-    for members, ignored in _listed(archives, work, run or RunContext()):
+    for members, ignored in listed(archives, work, run or RunContext()):
         items += members
         others[Kind.IGNORED] += ignored
     listing = Listing(
@@ -90,36 +84,6 @@ def list_images(
     )
     _require_images(listing)
     return listing
-
-
-def _listed(
-    archives: Sequence[Item], work: "partial[Members]", run: RunContext
-) -> Iterator[Members]:
-    """List archives in one process beside this one; in this one when the run has no workers."""
-    if run.isolation is None:
-        yield from map(work, archives)
-        return
-    with closing(Isolated(run.isolation)) as process:
-        answers = process.answers(partial(_members_packed, work), archives)
-        for archive, answer in zip(archives, answers, strict=True):
-            yield _members_unpacked(archive, answer)
-
-
-def _members_packed(work: "partial[Members]", archive: Item) -> Answer:
-    """List an archive, as plain values: the fields of its items, and how many are none."""
-    items, others = work(archive)
-    return Answer([[asdict(item) for item in items], others])
-
-
-def _members_unpacked(archive: Item, answer: Answer | Rejection) -> Members:
-    if isinstance(answer, Rejection):
-        return [archive.rejected(answer)], 0
-    try:
-        items, others = answer.records
-        return [item_of(archive, values) for values in items], int(others)
-    except (TypeError, ValueError, KeyError) as error:
-        wrong = Rejection("decoder-crashed", f"what its process answered is no answer: {error}")
-        return [archive.rejected(wrong)], 0
 
 
 def _check_folder(folder: Path) -> None:

@@ -5,14 +5,20 @@ archive -> an Item for each image or rejected member, and how many others
 
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from deepssim_scan.execution.answer import Answer
 from deepssim_scan.ingest.archives import MemberLocation, list_members, read_member
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.isolated import Isolated
 from deepssim_scan.ingest.listing import formats
 from deepssim_scan.ingest.listing.formats import Kind
-from deepssim_scan.ingest.listing.item import Item
+from deepssim_scan.ingest.listing.item import Item, item_of
 from deepssim_scan.ingest.listing.walk import is_hidden
 from deepssim_scan.ingest.rejection import Rejected, Rejection
 from deepssim_scan.ingest.safe_open import open_regular
@@ -43,6 +49,36 @@ def members_of(archive: Item, folder: Path, *, named: bool) -> Members:
     if not listed and named:
         listed.append(archive.rejected(Rejection("bad-archive", "no image in it")))
     return listed, max(items.count(None), not listed)
+
+
+def listed(
+    archives: Sequence[Item], work: "partial[Members]", run: RunContext
+) -> Iterator[Members]:
+    """List archives in one process beside this one; in this one when the run has no workers."""
+    if run.isolation is None:
+        yield from map(work, archives)
+        return
+    with closing(Isolated(run.isolation)) as process:
+        answers = process.answers(partial(_members_packed, work), archives)
+        for archive, answer in zip(archives, answers, strict=True):
+            yield _members_unpacked(archive, answer)
+
+
+def _members_packed(work: "partial[Members]", archive: Item) -> Answer:
+    """List an archive, as plain values: the fields of its items, and how many are none."""
+    items, others = work(archive)
+    return Answer([[asdict(item) for item in items], others])
+
+
+def _members_unpacked(archive: Item, answer: Answer | Rejection) -> Members:
+    if isinstance(answer, Rejection):
+        return [archive.rejected(answer)], 0
+    try:
+        items, others = answer.records
+        return [item_of(archive, values) for values in items], int(others)
+    except (TypeError, ValueError, KeyError) as error:
+        wrong = Rejection("decoder-crashed", f"what its process answered is no answer: {error}")
+        return [archive.rejected(wrong)], 0
 
 
 def _member(

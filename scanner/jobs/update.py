@@ -1,0 +1,92 @@
+"""The index that is there before another is built in its place, as far as it is of use.
+
+index folder, job, listing -> ThereBefore: a store to take rows from, its encoder, its calibration
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.errors import InputMissing, ScanError
+from deepssim_scan.ingest.config import IngestConfig
+from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
+from deepssim_scan.storage.publish import Job, read_job
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.unchanged import Changes, Unchanged, changes
+
+CHANGED = 0.05
+"""Share of the files that may change or be new until an index is calibrated anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThereBefore:
+    """An index that is updated; `calibration` is None where it does not hold any more.
+
+    `adapted` tells whether its encoder is adapted to the training set. The encoder is kept.
+    """
+
+    store: Store
+    encoder: Checkpoint
+    adapted: bool
+    changes: Changes
+    calibration: Calibration | None
+
+
+def there_before(
+    index: Path, job: Job, listing: Listing, given: Checkpoint, ingest: IngestConfig
+) -> ThereBefore | None:
+    """Return the index that is in place, whose store is open; None when it is of no use.
+
+    It is of use when it was built with the same options and versions, is whole, and its encoder is
+    the one `given`, or was adapted from it to images of which all are still there as they were: an
+    encoder knows what it was trained on.
+    """
+    record = read_job(index) if (index / INDEX_MANIFEST).is_file() else None
+    if record is None or not _same_options(job, record):
+        return None
+    try:
+        encoder, store = index_encoder(index), Store.open(index / STORE)
+    except ScanError:
+        return None
+    adapted = encoder.fingerprint != given.fingerprint
+    try:
+        store.verify()
+        found = changes(store, listing, ingest)
+        started = encoder.training.get("started_from")
+        if adapted and (started != given.fingerprint or _has_seen(encoder, store, listing, ingest)):
+            store.close()
+            return None
+        return ThereBefore(store, encoder, adapted, found, _calibration(index, found))
+    except ScanError:
+        store.close()
+        return None
+
+
+def _same_options(job: Job, record: dict[str, Any]) -> bool:
+    """Tell whether job.json is of a job that differs in the listing alone."""
+    mine = job.record()
+    for each in (mine, record):
+        each.get("stages", {}).get("embedded", {}).get("inputs", {}).pop("listing", None)
+    return mine == record
+
+
+def _calibration(index: Path, found: Changes) -> Calibration | None:
+    """Return the calibration, where few images changed and none is gone, whom it may name."""
+    if found.gone or found.new > CHANGED * found.before:
+        return None
+    try:
+        return Calibration.read(index)
+    except InputMissing:
+        return None
+
+
+def _has_seen(encoder: Checkpoint, store: Store, listing: Listing, ingest: IngestConfig) -> bool:
+    """Tell whether an encoder was trained on images that are gone or have changed."""
+    unchanged, kept = Unchanged(store, ingest), set[str]()
+    for item in listing.files:
+        kept.update(record.digest for record, _ in unchanged.records(item) or ())
+    return not encoder.seen <= kept

@@ -1,0 +1,39 @@
+"""Whether anything of a subject is left in a folder of ours.
+
+folder, names of a subject -> a Problem for each file that tells of them
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.jobs.findings import Findings
+from deepssim_scan.storage.files import shown
+from deepssim_scan.storage.layout import ARRAY, ENCODER, INDEX, STORE
+from deepssim_scan.store.store import Store
+
+_NUMBERS = (ENCODER, INDEX, ARRAY)  # files and folders that hold numbers, and no name
+
+
+def look_for_subject(folder: Path, names: Sequence[str], findings: Findings) -> None:
+    """Take down every file that names a subject, and an encoder that may know one.
+
+    `names` are the subject's name, and its hash where there is a key. A name counts where it
+    stands alone: with no letter or digit beside it. Rows of embeddings are those of the catalog,
+    which names everyone. An encoder that was adapted to images which are not in the catalog any
+    more may know whom they show.
+    """
+    wanted = b"|".join(re.escape(name.encode("utf-8", "surrogateescape")) for name in names)
+    alone = re.compile(rb"(?<![0-9A-Za-z])(?:" + wanted + rb")(?![0-9A-Za-z])")
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        if not set(path.relative_to(folder).parts) & set(_NUMBERS):
+            count = len(alone.findall(path.read_bytes()))
+            if count:
+                findings.add(path, f"names {shown(names[0])} {count} times")
+    if (folder / ENCODER).is_file() and (folder / STORE).is_dir():
+        with findings.collecting(folder / ENCODER), Store.open(folder / STORE) as store:
+            there = {record.digest for record, _ in store.catalog.every()}
+            gone = len(checkpoint.load(folder / ENCODER).seen - there)
+            if gone:
+                findings.add(folder / ENCODER, f"was adapted to {gone} images that are gone")

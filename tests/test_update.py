@@ -1,0 +1,256 @@
+"""An index that is there is updated: to the bytes of a new one, reading what changed alone."""
+
+import os
+import shutil
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pictures import TINY
+from PIL import Image
+
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.listing import list_images
+from deepssim_scan.jobs import build_index as job
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.jobs.identity import embedded
+from deepssim_scan.jobs.update import there_before
+from deepssim_scan.storage.publish import Job, Stage
+from deepssim_scan.storage.records import write_json
+from deepssim_scan.store import embed_listing
+from deepssim_scan.store.config import EmbedConfig
+from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.unchanged import changes
+
+RUN = RunContext("cpu", workers=0)
+
+
+def drawn(number, shape=(40, 40)):
+    return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+
+
+def save(path, number):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawn(number)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Images of six people, a volume with a blank slice, an archive, and a file that is none."""
+    for number in range(12):
+        save(tmp_path / "training" / f"p{number // 2}" / f"{number:02d}.png", number)
+    volume = drawn(50, (3, 40, 40)).astype(np.float32)
+    volume[1] = 7
+    np.save(tmp_path / "training" / "p2" / "volume.npy", volume)
+    (tmp_path / "training" / "p3" / "bad.png").write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "training" / "p4.zip", "w") as archive:
+        for number in (4, 5):
+            save(tmp_path / "member.png", 60 + number)
+            archive.write(tmp_path / "member.png", f"{number}.png")
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "encoder", Encoder(TINY), {})
+    return tmp_path
+
+
+def build(root, index, **changed):
+    config = IndexConfig(
+        root / "encoder", embed=EmbedConfig(shard_rows=4), calibrate=False, adapt="never"
+    )
+    return build_index(root / "training", root / index, replace(config, **changed), RUN)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def change(training):
+    """One image is another now, one is gone, one is new, and an archive has other members."""
+    save(training / "p1" / "02.png", 100)
+    (training / "p2" / "05.png").unlink()
+    save(training / "p0" / "00b.png", 101)
+    save(training / "member.png", 102)
+    with zipfile.ZipFile(training / "p4.zip", "a") as archive:
+        archive.write(training / "member.png", "6.png")
+    (training / "member.png").unlink()
+
+
+def test_an_update_ends_in_the_bytes_of_a_new_index(root):
+    build(root, "index")
+    change(root / "training")
+    updated = build(root, "index")
+    anew = build(root, "other", rebuild=True)
+    assert anew.changes is None
+    assert contents(root / "index") == contents(root / "other")
+    found = updated.changes
+    # 10 images and a volume of 3 slices are kept; the file that is none is kept as rejected.
+    assert (found.kept, found.new, found.gone) == (10 + 3 + 1, 2 + 3, 1)
+    assert check(root / "index").intact
+
+
+def test_what_did_not_change_is_not_read(root, monkeypatch):
+    build(root, "index")
+    change(root / "training")
+    read, exact = [], embed_listing.decoded
+    monkeypatch.setattr(
+        embed_listing,
+        "decoded",
+        lambda task: read.extend((i.path, i.member) for i in task.items) or exact(task),
+    )
+    build(root, "index")
+    members = [("p4.zip", f"{number}.png") for number in (4, 5, 6)]
+    assert read == [("p0/00b.png", ""), ("p1/02.png", ""), *members]
+
+
+def test_without_a_change_nothing_is_read_and_nothing_changes(root, monkeypatch):
+    build(root, "index")
+    before = contents(root / "index")
+    monkeypatch.setattr(embed_listing, "decoded", lambda task: iter(()))
+    found = build(root, "index").changes
+    assert (found.new, found.gone) == (0, 0)
+    assert contents(root / "index") == before
+
+
+def test_a_file_of_another_time_is_read_again(root):
+    build(root, "index")
+    path = root / "training" / "p0" / "00.png"
+    save(path, 200)
+    os.utime(path, ns=(1, 1))
+    assert build(root, "index").changes.new == 1
+    build(root, "other")
+    assert contents(root / "index") == contents(root / "other")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ingest": IngestConfig(read_options=ReadOptions(max_pixels=2000))},
+        {"ingest": IngestConfig(Selection(exclude=("p0/*",)))},
+        {"ingest": IngestConfig(subject_regex="p([0-9])")},
+        {"embed": EmbedConfig(shard_rows=5)},
+        {"rebuild": True},
+    ],
+    ids=["pixels", "exclude", "subjects", "shards", "rebuild"],
+)
+def test_with_other_options_an_index_is_built_anew(root, changed):
+    build(root, "index")
+    assert build(root, "index", **changed).changes is None
+
+
+def test_with_another_encoder_or_a_damaged_store_an_index_is_built_anew(root):
+    build(root, "index")
+    chunk = root / "index" / "store" / "embeddings.zarr" / "c.0.0"
+    chunk.write_bytes(bytes(len(chunk.read_bytes())))
+    assert build(root, "index").changes is None
+    checkpoint.save(root / "encoder", Encoder(TINY), {})
+    assert build(root, "index").changes is None
+
+
+def adapted(root, seen):
+    """An index whose encoder is one that was adapted to the images with these digests."""
+    given = checkpoint.load(root / "encoder")
+    torch.manual_seed(1)
+    facts = {"started_from": given.fingerprint, "seen": seen}
+    checkpoint.save(root / "adapted", Encoder(TINY), facts)
+    shutil.copy(root / "encoder", root / "given")
+    shutil.copy(root / "adapted", root / "encoder")
+    build(root, "index")
+    return given
+
+
+def job_of(root, listing, given):
+    embedder = Embedder(given, config=EmbedConfig(shard_rows=4), run=RUN)
+    stages = (
+        embedded(listing, embedder, "store"),
+        Stage("calibrated", {}, {"calibrate": False, "adapt": "never"}),
+    )
+    return Job("build-index", stages)
+
+
+def test_an_encoder_that_has_seen_what_is_gone_is_not_kept(root):
+    with Store.open(index_of(root)) as store:
+        digests = {record.path: record.digest for record in store.embedded()}
+    given = adapted(root, [digests["p0/00.png"], digests["p5/11.png"]])
+    listing = list_images(root / "training")
+    record = job_of(root, listing, given).record()
+    write_json(root / "index" / "job.json", record)  # as if this run had adapted it
+
+    def found():
+        listing = list_images(root / "training")
+        there = there_before(
+            root / "index", job_of(root, listing, given), listing, given, IngestConfig()
+        )
+        if there is not None:
+            there.store.close()
+        return there
+
+    kept = found()
+    assert kept.adapted
+    assert kept.encoder.fingerprint == checkpoint.load(root / "adapted").fingerprint
+    (root / "training" / "p5" / "10.png").unlink()
+    assert found() is not None
+    (root / "training" / "p5" / "11.png").unlink()
+    assert found() is None
+
+
+def index_of(root):
+    build(root, "first")
+    return root / "first" / "store"
+
+
+def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, monkeypatch):
+    build(root, "index")
+    with Store.open(root / "index" / "store") as store:
+        found = changes(store, list_images(root / "training"), IngestConfig())
+    assert (found.new, found.gone, found.before) == (0, 0, 12 + 1 + 1 + 2)
+    made = []
+    exact = job.calibrated_if_large
+    monkeypatch.setattr(job, "calibrated_if_large", lambda *given: made.append(1) or exact(*given))
+
+    def calibrations():
+        made.clear()
+        build(root, "calibrated", calibrate=True)
+        return len(made)
+
+    for number in range(30):
+        save(root / "training" / "more" / f"{number}.png", 300 + number)
+    assert calibrations() == 1
+    assert calibrations() == 0
+    save(root / "training" / "more" / "30.png", 330)
+    assert calibrations() == 0
+    assert check(root / "calibrated").intact
+    for number in range(31, 40):
+        save(root / "training" / "more" / f"{number}.png", 300 + number)
+    assert calibrations() == 1
+    (root / "training" / "more" / "7.png").unlink()
+    assert calibrations() == 1
+
+
+def test_of_a_subject_that_was_removed_nothing_is_left(root):
+    build(root, "index")
+    left = check(root / "index", without=["p1"]).problems
+    assert {problem.where.rpartition("/")[2] for problem in left} == {"catalog.sqlite"}
+    assert "names p1" in left[0].what
+    assert check(root / "index", without=["p"]).intact  # no name is a part of another one
+    shutil.rmtree(root / "training" / "p1")
+    build(root, "index")
+    assert check(root / "index", without=["p1"]).intact
+    assert not check(root / "index", without=["p3"]).intact
+
+
+def test_an_encoder_that_was_adapted_to_images_that_are_gone_is_told(root):
+    adapted(root, ["0123456789ab"])
+    (problem,) = check(root / "index", without=["nobody"]).problems
+    assert problem.what == "was adapted to 1 images that are gone"

@@ -255,7 +255,7 @@ def _spoiled(value):
 
 HOSTILE = {
     "no metadata": (lambda metadata, weights: metadata.clear(), "its format is None"),
-    "another format": (_set("format", "deepssim-scan checkpoint 7"), "checkpoint 6', not"),
+    "another format": (_set("format", "deepssim-scan checkpoint 7"), "checkpoint 7', not"),
     "an older format": (_set("format", "deepssim-scan checkpoint 4"), "checkpoint 4', not"),
     "no architecture": (_without("architecture"), "'architecture' is missing"),
     "no training": (_without("training"), "'training' is missing"),

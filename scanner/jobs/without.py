@@ -4,13 +4,14 @@ folder, names of a subject -> a Problem for each file that tells of them
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.storage.files import shown
-from deepssim_scan.storage.layout import ARRAY, ENCODER, INDEX, STORE
+from deepssim_scan.storage.layout import ARRAY, CATALOG, ENCODER, INDEX, STORE
+from deepssim_scan.store.catalog import Catalog
 from deepssim_scan.store.store import Store
 
 _NUMBERS = (ENCODER, INDEX, ARRAY)  # files and folders that hold numbers, and no name
@@ -28,7 +29,7 @@ def look_for_subject(folder: Path, names: Sequence[str], findings: Findings) -> 
     alone = re.compile(rb"(?<![0-9A-Za-z])(?:" + wanted + rb")(?![0-9A-Za-z])")
     for path in sorted(each for each in folder.rglob("*") if each.is_file()):
         if not set(path.relative_to(folder).parts) & set(_NUMBERS):
-            count = len(alone.findall(path.read_bytes()))
+            count = sum(len(alone.findall(text)) for text in _texts(path))
             if count:
                 findings.add(path, f"names {shown(names[0])} {count} times")
     if (folder / ENCODER).is_file() and (folder / STORE).is_dir():
@@ -37,3 +38,14 @@ def look_for_subject(folder: Path, names: Sequence[str], findings: Findings) -> 
             gone = len(checkpoint.load(folder / ENCODER).seen - there)
             if gone:
                 findings.add(folder / ENCODER, f"was adapted to {gone} images that are gone")
+
+
+def _texts(path: Path) -> Iterator[bytes]:
+    """Give what is text in a file: of a catalog, what its rows say; else all of it."""
+    if path.name != CATALOG:
+        yield path.read_bytes()
+        return
+    with Catalog(path) as catalog:
+        for record, _ in catalog.every():
+            for text in (record.path, record.member, record.subject, record.detail):
+                yield text.encode("utf-8", "surrogateescape")

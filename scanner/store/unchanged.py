@@ -51,10 +51,11 @@ class Unchanged:
 
     def records(self, item: Item) -> Images | None:
         """Return the records of an item, after those before it; None when it changed or is new."""
-        while self._next is not None and self._next[0].order < item.order:
+        order = item.order
+        while self._next is not None and self._next[0] < order:
             self.gone += 1
             self._next = next(self._groups, None)
-        if self._next is None or self._next[0].order != item.order:
+        if self._next is None or self._next[0] != order:
             return None
         images, self._next = self._next[1], next(self._groups, None)
         return images if all(self._is_same(item, record) for record, _ in images) else None
@@ -96,7 +97,7 @@ def changes(store: Store, listing: Listing, ingest: IngestConfig) -> Changes:
     return Changes(kept, new, unchanged.gone + unchanged.rest(), store.footer.items)
 
 
-def _groups(store: Store) -> Iterator[tuple[Item, Images]]:
-    """Give the images of each item, in their order."""
+def _groups(store: Store) -> Iterator[tuple[tuple[bytes, bytes], Images]]:
+    """Give the images of each item, after what items are sorted by."""
     for (path, member), images in groupby(store.catalog.every(), lambda each: each[0].key[:2]):
-        yield Item(path, member), [*images]
+        yield Item(path, member).order, [*images]

@@ -15,7 +15,7 @@ import torch
 from deepssim_scan.imaging.sides import Sides, sides
 from deepssim_scan.store.reread import Wanted
 
-MOST = 3000
+MOST = 1500
 """Images that are kept, of 68 KiB each."""
 
 _kept: OrderedDict[Hashable, Sides] = OrderedDict()

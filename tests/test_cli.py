@@ -190,7 +190,7 @@ def test_row_46_training_images_that_are_gone_make_a_query_incomplete(run, index
     assert "Not looked at: synthetic images 0, training images 0, pairs 16." in err
     code, out, err = run(*QUERY, "--training", "moved")
     assert code == 0
-    assert "Pairs registered: 16" in out
+    assert "Pairs looked at: 16" in out
     assert "INCOMPLETE" not in err
 
 

@@ -304,7 +304,7 @@ def _show_verification(pairs: Mapping[str, int] | None) -> None:
     if pairs is None:
         console.warn("Not verified, as --no-verify asks for: judged by the score alone.")
         return
-    console.say(f"Pairs registered: {pairs['registered']:,}")
+    console.say(f"Pairs looked at: {pairs['registered']:,}")
     if missing := pairs["not_registered"]:
         console.warn(
             f"Pairs not verified: {missing:,}. An image of each is gone or has changed, so they "

@@ -231,7 +231,11 @@ def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, mon
     save(root / "training" / "more" / "30.png", 330)
     assert calibrations() == 0
     assert check(root / "calibrated").intact
-    for number in range(31, 40):
+    save(root / "training" / "more" / "31.png", 331)
+    assert calibrations() == 0
+    save(root / "training" / "more" / "32.png", 332)
+    assert calibrations() == 1  # by now, more changed than may: of each update, only one file
+    for number in range(33, 42):
         save(root / "training" / "more" / f"{number}.png", 300 + number)
     assert calibrations() == 1
     (root / "training" / "more" / "7.png").unlink()

@@ -80,8 +80,9 @@ def check(
         from deepssim_scan.jobs import repair as repairing
 
         if repair:
-            repairing.repair(path, RepairConfig(images, encoder), run)
-        checked = checking.check(path, run.progress, names)
+            checked = repairing.repair(path, RepairConfig(images, encoder), run)
+        if names or not repair:
+            checked = checking.check(path, run.progress, names)
     if json:
         console.show_json(asdict(checked) | {"path": str(path), "intact": checked.intact})
     else:

@@ -37,7 +37,8 @@ class Calibration:
     where non-members come from: "known" or "guessed" subjects of the training set left out, "runs"
     of neighbouring files left out, or "hold-out" images. `planted` holds the statistic
     of every planted copy by kind; `source_first` is the share of them whose source has the highest
-    score; `duplicates` are training images of different subjects that are copies of each other.
+    score; `duplicates` are training images of different subjects that are copies of each other;
+    `changed` files of the training set are new or others since it was made.
     """
 
     encoder: str
@@ -52,6 +53,7 @@ class Calibration:
     planted: Mapping[str, tuple[float, ...]]
     source_first: float
     duplicates: tuple[tuple[str, str], ...]
+    changed: int = 0
     digest: str = ""
 
     def false_alarm(self, asked: float | None) -> float:
@@ -105,6 +107,7 @@ class Calibration:
             "tta_views",
             "subjects",
             "source_first",
+            "changed",
         ):
             value[name] = getattr(self, name)
         value["enough"] = list(self.enough)

@@ -3,7 +3,7 @@
 index folder, job, listing -> ThereBefore: a store to take rows from, its encoder, its calibration
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from deepssim_scan.store.store import Store
 from deepssim_scan.store.unchanged import Changes, Unchanged, changes
 
 CHANGED = 0.05
-"""Share of the files that may change or be new until an index is calibrated anew."""
+"""Share of the files that may have changed or be new until an index is calibrated anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,18 @@ def _same_options(job: Job, record: dict[str, Any]) -> bool:
 
 
 def _calibration(index: Path, found: Changes) -> Calibration | None:
-    """Return the calibration, where few images changed and none is gone, whom it may name."""
-    if found.gone or found.new > CHANGED * found.before:
-        return None
+    """Return the calibration, where few files changed since it was made, and none is gone.
+
+    It may name who is gone. One that is bundled is not kept: there may be enough images by now.
+    """
     try:
-        return Calibration.read(index)
+        made = Calibration.read(index)
     except InputMissing:
         return None
+    changed = made.changed + found.new
+    if found.gone or changed > CHANGED * found.before or made.subjects == "bundled":
+        return None
+    return replace(made, changed=changed)
 
 
 def _has_seen(encoder: Checkpoint, store: Store, listing: Listing, ingest: IngestConfig) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from harness import Spread, parser, show, write, write_images
+from harness import Spread, descendants, parser, read_of_process, show, write, write_images
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
@@ -37,7 +37,7 @@ from deepssim_scan.store.writer import StoreWriter
 
 FILES, FOLDER, SHARD = 1000, 1000, 4096
 POLL = 0.02  # seconds
-_BUILD = """
+BUILD = """
 import sys
 from pathlib import Path
 from deepssim_scan.index.flat import build
@@ -45,7 +45,7 @@ from deepssim_scan.store.store import Store
 with Store.open(Path(sys.argv[1]) / "store") as store:
     build(store, Path(sys.argv[1]), ("encoder.safetensors",))
 """
-_SEARCH = """
+SEARCH = """
 import sys
 from pathlib import Path
 from deepssim_scan.index.flat import TrainingIndex
@@ -56,7 +56,7 @@ with Store.open(Path(sys.argv[1]) / "store") as store:
     found = index.search(queries, 8)
     assert (found.rows[:, 0] == range(len(queries))).all()
 """
-_QUERY = "from deepssim_scan.cli import main; main()"
+COMMAND = "from deepssim_scan.cli import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,13 @@ def main() -> None:
         work = Path(name)
         index = work / "index"
         make_store(work, options)
-        runs = {"build": run(_BUILD, index), "search of 4,096 queries": run(_SEARCH, index)}
+        runs = {"build": run(BUILD, index), "search of 4,096 queries": run(SEARCH, index)}
         if options.synthetic:
             calibrate(index)
             write_images(work / "synthetic", options.synthetic, 128, options.seed + 1)
             places = ("--synthetic", work / "synthetic", "--index", index, "--report", work / "out")
             asked = ("query", *map(str, places), "--canaries", "0", "--device", "cpu")
-            runs["query"] = run(_QUERY, *asked)
+            runs["query"] = run(COMMAND, *asked)
     measured = {}
     for what, found in runs.items():
         measured[f"{what}, time"] = Spread.of([found.seconds], "s")
@@ -149,31 +149,17 @@ def run(code: str, *arguments: str | Path) -> Run:
         while process.poll() is None:
             mine = _beyond_mapped(process.pid)
             own = max(own, mine)
-            every = max(every, mine + sum(map(_beyond_mapped, _descendants(process.pid))))
+            every = max(every, mine + sum(map(_beyond_mapped, descendants(process.pid))))
             time.sleep(POLL)
     if process.returncode:
         raise SystemExit(f"left with exit code {process.returncode}: {json.dumps(command[2:])}")
     return Run(time.perf_counter() - started, own / 1024, every / 1024)
 
 
-def _descendants(process: int) -> Iterator[int]:
-    for each in Path(f"/proc/{process}/task").glob("*/children"):
-        for number in map(int, _text(each).split()):
-            yield number
-            yield from _descendants(number)
-
-
 def _beyond_mapped(process: int) -> int:
-    """Return the resident memory of a process that is of no file, in KiB."""
-    lines = _text(Path(f"/proc/{process}/status")).splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it ended meanwhile
-        return ""
+    """Return the memory of a process that is of no file, in KiB: its part of what it shares."""
+    lines = read_of_process(process, "smaps_rollup").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shm")))
 
 
 def _options() -> argparse.Namespace:

@@ -17,7 +17,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import Spread, add_encoder, console, parser, show, write, write_images
+from harness import (
+    Spread,
+    add_encoder,
+    console,
+    descendants,
+    parser,
+    read_of_process,
+    show,
+    write,
+    write_images,
+)
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.ingest.config import RunContext
@@ -90,35 +100,22 @@ def measure(folder: Path, size: int) -> dict[str, int]:
 
 
 def watch(process: subprocess.Popen[bytes]) -> dict[int, int]:
-    """Wait for a process; return the peaks in kB of it and of its children, by their number."""
+    """Wait for a process; return the peaks in kB of it and of all that it started, by number."""
     peaks: dict[int, int] = {}
     while process.poll() is None:
-        for each in (process.pid, *_children(process.pid)):
+        for each in (process.pid, *descendants(process.pid)):
             # The newest: it never falls, and before its exec a child shows its parent's.
             peaks[each] = _peak(each) or peaks.get(each, 0)
         time.sleep(POLL)
     return peaks
 
 
-def _children(process: int) -> set[int]:
-    """Return the processes that any thread of a process has started and that still live."""
-    lists = Path(f"/proc/{process}/task").glob("*/children")
-    return {int(number) for each in lists for number in _read(each).split()}
-
-
 def _peak(process: int) -> int:
     """Return a process's high-water mark of resident memory in kB; 0 when it has ended."""
-    for line in _read(Path(f"/proc/{process}/status")).splitlines():
+    for line in read_of_process(process, "status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
     return 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it ended between the listing and here
-        return ""
 
 
 def _options() -> argparse.Namespace:

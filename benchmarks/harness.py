@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -192,6 +193,22 @@ def machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "versions": {name: version for name in LIBRARIES if (version := _version(name))},
     }
+
+
+def descendants(process: int) -> list[int]:
+    """Return the processes that a process started, and those that they did."""
+    try:
+        return [each.pid for each in psutil.Process(process).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def read_of_process(process: int, what: str) -> str:
+    """Return what the system tells of a process in /proc; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{process}/{what}").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _cpu() -> str:

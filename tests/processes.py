@@ -3,10 +3,26 @@
 import psutil
 
 
-def children():
-    """Return the processes that this one, or one of them, started and that live."""
-    found = psutil.Process().children(recursive=True)
-    return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+def children(pid=None):
+    """Return the processes that this one (or another) or one of them started and that live.
+
+    The nursery, of which they are forked, is not among them: it ends with who started it.
+    """
+    found = psutil.Process(pid).children(recursive=True)
+    return [each for each in found if _lives(each) and not _is_nursery(each)]
+
+
+def _lives(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _is_nursery(process):
+    """What is forked of a nursery has its command line, and it for a parent."""
+    return _of_nursery(process) and not _of_nursery(process.parent())
+
+
+def _of_nursery(process):
+    return "execution.nursery" in " ".join(process.cmdline())
 
 
 def all_ended(processes=None, seconds=20):

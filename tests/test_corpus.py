@@ -62,7 +62,9 @@ def note(*words):
     with open(os.environ["SOCKET_LOG"], "a") as log:
         log.write(f"{os.getpid()} {' '.join(words)}\\n")
 
-def refuse(event, arguments):
+def watch(event, arguments):
+    if event == "os.fork":
+        note("forks")
     lookup = event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
     use = event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg")
     if lookup or use and isinstance(arguments[1], tuple):
@@ -71,7 +73,7 @@ def refuse(event, arguments):
             note("refused", event, repr(arguments[1:]))
         raise RuntimeError("sockets are blocked")
 
-sys.addaudithook(refuse)
+sys.addaudithook(watch)
 note("started", *sys.orig_argv)
 """
 
@@ -291,13 +293,16 @@ def test_row_16_what_a_dicomdir_lists_is_not_looked_for(audited):
 
 
 def test_no_process_touches_the_network(audited):
-    lines = [line.split(" ", 2) for line in audited.log.read_text().splitlines()]
+    lines = [(line + "  ").split(" ", 2) for line in audited.log.read_text().splitlines()]
     assert [line for line in lines if line[1] == "refused"] == []
     started = [words for _, _, words in lines]
     for job in ("build-index", "query"):
         assert any(str(PROGRAM) in words and f" {job} " in words for words in started)
-    workers = {pid for pid, _, words in lines if "execution.child" in words}
-    assert len(workers) >= 4  # for each job one that computes at least, and one that decodes
+    nurseries = {pid for pid, _, words in lines if "execution.nursery" in words}
+    assert len(nurseries) == 2  # one for each job, which watches what is forked of it as well
+    forks = Counter(pid for pid, what, _ in lines if what == "forks" and pid in nurseries)
+    assert min(forks.values()) >= 2  # one that computes, and one that decodes
+    assert forks.keys() == nurseries
 
 
 @pytest.mark.parametrize(

@@ -171,12 +171,30 @@ def test_row_02_another_library_allows_half_images(monkeypatch, form):
 def test_between_two_frames_other_code_finds_everything_as_it_was(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     logger = logging.getLogger("PIL")
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])
     before = Image.MAX_IMAGE_PIXELS, warnings.filters[:]
+    said = logger.disabled, logger.handlers, logger.propagate
     for _ in decode(saved_all(STACK, "TIFF"), ReadOptions(max_pixels=600)):
         assert ImageFile.LOAD_TRUNCATED_IMAGES is True
         assert before == (Image.MAX_IMAGE_PIXELS, warnings.filters)
-        assert logger.level == logging.INFO
+        assert said == (logger.disabled, logger.handlers, logger.propagate)
+
+
+def test_no_logger_of_a_decoder_is_heard_while_a_frame_is_decoded(monkeypatch, capfd, caplog):
+    loggers = [logging.getLogger(f"PIL{name}") for name in ("", ".PngImagePlugin")]
+    heard = logging.StreamHandler()
+
+    def told(*_):
+        for logger in loggers:
+            logger.critical("a patient")
+
+    monkeypatch.setattr(loggers[0], "handlers", [heard])
+    told()
+    assert (len(caplog.records), capfd.readouterr().err.count("a patient")) == (2, 2)
+    caplog.clear()
+    monkeypatch.setattr(pillow_module, "_check_strips", told)
+    assert len([*decode(FORMATS["PNG"])]) == 1
+    assert (caplog.records, capfd.readouterr().err) == ([], "")
 
 
 def test_row_03_png_with_a_wrong_checksum():

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -207,6 +206,7 @@ answers = executor.map(partial(act, Path(folder)), items)
 for answer in answers:
     print(answer.records[1], flush=True)
     if "leave" in answer.records[0]:
+        sys.stdin.readline()
         break
     if "idle" in answer.records[0]:
         time.sleep(10_000)
@@ -232,6 +232,7 @@ def program(folder, items, text=PROGRAM):
     return {
         "args": [sys.executable, folder / "program.py", folder, *items],
         "env": os.environ | {"PYTHONPATH": paths.strip(os.pathsep)},
+        "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
     }
 
@@ -252,7 +253,8 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
     items = ["leave", *["sleep"] * 5]
     with subprocess.Popen(**program(tmp_path, items)) as parent:
         parent.stdout.readline()
-        started = psutil.Process(parent.pid).children()
+        started = children(parent.pid)
+        parent.stdin.close()
         assert parent.wait(60) == 0
     assert len(started) == 2
     assert all_ended(started)
@@ -262,7 +264,7 @@ def test_a_decoder_that_hangs_ends_after_its_time_though_its_parent_was_killed(t
     with subprocess.Popen(**program(tmp_path, [], HANGING)) as parent:
         while not (tmp_path / "log").exists() or not tries(tmp_path)["hang-1"]:
             time.sleep(0.01)
-        started = psutil.Process(parent.pid).children()
+        started = children(parent.pid)
         parent.kill()
     assert len(started) == 1
     assert all_ended(started)

@@ -21,7 +21,7 @@ from worker_faults import (
 )
 
 from deepssim_scan.errors import InputError, ScanError
-from deepssim_scan.execution import child
+from deepssim_scan.execution import child, nursery
 from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.isolated import Isolated
 from deepssim_scan.ingest.rejection import Rejection
@@ -162,7 +162,8 @@ def test_processes_that_cannot_start_are_an_error_and_not_a_rejection(monkeypatc
     def refuse(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(child.subprocess, "Popen", refuse)
+    nursery.NURSERY.close()
+    monkeypatch.setattr(nursery.subprocess, "Popen", refuse)
     with pytest.raises(ScanError, match=r"cannot be started .*temporarily unavailable"):
         next(Isolated(SHORT).answers(slept, [0]))
     assert all_ended()

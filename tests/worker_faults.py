@@ -4,13 +4,16 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from deepssim_scan.errors import Damaged
 from deepssim_scan.execution.answer import Answer
+from deepssim_scan.execution.child import Child
 
 
 def act(folder, item):
@@ -105,3 +108,30 @@ class DeadlyRule:
     @property
     def size(self):
         os._exit(1)
+
+
+def modules():
+    """Answer which modules are loaded: what a `Child` is made of."""
+    return lambda _: Answer([*sys.modules]).pack()
+
+
+def surroundings():
+    """Answer where the process is and what it was given, and print."""
+    print("printed", flush=True)
+    found = [str(Path.cwd()), os.environ.get("DEEPSSIM_TEST"), sys.path[-1]]
+    return lambda _: Answer([*found, os.environ["OMP_NUM_THREADS"]]).pack()
+
+
+def nested(folder):
+    """Start a process that sleeps once it is told to, and pass on what it is told."""
+    inner = Child(partial(sleeper, folder))
+
+    def work(message):
+        inner.send(message)
+        return inner.receive()
+
+    return work
+
+
+def sleeper(folder):
+    return lambda message: act(folder, message.decode()).pack()

@@ -2,23 +2,24 @@
 
     Child(make): make() -> work, in the process; message (bytes) -> work(message): bytes
 
-`make` is pickled, and nothing that the process sends is unpickled. The process is an interpreter of
-its own: one that is forked after torch or FAISS ran threads can hang. It ends when its pipe closes,
-and the pipe closes when this process ends, however that happens.
+`make` is pickled, and nothing that the process sends is unpickled. The process is forked of the
+nursery, and goes on in this one's folder, environment and module path. It ends when its pipe
+closes, and the pipe closes when this process ends, however that happens.
 """
 
 import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Lock
 
 from deepssim_scan.errors import ScanError
+from deepssim_scan.execution.nursery import NURSERY, ONE_THREAD, Forked
 
 Work = Callable[[bytes], bytes]
 
@@ -26,7 +27,6 @@ LARGEST = 1 << 32
 """Bytes that an answer may have."""
 
 _PATIENCE = 5  # seconds that a process has to end, once its pipe is closed
-_PROGRAM = "import sys; from deepssim_scan.execution.child import main; main(int(sys.argv[1]))"
 
 
 class Stopped(Exception):
@@ -36,15 +36,18 @@ class Stopped(Exception):
 class Child:
     """One process at a time, started when it is needed and again after `end`."""
 
-    def __init__(
-        self, make: Callable[[], Work], environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, make: Callable[[], Work]) -> None:
         """Start nothing yet; `make` will be called in the process, and returns what answers."""
-        self._make, self._environment = make, dict(environment or {})
-        self._process: subprocess.Popen[bytes] | None = None
+        self._make = make
+        self._process: Forked | None = None
         self._pipe: Connection | None = None
         self._stopped = False
         self._changing = Lock()  # `kill` is called by another thread
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
 
     def send(self, message: bytes) -> None:
         """Send a message, to a new process where there is none.
@@ -77,10 +80,7 @@ class Child:
         if process is None or pipe is None:
             return None
         pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(_PATIENCE)
-        process.kill()
-        return process.wait()
+        return process.wait(_PATIENCE)
 
     def start(self) -> Connection:
         """Start the process unless there is one; return the pipe to it.
@@ -92,20 +92,10 @@ class Child:
     def _started(self) -> Connection:
         ours, theirs = socket.socketpair()
         pipe = Connection(ours.detach())
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
-            with self._changing, theirs:
-                if self._stopped:
-                    raise Stopped
-                self._process = subprocess.Popen(
-                    # -P: a module of that name in the current folder is not imported.
-                    [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # of what a library prints; ours may be read by a program
-                    pass_fds=[theirs.fileno()],
-                    env=os.environ | path | self._environment,
-                )
-                self._pipe = pipe
+            with theirs:
+                self._take(NURSERY.fork(theirs.fileno()), pipe)
+            pipe.send_bytes(pickle.dumps((str(Path.cwd()), dict(os.environ), sys.path)))
             pipe.send_bytes(pickle.dumps(self._make))
             pipe.recv_bytes(0)
         except (EOFError, OSError) as error:
@@ -117,6 +107,13 @@ class Child:
             ) from error
         return pipe
 
+    def _take(self, process: Forked, pipe: Connection) -> None:
+        with self._changing:
+            self._process, self._pipe = process, pipe
+            if self._stopped:
+                process.kill()
+                raise Stopped
+
 
 def ended(code: int) -> str:
     """Say how a process ended, by its exit code."""
@@ -125,10 +122,15 @@ def ended(code: int) -> str:
 
 def main(descriptor: int) -> None:
     """Answer messages until the pipe closes: the main function of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its children
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it too, and ends its children
     pipe = Connection(descriptor)
-    with suppress(EOFError, ConnectionError):  # the parent closed the pipe, or is gone
-        work = pickle.loads(pipe.recv_bytes())()  # noqa: S301 - of the parent
+    with suppress(EOFError, ConnectionError):  # the caller closed the pipe, or is gone
+        folder, environment, path = pickle.loads(pipe.recv_bytes())  # noqa: S301 - of the caller
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment | ONE_THREAD)
+        sys.path[:] = filter(None, path)  # an empty one is the current folder
+        work = pickle.loads(pipe.recv_bytes())()  # noqa: S301 - of the caller
         pipe.send_bytes(b"")
         while True:
             pipe.send_bytes(work(pipe.recv_bytes()))

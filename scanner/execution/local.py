@@ -7,6 +7,7 @@ luck. Processes start at once, and work until `close`.
 
 import atexit
 import pickle
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
@@ -20,12 +21,11 @@ from deepssim_scan.errors import ScanError
 from deepssim_scan.execution.answer import Answer, NoAnswer
 from deepssim_scan.execution.child import Child, Stopped, ended
 from deepssim_scan.execution.executor import Block, T
+from deepssim_scan.execution.nursery import NURSERY
 from deepssim_scan.execution.serving import checked, serving
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# Of the GNU C library: memory that a worker freed stays with it, up to 512 MB. To get it from the
-# system again for every batch, page by page, takes a tenth of the time.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+# What nearly all blocks need; macOS allows no fork of a process that has loaded much.
+_LOADED = ("deepssim_scan.store.embed_listing", "deepssim_scan.matching.evidence")
 _Task = tuple[Future[Answer], Block[Any], Any]
 
 
@@ -44,7 +44,9 @@ class LocalProcesses:
     def __init__(self, workers: int) -> None:
         """Start the processes, and do not wait for them."""
         self.workers = workers
-        self._crew = [Child(serving, _ONE_THREAD | _KEEP_MEMORY) for _ in range(workers)]
+        with suppress(OSError):  # the first task tells of it
+            NURSERY.load(_LOADED if sys.platform == "linux" else ())
+        self._crew = [Child(serving) for _ in range(workers)]
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         # Not an executor's threads, which an interpreter that ends would wait for.
         self._threads = [
@@ -75,6 +77,8 @@ class LocalProcesses:
         atexit.unregister(self.close)
         for child in self._crew:
             child.kill(forever=True)
+        if not any(child.started for child in self._crew):
+            NURSERY.kill()  # which may be loading, for seconds
         for _ in self._crew:
             self._tasks.put(None)
         for thread, child in zip(self._threads, self._crew, strict=True):

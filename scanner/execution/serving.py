@@ -3,7 +3,9 @@
 pickled (block, task) -> run, in the worker -> packed Answer -> checked, of the caller
 """
 
+import ctypes
 import pickle
+import sys
 from traceback import format_exc
 
 from deepssim_scan import errors
@@ -11,6 +13,7 @@ from deepssim_scan.errors import ScanError
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.child import Work
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _FAILED = "failed"  # in the records of an answer: the name and the text of a ScanError
 
 _ERRORS = {
@@ -21,10 +24,19 @@ _ERRORS = {
 
 
 def serving() -> Work:
-    """Return what runs blocks, in a worker process, which has loaded what takes longest to load."""
-    import torch  # noqa: F401
-
+    """Return what runs blocks, in a worker process."""
+    _keep_memory()
     return run
+
+
+def _keep_memory() -> None:
+    """Keep up to 512 MB of memory that was freed, where the C library is GNU's.
+
+    To get it from the system again for every batch, page by page, takes a tenth of the time.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def run(message: bytes) -> bytes:

@@ -43,14 +43,16 @@ def z_score(pixels: Pixels) -> Pixels:
       specks, and its z-score says nothing about anatomy.
     """
     values = pixels.astype(np.float64)
-    spread, low, high = float(values.std()), float(values.min()), float(values.max())
+    low, high = float(values.min()), float(values.max())
+    values -= values.mean()
+    spread = float(np.sqrt(np.square(values).mean()))
     if spread <= 1e-6 * max(-low, high):
         raise Rejected("constant", f"standard deviation {spread:.3g} in {low:.6g} to {high:.6g}")
     # When a share p of the pixels differ from one value, the variance is at most p * range^2. Most
     # images have more, so their pixels need not be counted.
     if 1000 * spread**2 <= (high - low) ** 2:
         _check_specks(pixels)
-    scores: Pixels = ((values - values.mean()) / spread).astype(np.float32)
+    scores: Pixels = (values / spread).astype(np.float32)
     return scores
 
 

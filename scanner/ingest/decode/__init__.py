@@ -68,21 +68,27 @@ def _step(frames: Iterator[Frame], max_pixels: int, private: bool) -> Frame | Re
         )
 
 
-_LOGGERS = ("PIL", "libjpeg", "nibabel", "openjpeg", "pydicom", "pylibjpeg")
+_LOGGERS = [
+    logging.getLogger(name)
+    for name in ("PIL", "libjpeg", "nibabel", "nibabel.global", "openjpeg", "pydicom", "pylibjpeg")
+]
+_NOWHERE = logging.NullHandler()
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the decoders' loggers quiet: what they log quotes headers, which may name a patient."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
+    """Keep the decoders' loggers quiet: what they log quotes headers, which may name a patient.
+
+    Their levels are left alone: to set one empties the caches of all loggers.
+    """
+    before = [(each.disabled, each.handlers, each.propagate) for each in _LOGGERS]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+        for each in _LOGGERS:  # `disabled` is of a logger alone, the others of those below, too
+            each.disabled, each.handlers, each.propagate = True, [_NOWHERE], False
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for each, (disabled, handlers, propagate) in zip(_LOGGERS, before, strict=True):
+            each.disabled, each.handlers, each.propagate = disabled, handlers, propagate
 
 
 def _frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:

@@ -9,13 +9,17 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictures import TINY, TINY_CONVNEXT, drawn
 from PIL import Image
 
@@ -46,7 +50,7 @@ from deepssim_scan.matching import evidence
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.reporting.describe import describe
 from deepssim_scan.storage.files import shown
-from deepssim_scan.store import embed_listing
+from deepssim_scan.store import embed_listing, reread
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
@@ -336,19 +340,58 @@ def test_a_missing_index_or_folder_is_named(built, tmp_path):
         query(tmp_path / "nowhere", built / "index", tmp_path / "r", asking(), RUN)
 
 
-def test_the_result_does_not_depend_on_workers_or_blocks(built, tmp_path, monkeypatch):
-    found = []
-    for size, workers in ((64, 0), (64, 2), (3, 0)):
-        for module in (embed_listing, evidence):
-            monkeypatch.setattr(module, "CHUNK", size)
-        monkeypatch.setattr(embed_listing, "chunks", partial(pipeline.chunks, most=size))
-        folder = tmp_path / f"report-{size}-{workers}"
-        query(built / "synthetic", built / "index", folder, asking(), RunContext("cpu", workers))
-        found.append(folder / "matches.parquet")
-    assert found[0].read_bytes() == found[1].read_bytes()
-    first, other = (pq.read_table(each) for each in (found[0], found[2]))
-    assert first["training"].to_pylist() == other["training"].to_pylist()
-    assert np.abs(np.array(first["score"]) - np.array(other["score"])).max() < 1e-6
+class AnyOrder:
+    """Runs blocks in this process in an order that is drawn."""
+
+    workers, gpu = 0, None
+
+    def __init__(self, random):
+        self._random = random
+
+    def map(self, block, tasks):
+        tasks = [*tasks]
+        order = [*range(len(tasks))]
+        self._random.shuffle(order)
+        answers = {number: block(tasks[number]) for number in order}
+        return (answers[number] for number in range(len(tasks)))
+
+    def close(self): ...
+
+
+@pytest.fixture(scope="module")
+def night(people, tmp_path_factory):
+    """Copies of several kinds, other people, and a report on them, with canaries, by default."""
+    root = tmp_path_factory.mktemp("night")
+    training = [people / "training" / f"s{number:02d}" / "1.png" for number in range(3)]
+    first, second, third = (Image.fromarray(np.asarray(Image.open(each))) for each in training)
+    images = [first, second.transpose(Image.Transpose.FLIP_TOP_BOTTOM), third.rotate(9)]
+    for number, image in enumerate([*images, *map(picture, range(6))]):
+        save(image, root / "synthetic" / f"{number}.png")
+    query(root / "synthetic", people / "index", root / "report", NIGHT, RunContext("cpu", 0))
+    return root
+
+
+NIGHT = QueryConfig(canaries=CanaryConfig(12))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(1, 70), st.sampled_from([0, 0, 1, 3]), st.randoms(use_true_random=False))
+def test_a_verdict_does_not_depend_on_who_computes_it_in_which_blocks_and_order(
+    people, night, size, workers, random
+):
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as name:
+        for module in (embed_listing, evidence, reread):
+            patch.setattr(module, "CHUNK", size)
+        patch.setattr(embed_listing, "chunks", partial(pipeline.chunks, most=size))
+        run = RunContext("cpu", workers, executor=None if workers else AnyOrder(random))
+        report = Path(name) / "report"
+        query(night / "synthetic", people / "index", report, NIGHT, run)
+        for each in ("matches.parquet", "subjects.parquet"):
+            assert (report / each).read_bytes() == (night / "report" / each).read_bytes()
+        found = [
+            json.loads((each / "summary.json").read_text()) for each in (report, night / "report")
+        ]
+        assert len({json.dumps(each["canaries"]) for each in found}) == 1
 
 
 def test_images_of_several_sizes_are_embedded_by_an_encoder_without_a_size(tmp_path):

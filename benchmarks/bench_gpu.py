@@ -28,8 +28,9 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.copies import KINDS, plant
+from deepssim_scan.imaging.copies import plant
 from deepssim_scan.imaging.image_set import ImageSet
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.index import flat
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index

@@ -20,7 +20,8 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import best_scores, embed_tta
-from deepssim_scan.imaging.copies import KINDS, plant
+from deepssim_scan.imaging.copies import plant
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.pipeline import decode_images

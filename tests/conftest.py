@@ -8,7 +8,7 @@ from pictures import TINY, in_memory, write
 
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig

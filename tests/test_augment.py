@@ -18,7 +18,7 @@ from deepssim_scan.imaging.augment import (
     smooth_field,
 )
 from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.imaging.ssim import image_range, ssim
 from deepssim_scan.imaging.warp import read_at, restandardise
 

@@ -13,7 +13,7 @@ from deepssim_scan.calibration import calibrate as module
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
-from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.jobs import calibrate as job

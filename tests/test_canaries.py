@@ -15,7 +15,7 @@ from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.cli import main
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.jobs import query as query_job
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.matching.statistic import FEATURES

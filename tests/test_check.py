@@ -12,6 +12,7 @@ from pictures import TINY, TINY_CONVNEXT
 from PIL import Image
 
 from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder import inference as embed
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import (
     Busy,
@@ -31,7 +32,6 @@ from deepssim_scan.matching.config import VerdictConfig
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json, write_json
-from deepssim_scan.store import embed_listing as embed
 from deepssim_scan.store.config import EmbedConfig
 
 SMALL = EmbedConfig(shard_rows=8)

@@ -12,7 +12,7 @@ from deepssim_scan.calibration import calibrate
 from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError
 from deepssim_scan.execution import Scheduler, open_executor
 from deepssim_scan.execution import cluster as connecting
-from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig

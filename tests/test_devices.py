@@ -15,7 +15,7 @@ from deepssim_scan.errors import InputError
 from deepssim_scan.imaging import comparison
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
 from deepssim_scan.imaging.sides import sides
-from deepssim_scan.matching import evidence
+from deepssim_scan.matching import pairs as looking
 from deepssim_scan.matching.evidence import CandidatePairs, Evidence, gather_pairs
 from deepssim_scan.progress import Collected
 from deepssim_scan.store.embed_listing import Network
@@ -143,13 +143,13 @@ def test_row_36_registration_on_a_full_gpu_gives_the_same_evidence(
     exact = comparison.compare_candidates
     wanted = exact(synthetic, sides(training), every)
     known = {number: sides(training[number, None]) for number in range(3)}
-    monkeypatch.setattr(evidence, "sides_of", lambda images: known)
+    monkeypatch.setattr(looking, "sides_of", lambda images: known)
 
     def counting(first, second, pairs):
         gpu.check(first)
         return exact(first, second, pairs)
 
-    monkeypatch.setattr(evidence, "compare_candidates", counting)
+    monkeypatch.setattr(looking, "compare_candidates", counting)
     gpu.room = room
     pairs = CandidatePairs(Held(synthetic.numpy()), None, numbers, views, numbers)
     for _ in range(2):

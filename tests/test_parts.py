@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepssim_scan.errors import Damaged
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.evidence import Evidence
 from deepssim_scan.matching.parts import Part, read_part, write_part

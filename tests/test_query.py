@@ -304,14 +304,14 @@ def test_row_34_an_index_that_is_replaced_as_a_query_begins(built, tmp_path, mon
 
 def test_row_34_an_encoder_that_is_replaced_while_it_is_copied(built, tmp_path, monkeypatch):
     path = encoder_file(tmp_path / "e.safetensors")
-    load = checkpoint.load
+    opened = checkpoint.opened
 
     def replaced(path):
-        loaded = load(path)
+        found = opened(path)
         encoder_file(path, seed=1)
-        return loaded
+        return found
 
-    monkeypatch.setattr(checkpoint, "load", replaced)
+    monkeypatch.setattr(checkpoint, "opened", replaced)
     with pytest.raises(StoreMismatch, match="it was replaced meanwhile"):
         build_index(built / "training", tmp_path / "index", indexing(path), RUN)
 

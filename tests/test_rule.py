@@ -9,7 +9,7 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.decision import LEAST_FOREGROUND, REFERENCE, VERDICTS, Bounds
 from deepssim_scan.matching.evidence import Evidence

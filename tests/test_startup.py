@@ -150,6 +150,19 @@ def test_info_of_a_checkpoint_says_what_loading_it_says():
     assert found["version"] == loaded.version
 
 
+def test_the_process_that_only_gives_and_collects_work_loads_no_torch(tmp_path, people):
+    images = write(tmp_path / "images", 12, per_folder=6)
+    encoder = tmp_path / "e.safetensors"
+    checkpoint.save(encoder, Encoder(TINY), {"note": "none"})
+    common = ("--workers", "1", "--device", "cpu")
+    building = ("--training", images, "--index", "index", "--encoder", encoder)
+    asked = ("--synthetic", images, "--index", people / "index", "--canaries", "12")
+    for command in (("build-index", *building), ("query", *asked)):
+        code, text, loaded = program(tmp_path, *command, *common)
+        assert code == 0, text
+        assert loaded & {"torch", "faiss", "zarr", "nibabel", "pydicom"} == {"faiss", "zarr"}
+
+
 def test_decode_workers_do_not_load_torch(tmp_path):
     # A worker process imports the program's script, and then the pipeline.
     code = "import deepssim_scan.cli, deepssim_scan.ingest.pipeline"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.matching.statistic import FEATURES, Statistic, features
 
 

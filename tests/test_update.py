@@ -3,7 +3,9 @@
 import os
 import shutil
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.config.selection import Selection
@@ -29,7 +32,7 @@ from deepssim_scan.store import embed_listing
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
-from deepssim_scan.store.unchanged import changes
+from deepssim_scan.store.unchanged import Unchanged
 
 RUN = RunContext("cpu", workers=0)
 
@@ -61,11 +64,11 @@ def root(tmp_path):
     return tmp_path
 
 
-def build(root, index, **changed):
+def build(root, index, run=RUN, **changed):
     config = IndexConfig(
         root / "encoder", embed=EmbedConfig(shard_rows=4), calibrate=False, adapt="never"
     )
-    return build_index(root / "training", root / index, replace(config, **changed), RUN)
+    return build_index(root / "training", root / index, replace(config, **changed), run)
 
 
 def contents(folder):
@@ -121,6 +124,34 @@ def test_without_a_change_nothing_is_read_and_nothing_changes(root, monkeypatch)
     found = build(root, "index").changes
     assert (found.new, found.gone) == (0, 0)
     assert contents(root / "index") == before
+
+
+class Interrupting:
+    """Interrupts the run when so many files are done."""
+
+    def __init__(self, files):
+        self._files = files
+
+    def __call__(self, stage, done, total, note=""):
+        if done >= self._files:
+            raise KeyboardInterrupt
+
+    def warn(self, text): ...
+
+
+@pytest.mark.parametrize("files", [4, 12, 17])
+def test_an_update_that_was_interrupted_counts_what_changed_as_one_that_was_not(
+    root, monkeypatch, files
+):
+    monkeypatch.setattr(embed_listing, "chunks", partial(pipeline.chunks, most=4))
+    build(root, "index")
+    shutil.copytree(root / "index", root / "other")
+    change(root / "training")
+    wanted = build(root, "other").changes
+    with pytest.raises(KeyboardInterrupt):
+        build(root, "index", replace(RUN, progress=Interrupting(files)))
+    assert build(root, "index").changes == wanted
+    assert contents(root / "index") == contents(root / "other")
 
 
 def test_a_file_of_another_time_is_read_again(root):
@@ -192,9 +223,8 @@ def test_an_encoder_that_has_seen_what_is_gone_is_not_kept(root):
         there = there_before(
             root / "index", job_of(root, listing, given), listing, given, IngestConfig()
         )
-        if there is not None:
-            there.store.close()
-        return there
+        with there or nullcontext():
+            return there
 
     kept = found()
     assert kept.adapted
@@ -212,8 +242,11 @@ def index_of(root):
 
 def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, monkeypatch):
     build(root, "index")
+    listing = list_images(root / "training")
     with Store.open(root / "index" / "store") as store:
-        found = changes(store, list_images(root / "training"), IngestConfig())
+        unchanged = Unchanged(store, IngestConfig())
+        found = unchanged.changes(listing)
+        unchanged.close()
     assert (found.new, found.gone, found.before) == (0, 0, 12 + 1 + 1 + 2)
     made = []
     exact = job.calibrated_if_large

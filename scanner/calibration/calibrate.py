@@ -9,10 +9,10 @@ measures as in a query, so that the rates hold for it.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deepssim_scan.calibration.calibration import Calibration
@@ -21,7 +21,10 @@ from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.encoder.views import LATER
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.copies import KINDS, plant
+from deepssim_scan.execution.answer import Answer
+from deepssim_scan.execution.executor import sliced
+from deepssim_scan.imaging.names import KINDS
+from deepssim_scan.ingest.pipeline import CHUNK
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.matching.probe import Probe
@@ -151,10 +154,14 @@ class Calibrator:
         images = self._read(np.unique(sources))
         there = np.isin(sources, list(images))
         sources, kinds = sources[there], kinds[there]
-        seed = int(rng.integers(1 << 31))
-        return Planted(
-            _changed([images[row] for row in sources.tolist()], kinds, seed), kinds, sources
+        parts, seed = [*sliced(len(sources), CHUNK)], int(rng.integers(1 << 31))
+        tasks = (
+            Originals([images[row] for row in sources[part].tolist()], kinds[part], seed + number)
+            for number, part in enumerate(parts)
         )
+        with closing(self.reader.run.map(change, tasks)) as answers:
+            copies = [each for answer in answers for _, each in sorted(answer.arrays.items())]
+        return Planted(copies, kinds, sources)
 
     def look_for(
         self, images: Sequence[Pixels], group: Rows, left_out: Sequence[Rows] | None = None
@@ -260,14 +267,26 @@ def _by_kind(
     }
 
 
-def _changed(images: Sequence[Pixels], kinds: NDArray[np.int64], seed: int) -> list[Pixels]:
-    """Change images (H, W), each in the way of its kind, an index in KINDS."""
-    generator = torch.Generator().manual_seed(seed)
-    changed: list[Pixels] = list(images)
+@dataclass(frozen=True, slots=True)
+class Originals:
+    """Images (H, W), the kind of copy (n,) that becomes of each, an index in KINDS, and a seed."""
+
+    images: Sequence[Pixels]
+    kinds: NDArray[np.int64]
+    seed: int
+
+
+def change(originals: Originals) -> Answer:
+    """Change images, each in the way of its kind: a block. The copies are named in their order."""
+    import torch
+
+    from deepssim_scan.imaging.copies import plant
+
+    images, changed = originals.images, dict[str, Pixels]()
+    generator = torch.Generator().manual_seed(originals.seed)
     for size in sorted({image.shape for image in images}):
         same = [index for index, image in enumerate(images) if image.shape == size]
         batch = torch.from_numpy(np.stack([images[index] for index in same]))
-        planted = plant(batch, torch.from_numpy(kinds[same]), generator)
-        for index, image in zip(same, planted, strict=True):
-            changed[index] = image.numpy()
-    return changed
+        planted = plant(batch, torch.from_numpy(originals.kinds[same]), generator)
+        changed |= {f"{index:06d}": each.numpy() for index, each in zip(same, planted, strict=True)}
+    return Answer(None, changed)

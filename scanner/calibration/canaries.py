@@ -9,7 +9,7 @@ from typing import Any
 from deepssim_scan.calibration.calibrate import Found, Planted
 from deepssim_scan.calibration.rates import binomial_quantile, clopper_pearson
 from deepssim_scan.calibration.rule import CalibratedRule
-from deepssim_scan.imaging.copies import KINDS
+from deepssim_scan.imaging.names import KINDS
 
 _CHANCE = 0.001  # that a detector as good as it was calibrated finds fewer than the least share
 

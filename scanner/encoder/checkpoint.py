@@ -7,35 +7,53 @@ once, when told to trust it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialise
-from torch import Tensor
+from safetensors import deserialize
 
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
-from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import CheckpointError
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.storage.files import replacing
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deepssim_scan.encoder.network import Encoder
+
 _MOST_BLOCKS, _MOST_CHANNELS = 1_000, 100_000  # far above any encoder in use
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Checkpoint:
-    """An encoder, ready to use, its file, and what that says of it."""
+    """A file that holds an encoder, and what it says of it; the encoder is read when it is used."""
 
-    encoder: Encoder
+    architecture: Architecture
     training: Mapping[str, Any]
     version: str
     fingerprint: str
     path: Path
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The encoder, in evaluation mode.
+
+        Raises CheckpointError when its weights do not fit its architecture or are not finite, or
+        when the file holds another encoder by now.
+        """
+        from safetensors.torch import load as parse
+
+        header, weights = read(self.path, parse)
+        if header.fingerprint != self.fingerprint:
+            raise _replaced(self.path, header.fingerprint, self.fingerprint)
+        try:
+            return assemble(self.architecture, weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise hostile(self.path, error) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as the name of its file, which another process reads once.
@@ -45,18 +63,15 @@ class Checkpoint:
         return _loaded_once, (None if self.path == BUNDLED else self.path, self.fingerprint)
 
     @property
-    def architecture(self) -> Architecture:
-        """The encoder's architecture."""
-        return self.encoder.architecture
-
-    @property
     def seen(self) -> frozenset[str]:
         """Digests of the images that the encoder was trained on, as far as its file names them."""
         return frozenset(self.training.get("seen", ()))
 
 
-def save(path: Path, encoder: Encoder, training: Mapping[str, Any]) -> None:
+def save(path: Path, encoder: "Encoder", training: Mapping[str, Any]) -> None:
     """Write a checkpoint, in place of what was there once it is whole."""
+    from safetensors.torch import save as serialise
+
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
@@ -66,43 +81,63 @@ def save(path: Path, encoder: Encoder, training: Mapping[str, Any]) -> None:
         file.write(with_digest(serialise(weights, facts)))
 
 
+def opened(path: Path = BUNDLED) -> Checkpoint:
+    """Read what a checkpoint, the bundled one by default, says of its encoder.
+
+    Raises InputMissing when there is no such file, CheckpointError when it is none, or is damaged.
+    """
+    header, _ = read(path, deserialize)
+    try:
+        architecture = _architecture(header.architecture)
+    except (KeyError, TypeError, ValueError) as error:
+        raise hostile(path, error) from error
+    return Checkpoint(
+        architecture, header.training, header.version, header.fingerprint, path.absolute()
+    )
+
+
 def load(path: Path = BUNDLED) -> Checkpoint:
     """Read a checkpoint, the bundled one by default, with its encoder in evaluation mode.
 
     Raises InputMissing when there is no such file, CheckpointError when it is anything but a
     whole checkpoint of finite weights that fit its architecture.
     """
-    header, weights = read(path, parse)
-    try:
-        encoder = assemble(_architecture(header.architecture), weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise hostile(path, error) from error
-    return Checkpoint(encoder, header.training, header.version, header.fingerprint, path.absolute())
+    found = opened(path)
+    _ = found.encoder
+    return found
 
 
 @cache
 def _loaded_once(path: Path | None, wanted: str) -> Checkpoint:
     """Read a checkpoint that another process has read; raises CheckpointError for another one."""
-    loaded = load(path or BUNDLED)
-    if loaded.fingerprint != wanted:
-        raise CheckpointError(
-            f"{loaded.path}: holds encoder {loaded.fingerprint[:12]}, this run began with "
-            f"{wanted[:12]}. It was replaced meanwhile, or is another one there: use one encoder."
-        )
-    return loaded
+    found = opened(path or BUNDLED)
+    if found.fingerprint != wanted:
+        raise _replaced(found.path, found.fingerprint, wanted)
+    return found
+
+
+def _replaced(path: Path, found: str, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: holds encoder {found[:12]}, this run began with {wanted[:12]}. It was replaced "
+        "meanwhile, or is another one there: use one encoder."
+    )
 
 
 def fingerprint(path: Path) -> str:
     """Return the fingerprint of a checkpoint file; raises what `load` does of its bytes."""
-    return read(path, parse)[0].fingerprint
+    return read(path, deserialize)[0].fingerprint
 
 
-def assemble(architecture: Architecture, weights: Mapping[str, Tensor]) -> Encoder:
+def assemble(architecture: Architecture, weights: Mapping[str, "Tensor"]) -> "Encoder":
     """Build an encoder with given weights, in evaluation mode.
 
     Nothing is allocated until the shapes agree. Raises ValueError when they do not, when a weight
     is not finite, or when the architecture is larger than any in use.
     """
+    import torch
+
+    from deepssim_scan.encoder.network import Encoder
+
     blocks = sum(architecture.depths)
     channels = max(sum(architecture.widths), sum(architecture.pose))
     if blocks > _MOST_BLOCKS or channels > _MOST_CHANNELS:
@@ -129,5 +164,5 @@ def _architecture(values: Mapping[str, Any]) -> Architecture:
     return Architecture(**{**values, **parts})
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
+def _shapes(weights: Mapping[str, "Tensor"]) -> dict[str, str]:
     return {name: f"{value.dtype} {list(value.shape)}" for name, value in weights.items()}

@@ -25,7 +25,7 @@ from deepssim_scan.execution.nursery import NURSERY
 from deepssim_scan.execution.serving import checked, serving
 
 # What nearly all blocks need; macOS allows no fork of a process that has loaded much.
-_LOADED = ("deepssim_scan.store.embed_listing", "deepssim_scan.matching.evidence")
+_LOADED = ("deepssim_scan.encoder.inference", "deepssim_scan.matching.pairs")
 _Task = tuple[Future[Answer], Block[Any], Any]
 
 

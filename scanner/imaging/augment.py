@@ -31,7 +31,7 @@ GAMMA = (0.5, 1.5)
 class TransformParameters:
     """What was done to each image: its flip, and the rigid parameters that undo the rest.
 
-    flip (B,) is an index into `registration.FLIPS`. rigid (B, 3) is an angle in radians, and a
+    flip (B,) is an index into `names.FLIPS`. rigid (B, 3) is an angle in radians, and a
     shift to the right and down in half sides: where `warp.read_at` reads the flipped source.
     """
 

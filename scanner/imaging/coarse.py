@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepssim_scan.imaging.devices import batches
-from deepssim_scan.imaging.pose import FLIPS, Pose, flipped, refine
+from deepssim_scan.imaging.names import FLIPS
+from deepssim_scan.imaging.pose import Pose, flipped, refine
 from deepssim_scan.imaging.sides import Sides
 from deepssim_scan.imaging.warp import rotation
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from deepssim_scan.imaging.coarse import Coarse, chunks, search
 from deepssim_scan.imaging.deformation import undo_deformation
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.imaging.registration import register
 from deepssim_scan.imaging.sides import Sides, check_images, sides
-from deepssim_scan.imaging.similarity import NAMES, similarity
+from deepssim_scan.imaging.similarity import similarity
 
 COMPARED = 3
 """Candidates of an image that are registered finely, and compared."""
@@ -42,7 +43,7 @@ class Comparison:
 
     correlation (P,) is that of the coarse look. All else is NaN, and flip -1, for a pair that was
     not worth more: flip, degrees, scale, shift and gamma as in `registration.Registered`; measures
-    (P, 6) of `similarity.NAMES`; foreground (P,), the share of the pixels that were compared.
+    (P, 6) of `names.NAMES`; foreground (P,), the share of the pixels that were compared.
     """
 
     flip: Tensor

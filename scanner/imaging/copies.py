@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from deepssim_scan.imaging import augment
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.imaging.warp import resample, restandardise, rotation
 
 _DEGREES, _GROWTH, _SHIFT = 15.0, 0.15, 0.12  # at most; the shift is a share of the side
@@ -77,27 +78,24 @@ def _mixed(images: Tensor, generator: Generator) -> Tensor:
     return torch.where(_drawn(images, 4, generator)[:, None, None] == 0, -images, images)
 
 
-SEVERAL = "several at once"
-
-COPIES: dict[str, augment.Change] = {
-    "identity": _identity,
-    "flip": _flip,
-    "quarter turn": _quarter_turn,
-    "rotation within 15°": _rotation,
-    "scale within 15 %": _scale,
-    "shift within 12 %": _shift,
-    "inverted greys": _inverted,
-    "gamma 0.5 to 1.5": _gamma,
-    "noise": augment.add_noise,
-    "blur": augment.random_blur,
-    "compression": augment.compress,
-    "lower resolution": augment.lower_resolution,
-    "smooth warp": _warp,
-    SEVERAL: _mixed,
-}
+_CHANGES: tuple[augment.Change, ...] = (
+    _identity,
+    _flip,
+    _quarter_turn,
+    _rotation,
+    _scale,
+    _shift,
+    _inverted,
+    _gamma,
+    augment.add_noise,
+    augment.random_blur,
+    augment.compress,
+    augment.lower_resolution,
+    _warp,
+    _mixed,
+)
+COPIES = dict(zip(KINDS, _CHANGES, strict=True))
 """The kinds of copy by name: each changes all images of a batch, at random."""
-
-KINDS = tuple(COPIES)
 
 
 def plant(images: Tensor, kinds: Tensor, generator: Generator) -> list[Tensor]:

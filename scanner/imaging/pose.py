@@ -12,9 +12,6 @@ from torch.nn import functional
 
 from deepssim_scan.imaging.warp import pixel_centres, read_at, rotation
 
-FLIPS = ("none", "horizontal", "vertical", "both")
-"""The flips, by number: 1 mirrors columns, 2 rows."""
-
 _MAX_STEP = 0.1  # radians, logarithms of scale, and shares of half the side, of one step
 _FARTHEST, _STEEPEST = 0.5, 0.4  # half sides and radians that no step exceeds: enough of the two
 # images must overlap for their similarity to mean something

@@ -27,8 +27,6 @@ from deepssim_scan.imaging.sides import FINE, Sides
 from deepssim_scan.imaging.warp import gamma as raised
 from deepssim_scan.imaging.warp import read_grid, sampling_grid
 
-SIDE = 128  # pixels
-
 _STEPS = 6  # of Gauss and Newton
 _GAMMAS = (9, 1.0), (5, 0.125)  # how many are tried, and how far in logarithm: first, around it
 

@@ -21,14 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deepssim_scan.imaging.names import BLURS
 from deepssim_scan.imaging.registration import Registered
 from deepssim_scan.imaging.ssim import ssim
 from deepssim_scan.imaging.warp import blur, normalise_local_contrast, standardise_within
-
-BLURS = (1.0, 3.0)  # standard deviations of the Gaussians, pixels of 128
-MEASURES = ("ssim", "ncc", "lcn")
-NAMES = tuple(f"{measure}_{blur:g}" for blur in BLURS for measure in MEASURES)
-"""The columns of the measures, in their order."""
 
 _PIXEL = 2  # pixels of 128 that are one of a registered image
 _WINDOW, _FLOOR = 17, 0.05  # of local contrast normalisation

@@ -8,16 +8,17 @@ it stays in the index folder, which is private.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.imaging.copies import SEVERAL
+from deepssim_scan.imaging.names import SEVERAL
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing
-from deepssim_scan.training import loop
 from deepssim_scan.training.config import ADAPTING
-from deepssim_scan.training.dataset import load_dataset
-from deepssim_scan.training.state import Step
+
+if TYPE_CHECKING:
+    from deepssim_scan.training.state import Step
 
 FOUND, FOUND_OF_KIND = 0.98, 0.93
 """The bar: shares of the planted copies that must be found, of all and of the worst kind.
@@ -47,9 +48,12 @@ def adapt(
 
     Raises InputError when there are too few images to learn from.
     """
+    from deepssim_scan.training import loop
+    from deepssim_scan.training.dataset import load_dataset
+
     dataset = load_dataset(listing, start.architecture, QUICK, ingest, run)
 
-    def shown(step: Step) -> None:
+    def shown(step: "Step") -> None:
         run.progress("steps of adapting", step.step, step.steps, f"loss {step.loss:.4f}")
 
     made = loop.train(dataset, out, QUICK, start, device=run.device_here, on_step=shown)

@@ -102,7 +102,7 @@ def build_index(
     started = time.monotonic()
     refuse_foreign(index, INDEX_FILES)
     load_faiss()  # which is needed last: its absence is told first
-    loaded = checkpoint.load(config.encoder)
+    loaded = checkpoint.opened(config.encoder)
     listing = list_for_store(training, config.ingest, run)
     build = _Build(listing, config, run)
     calibrated = {"calibrate": config.calibrate, "adapt": config.adapt}
@@ -115,7 +115,7 @@ def build_index(
     with run.opened() as opened, publish as folder, ExitStack() as held:
         there = None if config.rebuild else there_before(index, job, listing, loaded, config.ingest)
         if there is not None:
-            held.enter_context(there.store)
+            held.enter_context(there)
             loaded = there.encoder
         build = replace(build, run=opened, there=there)
         copy(loaded.path, folder / ENCODER)
@@ -125,10 +125,10 @@ def build_index(
         before = build.calibrate(folder) if config.calibrate else None
         if before is not None and build.is_to_adapt(before):
             loaded = build.adapt(folder, loaded, before)
+        changed = there.changes if there else None
     calibration = Calibration.read(index) if config.calibrate else None
     seconds = time.monotonic() - started
     left_out = listing.ignored, listing.excluded
-    changed = there.changes if there else None
     return IndexResult(
         index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration, changed
     )
@@ -153,7 +153,7 @@ class _Build:
         if made_before and read_manifest(store)[0].encoder != loaded.fingerprint:
             shutil.rmtree(store)  # of a run that was killed while it adapted
         same = self.there is not None and self.there.encoder.fingerprint == loaded.fingerprint
-        before = self.there.store if self.there is not None and same else None
+        before = self.there.unchanged if self.there is not None and same else None
         self.embedder(loaded).embed(self.listing, store, "training images", before)
         with Store.open(store) as made:
             write_left_out(folder, made)

@@ -66,7 +66,7 @@ def index_encoder(index: Path) -> Checkpoint:
             "Make one with `deepssim-scan build-index --training DIR`."
         )
     manifest = IndexManifest.read(index)
-    loaded = checkpoint.load(index / ENCODER)
+    loaded = checkpoint.opened(index / ENCODER)
     if loaded.fingerprint != manifest.encoder:
         raise StoreMismatch(
             f"{index / ENCODER}: is encoder {loaded.fingerprint[:12]}, and the index was built "

@@ -3,6 +3,7 @@
 index folder, job, listing -> ThereBefore: a store to take rows from, its encoder, its calibration
 """
 
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,49 @@ from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
 from deepssim_scan.storage.publish import Job, read_job
 from deepssim_scan.store.store import Store
-from deepssim_scan.store.unchanged import Changes, Unchanged, changes
+from deepssim_scan.store.unchanged import Changes, Unchanged
 
 CHANGED = 0.05
 """Share of the files that may have changed or be new until an index is calibrated anew."""
 
 
 @dataclass(frozen=True, slots=True)
-class ThereBefore:
-    """An index that is updated; `calibration` is None where it does not hold any more.
+class ThereBefore(AbstractContextManager["ThereBefore"]):
+    """An index that is updated by a listing; what is `unchanged` is taken from its store.
 
-    `adapted` tells whether its encoder is adapted to the training set. The encoder is kept.
+    `adapted` tells whether its encoder is adapted to the training set. The encoder is kept. `made`
+    is its calibration, None where it has none.
     """
 
     store: Store
     encoder: Checkpoint
     adapted: bool
-    changes: Changes
-    calibration: Calibration | None
+    made: Calibration | None
+    listing: Listing
+    unchanged: Unchanged
+
+    def __exit__(self, *_: object) -> None:
+        self.unchanged.close()
+        self.store.close()
+
+    @property
+    def changes(self) -> Changes:
+        """How the listing differs from the store."""
+        return self.unchanged.changes(self.listing)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration, where few files changed since it was made, and none is gone.
+
+        It may name who is gone. One that is bundled is not kept: there may be enough images by now.
+        """
+        if self.made is None or self.made.subjects == "bundled":
+            return None
+        found = self.changes
+        changed = self.made.changed + found.new
+        if found.gone or changed > CHANGED * found.before:
+            return None
+        return replace(self.made, changed=changed)
 
 
 def there_before(
@@ -55,12 +81,12 @@ def there_before(
     adapted = encoder.fingerprint != given.fingerprint
     try:
         store.verify()
-        found = changes(store, listing, ingest)
         started = encoder.training.get("started_from")
         if adapted and (started != given.fingerprint or _has_seen(encoder, store, listing, ingest)):
             store.close()
             return None
-        return ThereBefore(store, encoder, adapted, found, _calibration(index, found))
+        made = _calibration(index)
+        return ThereBefore(store, encoder, adapted, made, listing, Unchanged(store, ingest))
     except ScanError:
         store.close()
         return None
@@ -74,24 +100,17 @@ def _same_options(job: Job, record: dict[str, Any]) -> bool:
     return mine == record
 
 
-def _calibration(index: Path, found: Changes) -> Calibration | None:
-    """Return the calibration, where few files changed since it was made, and none is gone.
-
-    It may name who is gone. One that is bundled is not kept: there may be enough images by now.
-    """
+def _calibration(index: Path) -> Calibration | None:
     try:
-        made = Calibration.read(index)
+        return Calibration.read(index)
     except InputMissing:
         return None
-    changed = made.changed + found.new
-    if found.gone or changed > CHANGED * found.before or made.subjects == "bundled":
-        return None
-    return replace(made, changed=changed)
 
 
 def _has_seen(encoder: Checkpoint, store: Store, listing: Listing, ingest: IngestConfig) -> bool:
     """Tell whether an encoder was trained on images that are gone or have changed."""
-    unchanged, kept = Unchanged(store, ingest), set[str]()
-    for item in listing.files:
-        kept.update(record.digest for record, _ in unchanged.records(item) or ())
+    kept = set[str]()
+    with closing(Unchanged(store, ingest)) as unchanged:
+        for item in listing.files:
+            kept.update(record.digest for record, _ in unchanged.records(item) or ())
     return not encoder.seen <= kept

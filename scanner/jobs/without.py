@@ -35,7 +35,7 @@ def look_for_subject(folder: Path, names: Sequence[str], findings: Findings) -> 
     if (folder / ENCODER).is_file() and (folder / STORE).is_dir():
         with findings.collecting(folder / ENCODER), Store.open(folder / STORE) as store:
             there = {record.digest for record, _ in store.catalog.every()}
-            gone = len(checkpoint.load(folder / ENCODER).seen - there)
+            gone = len(checkpoint.opened(folder / ENCODER).seen - there)
             if gone:
                 findings.add(folder / ENCODER, f"was adapted to {gone} images that are gone")
 

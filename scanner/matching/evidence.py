@@ -8,33 +8,25 @@ several measures. The training images are read again from their files. A pair of
 gone, or not the same any more, has no evidence, and is counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from deepssim_scan.encoder.tta import seen
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.imaging import comparison
-from deepssim_scan.imaging.comparison import Comparison, compare_candidates
-from deepssim_scan.imaging.devices import BatchRunner
-from deepssim_scan.imaging.registration import SIDE
-from deepssim_scan.imaging.sides import Sides
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES, SIDE
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pipeline import CHUNK
-from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.matching.known import sides_of
-from deepssim_scan.progress import Collected
 from deepssim_scan.store.reread import Reader, Source, Wanted
+
+if TYPE_CHECKING:
+    from deepssim_scan.imaging.comparison import Comparison
 
 RULE = Standardisation(size=SIDE)
 """How images are standardised to be registered, whatever the encoder's own rule is."""
@@ -47,7 +39,7 @@ class Evidence:
     """What was found of pairs (Q, n); NaN, and flip -1, where there is nothing.
 
     correlation is that of the coarse look. Of the pairs that were registered after it, measures
-    (Q, n, 6) of `similarity.NAMES`; foreground, the share of the pixels that were compared; flip,
+    (Q, n, 6) of `names.NAMES`; foreground, the share of the pixels that were compared; flip,
     degrees, scale, right, down (pixels of 128) and gamma as in `registration.Registered`: what
     makes the synthetic image, in the test-time view in which the candidate was found, of the
     training image.
@@ -98,7 +90,7 @@ class Evidence:
         for field in fields(self):
             getattr(self, field.name)[images] = getattr(nothing, field.name)[images]
 
-    def set(self, query: NDArray[np.int64], column: NDArray[np.int64], found: Comparison) -> None:
+    def set(self, query: NDArray[np.int64], column: NDArray[np.int64], found: "Comparison") -> None:
         """Put what was found of P pairs at their places: query (P,) and column (P,)."""
         names = "correlation", "measures", "foreground", "flip", "degrees", "scale", "gamma"
         for name in names:
@@ -161,45 +153,7 @@ class CandidatePairs:
 
 
 def gather_pairs(device: str, pairs: CandidatePairs) -> Answer:
-    """Look at pairs, register and compare: a block. Each image is read once, if at all."""
-    sides = dict(pairs.images.read()), sides_of(pairs.training)
-    warned, found = Collected(), Evidence.none(pairs.views.shape)
-    there = [np.isin(np.arange(len(pairs.views)), [*sides[0]])[:, None]]
-    there.append(np.isin(pairs.numbers, [*sides[1]]))
-    query, column = np.argwhere(np.logical_and(*there)).T
-    runner = BatchRunner(device, "registration", warned)
+    """Look at pairs, register and compare: a block."""
+    from deepssim_scan.matching.pairs import looked_at
 
-    def work(device: str, part: Tensor) -> None:
-        at = np.isin(query, part.numpy())
-        found.set(query[at], column[at], _compared(device, sides, pairs, query[at], column[at]))
-
-    if len(query):
-        runner.run(work, torch.from_numpy(np.unique(query)))
-    return Answer(None, {f.name: getattr(found, f.name) for f in fields(found)}, warned.warnings)
-
-
-def _compared(
-    device: str,
-    sides: tuple[Mapping[int, Pixels], Mapping[int, Sides]],
-    pairs: CandidatePairs,
-    query: NDArray[np.int64],
-    column: NDArray[np.int64],
-) -> Comparison:
-    """Compare the pairs (P,) of some images on a device."""
-    views = pairs.views[query, column]
-    in_view, ours = np.unique(np.stack([query, views], 1), axis=0, return_inverse=True)
-    training, theirs = np.unique(pairs.numbers[query, column], return_inverse=True)
-    images = np.stack([sides[0][number] for number in in_view[:, 0].tolist()])
-    synthetic = _in_views(torch.from_numpy(images).to(device), in_view[:, 1])
-    known = Sides.joined([sides[1][number] for number in training.tolist()], device)
-    whose = pairs.subjects[query, column]
-    wanted = comparison.Pairs(ours.ravel(), theirs, query, whose)
-    return compare_candidates(synthetic, known, wanted).cpu()
-
-
-def _in_views(images: Tensor, views: NDArray[np.int64]) -> Tensor:
-    """Return images (N, H, W), each as it is in its test-time view (N,)."""
-    viewed, which = images.clone(), torch.from_numpy(views).to(images.device)
-    for view in which.unique().tolist():
-        viewed[which == view] = seen(images[which == view], view)
-    return viewed
+    return looked_at(device, pairs)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepssim_scan.errors import Damaged
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.evidence import Evidence
 from deepssim_scan.storage.parquet import row_groups, writing

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import NAMES
 
 _PLAIN = ("score", "correlation", *NAMES)
 FEATURES = (*_PLAIN, *(f"{name}_margin" for name in _PLAIN))

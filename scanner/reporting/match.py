@@ -11,7 +11,7 @@ class Match:
     `p_value` is the share of non-members whose `statistic` is at least as high; both are None
     where the rule has none. `ssim`, `ncc` and `lcn` are measures of the registered pair, on the
     part `foreground` of the pixels. `transform` is what makes the synthetic image of the training
-    image: flip (one of `registration.FLIPS`), scale, degrees counter-clockwise, right and down in
+    image: flip (one of `names.FLIPS`), scale, degrees counter-clockwise, right and down in
     pixels of 128, gamma, then a quarter turn clockwise, then inverted greys. `ssim_confirmed` tells
     whether the SSIM is above 0.80. All of them are None for a pair that was not registered.
     `subject` is whom the training image shows.

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from deepssim_scan.calibration.rule import Judged
 from deepssim_scan.encoder.views import TTA_VIEWS
-from deepssim_scan.imaging.pose import FLIPS
-from deepssim_scan.imaging.similarity import NAMES
+from deepssim_scan.imaging.names import FLIPS, NAMES
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.matching.decision import VERDICTS
 from deepssim_scan.matching.evidence import Evidence

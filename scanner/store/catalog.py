@@ -51,6 +51,8 @@ _COPIED = {
 }
 
 
+_TOGETHER = 1000  # images that SQLite is given at once
+
 _values = attrgetter(*(field.name for field in fields(ImageRecord)))
 """The values of a record, in their order; `astuple` copies them, which takes ten times as long."""
 
@@ -138,8 +140,8 @@ class _Queries:
 
     def every(self) -> Iterator[tuple[ImageRecord, int | None]]:
         """Give every image in the order that they were listed, and its row, if it has one."""
-        rows = (row for (row,) in self._all("SELECT row FROM images ORDER BY id"))
-        return zip(self._records(f"SELECT {_STORED} FROM images ORDER BY id"), rows, strict=True)
+        for *values, row in self._all(f"SELECT {_STORED}, row FROM images ORDER BY id"):
+            yield _record(values), row
 
     def between(self, first: int, last: int) -> list[ImageRecord]:
         """Return images `first` to `last` of the catalog, counted from 1, both included."""
@@ -147,10 +149,7 @@ class _Queries:
         return list(self._records(query, (first, last)))
 
     def _records(self, query: str, values: Sequence[Any] = ()) -> Iterator[ImageRecord]:
-        for row in self._all(query, values):
-            key = os.fsdecode(row[0]), os.fsdecode(row[1])
-            values = (*key, *row[2:8], _text(row[8]), row[9], _text(row[10]), bool(row[11]))
-            yield ImageRecord(*values)
+        return map(_record, self._all(query, values))
 
     def _one(self, query: str) -> tuple[Any, ...]:
         return next(self._all(query))
@@ -195,6 +194,7 @@ class CatalogWriter(_Queries):
         Raises InputError when it is of another manifest.
         """
         self.path = path
+        self._added: list[tuple[Any, ...]] = []
         with self._errors():
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.executescript(_SCHEMA)
@@ -204,21 +204,34 @@ class CatalogWriter(_Queries):
             elif found != manifest:
                 self.close()
                 raise InputError(f"{path.parent}: is the unfinished store of another run.")
+            self._last = int(self._one("SELECT coalesce(max(id), 0) FROM images")[0])
             self._database.execute("BEGIN")
 
     def add(self, record: ImageRecord, row: int | None) -> int:
         """Add an image, not yet committed; return its number, from 1."""
         path, member, *facts, subject, reason, detail, known = _values(record)
         key, texts = (os.fsencode(path), os.fsencode(member)), (_bytes(subject), reason)
+        self._added.append((*key, *facts, *texts, _bytes(detail), known, row))
+        self._last += 1
+        if len(self._added) == _TOGETHER:
+            self._insert()
+        return self._last
+
+    def _insert(self) -> None:
+        """Give SQLite what was added, many at a time."""
+        added, self._added = self._added, []
         with self._errors():
-            added = self._database.execute(
-                f"INSERT INTO images ({_STORED}, row) VALUES (?{', ?' * 12})",
-                (*key, *facts, *texts, _bytes(detail), known, row),
+            self._database.executemany(
+                f"INSERT INTO images ({_STORED}, row) VALUES (?{', ?' * 12})", added
             )
-        return int(added.lastrowid or 0)
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        self._insert()
+        return super()._all(query, values)
 
     def commit(self, shard: Shard | None = None) -> None:
         """Commit what was added, with the shard that its rows are in."""
+        self._insert()
         with self._errors():
             if shard is not None:
                 number, before = self._one("SELECT count(*), max(last_image) FROM shards")
@@ -254,8 +267,8 @@ class CatalogWriter(_Queries):
         """Forget all that came after the first `shards` shards."""
         with self._errors():
             self._database.execute("DELETE FROM shards WHERE shard >= ?", (shards,))
-            last = self._one("SELECT coalesce(max(last_image), 0) FROM shards")[0]
-            self._database.execute("DELETE FROM images WHERE id > ?", (last,))
+            self._last = self._one("SELECT coalesce(max(last_image), 0) FROM shards")[0]
+            self._database.execute("DELETE FROM images WHERE id > ?", (self._last,))
             self.commit()
 
     def last_item(self) -> tuple[ImageRecord, int] | None:
@@ -308,6 +321,13 @@ class CatalogWriter(_Queries):
             raise WriteFailed(f"{self.path}: {error}.") from error
         except sqlite3.Error as error:
             raise Damaged(f"{self.path}: {error}. Build the store again.") from error
+
+
+def _record(row: Sequence[Any]) -> ImageRecord:
+    """Return the record that the values of its fields hold."""
+    key = os.fsdecode(row[0]), os.fsdecode(row[1])
+    values = (*key, *row[2:8], _text(row[8]), row[9], _text(row[10]), bool(row[11]))
+    return ImageRecord(*values)
 
 
 def _bytes(text: str) -> bytes:

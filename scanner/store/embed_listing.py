@@ -18,18 +18,13 @@ from socket import gethostname
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.encoder.network import device_of
-from deepssim_scan.encoder.tta import embed_views
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.imaging.devices import BatchRunner
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Item, Listing
 from deepssim_scan.ingest.packing import plain, record_of
@@ -72,12 +67,12 @@ class Embedder:
         listing: Listing,
         folder: Path,
         stage: str = "images",
-        before: Store | None = None,
+        before: Unchanged | None = None,
     ) -> None:
         """Embed every image of a listing into a finished store at `folder`.
 
-        Images that did not change since they were embedded into `before`, by the same encoder and
-        in the same way, are taken from there, which gives the same bytes.
+        Images that did not change since they were embedded into the store of `before`, by the same
+        encoder and in the same way, are taken from there, which gives the same bytes.
 
         Goes on with what an interrupted run of the same embedder left there. Raises InputError when
         not one image could be embedded.
@@ -109,7 +104,7 @@ class Embedder:
         return self.embed_views(lambda part: Held(images[part]), asked)[:, 0]
 
     def _found(
-        self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Store | None
+        self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Unchanged | None
     ) -> Generator[Embedded, None, None]:
         """Give the images of each block: taken from a store where they did not change, or embedded.
 
@@ -118,10 +113,9 @@ class Embedder:
         if before is None:
             yield from self.embed_items(folder, blocks)
             return
-        unchanged = Unchanged(before, self.ingest)
         for part in sliced(len(blocks), _TOGETHER):
             items = [item for block in blocks[part] for item in block]
-            taken = [unchanged.take(item) for item in items]
+            taken = [before.take(item) for item in items]
             left = [item for item, found in zip(items, taken, strict=True) if found is None]
             with closing(self.embed_items(folder, chunks(left))) as embedded:
                 anew = _by_item(embedded)
@@ -147,7 +141,7 @@ class Embedder:
         return Network(self.loaded, self.run.device_of_blocks)
 
     def _write_store(
-        self, listing: Listing, folder: Path, stage: str, before: Store | None
+        self, listing: Listing, folder: Path, stage: str, before: Unchanged | None
     ) -> None:
         manifest = StoreManifest(
             self.loaded.fingerprint,
@@ -159,6 +153,9 @@ class Embedder:
             last = writer.last_item()
             total, progress = len(listing.files), self.run.progress
             done, blocks = _left(listing, last[0] if last else None)
+            if before is not None:
+                before.begin()
+                before.skip(listing.files[:done])
             progress(stage, done, total)
             with closing(self._found(listing.folder, blocks, before)) as embedded:
                 for block, found in zip(blocks, embedded, strict=True):
@@ -179,21 +176,9 @@ class Network:
         self, images: Sequence[Pixels], progress: Progress, views: Sequence[int] = (0,)
     ) -> Vectors:
         """Embed test-time views of standardised images (H, W) of any shapes: (n, V, D)."""
-        encoder = self.loaded.encoder.to(self.device)
-        runner = BatchRunner(self.device, "embedding", progress)
+        from deepssim_scan.encoder.inference import embed
 
-        def work(device: str, part: Tensor) -> Tensor:
-            if device_of(encoder).type != device:
-                encoder.to(device)
-            return embed_views(encoder, part.to(device), views).float().cpu()
-
-        shape = len(images), len(views), self.loaded.architecture.dimension
-        rows = np.empty(shape, np.float32)
-        for shape in sorted({image.shape for image in images}):
-            same = [index for index, image in enumerate(images) if image.shape == shape]
-            pixels = torch.from_numpy(np.stack([images[index] for index in same]))
-            rows[same] = torch.cat(runner.run(work, pixels)).numpy()
-        return rows
+        return embed(self.loaded, self.device, images, views, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ a finished store + items in the order of a listing -> records and rows, where no
 A file is the same when its size and its time are those that the catalog has. It is not read then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -38,27 +38,33 @@ class Changes:
 
 
 class Unchanged:
-    """Finds the items of a listing in a store, both in their order."""
+    """Finds the items of a listing in a store, both in their order, and counts what changed."""
 
     def __init__(self, store: Store, ingest: IngestConfig) -> None:
-        """Begin at the first item."""
-        self.gone = 0
+        """Stand before the first item."""
         self._store, self._ingest = store, ingest
-        self._groups = _groups(store)
+        self.begin()
+
+    def begin(self) -> None:
+        """Go back to before the first item."""
+        self._kept = self._new = self._gone = self._passed = 0
+        self._groups: Iterator[tuple[tuple[str, str], Images]] = _groups(self._store)
         self._next = next(self._groups, None)
-        self._shards = store.shards()
-        self._first, self._rows = 0, np.empty((0, store.dimension), np.float32)
+        self._shards = self._store.shards()
+        self._first, self._rows = 0, np.empty((0, self._store.dimension), np.float32)
+
+    def close(self) -> None:
+        """Read no more of the store, which can be closed then."""
+        self._groups = iter(())
 
     def records(self, item: Item) -> Images | None:
         """Return the records of an item, after those before it; None when it changed or is new."""
-        order = item.order
-        while self._next is not None and self._next[0] < order:
-            self.gone += 1
-            self._next = next(self._groups, None)
-        if self._next is None or self._next[0] != order:
-            return None
-        images, self._next = self._next[1], next(self._groups, None)
-        return images if all(self._is_same(item, record) for record, _ in images) else None
+        images = self._there(item)
+        if images is not None and not all(self._is_same(item, record) for record, _ in images):
+            images = None
+        self._passed, self._new = self._passed + 1, self._new + (images is None)
+        self._kept += len(images or ())
+        return images
 
     def take(self, item: Item) -> tuple[list[ImageRecord], Vectors] | None:
         """Return the records and rows (n, D) of an item; None when it changed or is new."""
@@ -69,9 +75,29 @@ class Unchanged:
         empty = np.empty((0, self._store.dimension), np.float32)
         return [record for record, _ in images], np.stack(rows) if rows else empty
 
-    def rest(self) -> int:
-        """Return how many items are left."""
-        return sum(1 for _ in self._groups) + (self._next is not None)
+    def skip(self, items: Iterable[Item]) -> None:
+        """Pass by items, and count them."""
+        for item in items:
+            self.records(item)
+
+    def changes(self, listing: Listing) -> Changes:
+        """Tell how a listing differs from the store, having passed by what is left of it."""
+        self.skip(listing.files[self._passed :])
+        while self._next is not None:
+            self._gone, self._next = self._gone + 1, next(self._groups, None)
+        return Changes(self._kept, self._new, self._gone, self._store.footer.items)
+
+    def _there(self, item: Item) -> Images | None:
+        """Return the images of the item that the store has; None where it has none of that name."""
+        key = item.path, item.member
+        if self._next is not None and self._next[0] != key:
+            order = item.order
+            while self._next is not None and Item(*self._next[0]).order < order:
+                self._gone, self._next = self._gone + 1, next(self._groups, None)
+        if self._next is None or self._next[0] != key:
+            return None
+        images, self._next = self._next[1], next(self._groups, None)
+        return images
 
     def _row(self, row: int) -> Vectors:
         while row >= self._first + len(self._rows):
@@ -88,16 +114,7 @@ class Unchanged:
         return of_file or (whose.name, whose.known) == (record.subject, record.subject_known)
 
 
-def changes(store: Store, listing: Listing, ingest: IngestConfig) -> Changes:
-    """Compare a listing with a store."""
-    unchanged, kept, new = Unchanged(store, ingest), 0, 0
-    for item in listing.files:
-        images = unchanged.records(item)
-        kept, new = kept + len(images or ()), new + (images is None)
-    return Changes(kept, new, unchanged.gone + unchanged.rest(), store.footer.items)
-
-
-def _groups(store: Store) -> Iterator[tuple[tuple[bytes, bytes], Images]]:
-    """Give the images of each item, after what items are sorted by."""
-    for (path, member), images in groupby(store.catalog.every(), lambda each: each[0].key[:2]):
-        yield Item(path, member).order, [*images]
+def _groups(store: Store) -> Iterator[tuple[tuple[str, str], Images]]:
+    """Give the path and the member of each item, and its images."""
+    for key, images in groupby(store.catalog.every(), lambda each: each[0].key[:2]):
+        yield key, [*images]

@@ -76,16 +76,13 @@ def _check_regex(regex: str) -> None:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: found {groups} groups")
 
 
-def _most_workers() -> int | None:
-    """Return how many processes share a GPU; None where there is none.
-
-    Most machines have none, and need not load torch to tell.
-    """
-    if not any(map(os.path.exists, _GPU_FILES)):
-        return None
+def _picked(device: str) -> str:
+    """Return "cpu" or "cuda"; most machines have no GPU, and need not load torch to tell."""
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, _GPU_FILES))):
+        return "cpu"
     from deepssim_scan.imaging.devices import pick_device
 
-    return _SHARE_A_GPU if pick_device("auto") == "cuda" else None
+    return pick_device(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +118,8 @@ class RunContext:
     @property
     def device_here(self) -> str:
         """What this process computes with itself: "cpu" or "cuda"."""
-        from deepssim_scan.imaging.devices import pick_device
-
         elsewhere = self.scheduler is not None and self.device == "cuda"
-        return pick_device("auto" if elsewhere else self.device)
+        return _picked("auto" if elsewhere else self.device)
 
     @property
     def device_of_blocks(self) -> str:
@@ -161,7 +156,8 @@ class RunContext:
         if self.executor is not None:
             yield self.executor
             return
-        most = None if self.device == "cpu" or self.scheduler else _most_workers()
+        shared = not self.scheduler and self.device != "cpu" and _picked("auto") == "cuda"
+        most = _SHARE_A_GPU if shared else None
         executor = open_executor(self.workers, most, self.scheduler)
         try:
             yield executor

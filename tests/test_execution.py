@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import all_ended, children
-from worker_faults import act, fails, nonsense, number, slept, threads
+from worker_faults import act, fails, nonsense, number, slept, threads, visible
 
 from deepssim_scan.errors import Damaged, ScanError
 from deepssim_scan.execution import open_executor
@@ -90,6 +90,21 @@ def test_more_processes_are_used_when_more_are_asked_for():
         again = {answer.records for answer in executor.map(slept, [0.3] * 8)}
     assert len(pids) == 2
     assert pids == again  # they are started once
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [(None, {"0", "1"}), ("3,5", {"3", "5"}), ("GPU-a,GPU-b", {"GPU-a", "GPU-b"})],
+)
+def test_each_process_sees_one_gpu_alone(seen, wanted, monkeypatch):
+    if seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    else:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with closing(open_executor(3, gpus=2)) as executor:
+        found = {tuple(answer.records) for answer in executor.map(visible, [0.2] * 9)}
+    assert {gpu for _, gpu in found} == wanted
+    assert len({pid for pid, _ in found}) == len(found) == 3
 
 
 def tries(folder):

@@ -95,6 +95,11 @@ def threads(_):
     return Answer(torch.get_num_threads())
 
 
+def visible(seconds):
+    time.sleep(seconds)
+    return Answer([os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]])
+
+
 class DeadOnArrival:
     """Ends the process that unpickles it."""
 

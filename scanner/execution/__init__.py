@@ -7,13 +7,16 @@ from deepssim_scan.execution.scheduler import Scheduler as Scheduler
 if TYPE_CHECKING:
     from deepssim_scan.execution.executor import Executor
 
+_SHARE_A_GPU = 4  # processes, by default: some decode while others compute
+
 
 def open_executor(
-    workers: int | None, most: int | None = None, scheduler: Scheduler | None = None
+    workers: int | None, scheduler: Scheduler | None = None, gpus: int = 0
 ) -> "Executor":
     """Return what runs blocks: a cluster, `workers` processes, or this process for 0.
 
-    For None there is a process for each core, and at most `most`; of a cluster, all workers.
+    For None there is a process for each core, and at most four for each of the machine's `gpus`; of
+    a cluster, all workers.
     """
     if scheduler is not None:
         from deepssim_scan.execution.cluster import Cluster
@@ -24,4 +27,5 @@ def open_executor(
 
     if workers == 0:
         return InProcess()
-    return LocalProcesses(workers or min(cores(), most or cores()))
+    most = min(cores(), _SHARE_A_GPU * gpus) if gpus else cores()
+    return LocalProcesses(workers or most, gpus)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
@@ -37,16 +38,17 @@ def cores() -> int:
 
 
 class LocalProcesses:
-    """Runs blocks in `workers` processes."""
+    """Runs blocks in `workers` processes; each sees one of the `gpus`, where there are any."""
 
     gpu = None
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, gpus: int = 0) -> None:
         """Start the processes, and do not wait for them."""
         self.workers = workers
         with suppress(OSError):  # the first task tells of it
             NURSERY.load(_LOADED if sys.platform == "linux" else ())
-        self._crew = [Child(serving) for _ in range(workers)]
+        seen = (number % gpus if gpus else None for number in range(workers))
+        self._crew = [Child(partial(serving, gpu)) for gpu in seen]
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         # Not an executor's threads, which an interpreter that ends would wait for.
         self._threads = [

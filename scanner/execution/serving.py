@@ -4,6 +4,7 @@ pickled (block, task) -> run, in the worker -> packed Answer -> checked, of the 
 """
 
 import ctypes
+import os
 import pickle
 import sys
 from traceback import format_exc
@@ -23,10 +24,18 @@ _ERRORS = {
 }
 
 
-def serving() -> Work:
-    """Return what runs blocks, in a worker process."""
+def serving(gpu: int | None = None) -> Work:
+    """Return what runs blocks, in a worker process that sees one GPU alone, where one is named."""
     _keep_memory()
+    if gpu is not None:
+        _see_alone(gpu)
     return run
+
+
+def _see_alone(gpu: int) -> None:
+    """Let CUDA see one of the GPUs that it would see: it looks when it is first used."""
+    all_seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = all_seen.split(",")[gpu] if all_seen else str(gpu)
 
 
 def _keep_memory() -> None:

@@ -26,6 +26,11 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and available else "cpu"
 
 
+def count_gpus() -> int:
+    """Return how many GPUs torch finds."""
+    return torch.cuda.device_count()
+
+
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Cut a tensor (N, ...) into batches of one size; on a CPU, the last one is filled up.
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from deepssim_scan.execution.answer import Answer
     from deepssim_scan.execution.executor import Block, Executor, T
 
-_SHARE_A_GPU = 4  # processes, by default: some decode while others compute
-
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of drivers; the second of WSL, third AMD
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -76,6 +74,15 @@ def _check_regex(regex: str) -> None:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: found {groups} groups")
 
 
+def _gpus() -> int:
+    """Return how many GPUs this machine has."""
+    if _picked("auto") == "cpu":
+        return 0
+    from deepssim_scan.imaging.devices import count_gpus
+
+    return count_gpus()
+
+
 def _picked(device: str) -> str:
     """Return "cpu" or "cuda"; most machines have no GPU, and need not load torch to tell."""
     if device == "cpu" or (device == "auto" and not any(map(os.path.exists, _GPU_FILES))):
@@ -90,8 +97,8 @@ class RunContext:
     """The means of a run, none of which changes its result.
 
     `device` runs the networks: "cpu", "cuda", or "auto" for a GPU if there is one. `workers`
-    processes decode and compute, with None one a core, or four where there is a GPU; with 0 this
-    process does, without limits.
+    processes decode and compute, with None one a core, or four a GPU; with 0 this process does,
+    without limits.
     With a `scheduler` the workers are those of its cluster, at most `workers` of them. `executor`
     is what they are run by, where it is open.
     """
@@ -156,9 +163,8 @@ class RunContext:
         if self.executor is not None:
             yield self.executor
             return
-        shared = not self.scheduler and self.device != "cpu" and _picked("auto") == "cuda"
-        most = _SHARE_A_GPU if shared else None
-        executor = open_executor(self.workers, most, self.scheduler)
+        gpus = 0 if self.scheduler or self.device == "cpu" else _gpus()
+        executor = open_executor(self.workers, self.scheduler, gpus)
         try:
             yield executor
         finally:

@@ -147,19 +147,27 @@ def run(code: str, *arguments: str | Path) -> Run:
     started, own, every = time.perf_counter(), 0, 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            mine = _beyond_mapped(process.pid)
+            mine = _own(process.pid)
             own = max(own, mine)
-            every = max(every, mine + sum(map(_beyond_mapped, descendants(process.pid))))
+            every = max(every, mine + sum(map(_part, descendants(process.pid))))
             time.sleep(POLL)
     if process.returncode:
         raise SystemExit(f"left with exit code {process.returncode}: {json.dumps(command[2:])}")
     return Run(time.perf_counter() - started, own / 1024, every / 1024)
 
 
-def _beyond_mapped(process: int) -> int:
-    """Return the memory of a process that is of no file, in KiB: its part of what it shares."""
-    lines = read_of_process(process, "smaps_rollup").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shm")))
+def _own(process: int) -> int:
+    """Return the memory of a process that is of no file, in KiB."""
+    return _sum(read_of_process(process, "status"), ("RssAnon:", "RssShmem:"))
+
+
+def _part(process: int) -> int:
+    """Return the same of a process that was forked: of what it shares, its part."""
+    return _sum(read_of_process(process, "smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+
+
+def _sum(text: str, names: tuple[str, ...]) -> int:
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(names))
 
 
 def _options() -> argparse.Namespace:

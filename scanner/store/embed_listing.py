@@ -7,12 +7,12 @@ blocks as one that was not interrupted, and its embeddings are the same to the b
 """
 
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -114,14 +114,34 @@ class Embedder:
             yield from self.embed_items(folder, blocks)
             return
         for part in sliced(len(blocks), _TOGETHER):
-            items = [item for block in blocks[part] for item in block]
-            taken = [before.take(item) for item in items]
-            left = [item for item, found in zip(items, taken, strict=True) if found is None]
-            with closing(self.embed_items(folder, chunks(left))) as embedded:
-                anew = _by_item(embedded)
-                found = (next(anew) if each is None else each for each in taken)
-                for block in blocks[part]:
-                    yield _joined([next(found) for _ in block])
+            yield from self._updated(folder, blocks[part], before)
+
+    def _updated(
+        self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Unchanged
+    ) -> Generator[Embedded, None, None]:
+        """Give the images of each block; while workers embed some, the store is read on."""
+        taken, embedded = deque[Embedded | None](), deque[Embedded]()
+
+        def changed() -> Iterator[Item]:
+            for item in chain.from_iterable(blocks):
+                found = before.take(item)
+                taken.append(found)
+                if found is None:
+                    yield item
+
+        with closing(self.embed_items(folder, chunks(changed()))) as answers:
+            anew = _by_item(answers)
+
+            def of_next() -> Embedded:
+                while not taken:
+                    embedded.extend(islice(anew, 1))
+                found = taken.popleft()
+                if found is not None:
+                    return found
+                return embedded.popleft() if embedded else next(anew)
+
+            for block in blocks:
+                yield _joined([of_next() for _ in block])
 
     def embed_views(self, images: Callable[[slice], Source], asked: NDArray[np.bool_]) -> Vectors:
         """Embed the test-time views (N, V) that are asked for of N images: (N, V, D).

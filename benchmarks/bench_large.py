@@ -1,7 +1,8 @@
 """Memory and time of a large index: built, and queried.
 
 The rows are random unit vectors, with a record each. The index is built and searched in processes
-of their own, of which the peak of memory beyond mapped files (RssAnon) is polled. With
+of their own, of which the peak of memory beyond mapped files is polled: RssAnon, and Pss_Anon of
+what they forked, since pages are shared. With
 `--synthetic N`, the `query` command itself runs too, on N procedural images: then the records are
 of real files, links to 1,000 of them, so that candidates can be read.
 

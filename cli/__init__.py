@@ -8,5 +8,5 @@ def main() -> None:
     """Run the command line."""
     from deepssim_scan.cli.app import run
 
-    atexit.register(gc.freeze)  # or half a second is spent on looking for garbage of torch's
+    atexit.register(gc.freeze)  # or it looks for garbage at its end, a fifth of a second
     run()

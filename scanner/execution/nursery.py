@@ -201,23 +201,23 @@ def _serve(caller: Connection, callers: _Callers) -> None:
 def _fork(caller: Connection, callers: _Callers) -> int:
     """Fork a process, which becomes a caller, too; return its number, or an error's below 0."""
     with socket.socket(fileno=os.dup(caller.fileno())) as end:
-        _, (pipe, errors), _, _ = socket.recv_fds(end, 1, 2)
-    ours, theirs = Pipe()
+        _, descriptors, _, _ = socket.recv_fds(end, 1, 2)
     try:
-        pid = os.fork()
-    except OSError as error:
-        ours.close()
-        return -(error.errno or 1)
-    else:
-        if pid == 0:
-            _become(pipe, errors, theirs, [ours, *callers])
+        if len(descriptors) != 2:
+            raise EOFError("the caller is gone")
+        ours, theirs = Pipe()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                _become(descriptors[0], descriptors[1], theirs, [ours, *callers])
         callers[caller].add(pid)
         callers[ours] = set()
-        return pid
+    except OSError as error:
+        return -(error.errno or 1)
     finally:
-        theirs.close()
-        os.close(pipe)
-        os.close(errors)
+        for each in descriptors:
+            os.close(each)
+    return pid
 
 
 def _become(pipe: int, errors: int, nursery: Connection, others: Sequence[Connection]) -> NoReturn:

@@ -98,9 +98,8 @@ class RunContext:
 
     `device` runs the networks: "cpu", "cuda", or "auto" for a GPU if there is one. `workers`
     processes decode and compute, with None one a core, or four a GPU; with 0 this process does,
-    without limits.
-    With a `scheduler` the workers are those of its cluster, at most `workers` of them. `executor`
-    is what they are run by, where it is open.
+    without limits. With a `scheduler` the workers are those of its cluster, at most `workers` of
+    them. `executor` is what they are run by, where it is open.
     """
 
     device: str = "auto"

@@ -7,7 +7,8 @@ turn that is not counted. Starting the program is in the time, and so are the ca
 Indexes are not calibrated within the time of `build-index`, since those of before were not.
 
 - `now`, with its defaults, on the CPU;
-- `one worker`: the same with `--workers 1`;
+- `one worker`: the same with `--workers 1`; the process that gives work may run on another core;
+- `one core`: the same, all of it on one core (`taskset`, of util-linux);
 - `busy`: the same beside a program a core that never waits;
 - `before`, with `--before COMMIT`: the commands of that commit.
 
@@ -33,7 +34,7 @@ import numpy as np
 from bench_verdicts import read_people, save_grey
 from harness import ROOT, Spread, parser, rates, show, write, write_images
 
-NOW, ONE, BUSY, BEFORE = "now", "one worker", "busy", "before"
+NOW, ONE, CORE, BUSY, BEFORE = "now", "one worker", "one core", "busy", "before"
 COMMANDS = ("build-index", "query")
 _PACKAGES = ("scanner", "index", "cli")
 _NOISE = 4  # grey levels
@@ -41,11 +42,12 @@ _NOISE = 4  # grey levels
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A package, options that both commands get, and whether other programs are busy."""
+    """A package, options that both commands get, what starts them, and whether others are busy."""
 
     name: str
     tree: Path
     options: tuple[str, ...] = ()
+    starter: tuple[str, ...] = ()
     busy: bool = False
 
 
@@ -60,7 +62,7 @@ def main() -> None:
     for command, count in zip(COMMANDS, counts, strict=True):
         mine = {name: values for name, values in taken.items() if name.startswith(command)}
         measured |= rates(mine, count, "images")
-    others = [(NOW, ONE), (BUSY, NOW), *([(NOW, BEFORE)] if options.before else [])]
+    others = [(NOW, ONE), (NOW, CORE), (BUSY, NOW), *([(NOW, BEFORE)] if options.before else [])]
     ratios = {
         f"{command}, {one} / {other}": measured[f"{command}, {one}"].median
         / measured[f"{command}, {other}"].median
@@ -102,7 +104,8 @@ def _run(side: Side, command: str, *arguments: str | Path) -> float:
     code = "from deepssim_scan.cli import main\nif __name__ == '__main__':\n    main()\n"
     script = side.tree / "command.py"
     script.write_text(code)
-    given = [sys.executable, str(script), command, *arguments, *side.options, "--device", "cpu"]
+    asked = [command, *arguments, *side.options, "--device", "cpu"]
+    given = [*side.starter, sys.executable, str(script), *asked]
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(side.tree)}
     subprocess.run(given, env=environment, stdout=subprocess.PIPE, check=True)
@@ -125,6 +128,8 @@ def _others_busy(busy: bool) -> Iterator[None]:
 def _sides(options: argparse.Namespace, work: Path) -> list[Side]:
     _lay_out(ROOT, work / "now")
     sides = [Side(NOW, work / "now"), Side(ONE, work / "now", ("--workers", "1"))]
+    first = min(os.sched_getaffinity(0))
+    sides.append(Side(CORE, work / "now", starter=("taskset", "--cpu-list", str(first))))
     sides.append(Side(BUSY, work / "now", busy=True))
     if options.before:
         _lay_out(_archived(options.before, work), work / "before")

@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks deploy
-# Those of a folder of real people or a GPU, which `bench` leaves out.
-APART := candidates canaries formats gpu planted subjects verdicts
+# Those of a folder of real people, a GPU or a browser, which `bench` leaves out.
+APART := candidates canaries formats gpu planted report subjects verdicts
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test faults lint format wheel bench clean

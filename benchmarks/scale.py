@@ -1,15 +1,14 @@
-"""What a set of any size costs: a line through two measured sizes, checked at a third one.
+"""What a set of any size costs: a line through two measured sizes, checked at one in between.
 
 Measured are, with all cores of this machine:
 
 - an image of the training set: `build-index` without a calibration;
 - a row of the index, for a query: the exact search of 4,096 queries among random rows;
-- a synthetic image: `query` among 1,000 training images, so that searching is nothing;
-- a pair: the same with twice as many candidates an image.
+- a synthetic image: `query` among 1,000 training images, so that searching is nothing.
 
 Of each, the time is taken to be a constant and so much for each one more. The constant and the
-slope are those of the first two sizes, and the third size says how well that holds. What is
-extrapolated is slope times number; a core-hour has the price of `--cents`.
+slope are those of the smallest and the largest size, and the one between says how well that holds.
+What is extrapolated is slope times number; a core-hour has the price of `--cents`.
 
     python benchmarks/scale.py
 """
@@ -27,8 +26,6 @@ import bench_large
 from harness import Spread, console, parser, show, write, write_images
 from rich.table import Table
 
-from deepssim_scan.matching.config import CANDIDATES
-
 TRAINING = (1_000, 5_000, 10_000)
 ROWS = (100_000, 400_000, 800_000)
 SYNTHETIC = (500, 1_500, 3_000)
@@ -40,7 +37,7 @@ NIGHT = 8  # hours
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Core-seconds for so many things, and of the third size the time measured over predicted."""
+    """Core-seconds for so many things, and of the size between the time measured over predicted."""
 
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
@@ -49,20 +46,19 @@ class Line:
 
     @classmethod
     def through(cls, sizes: Sequence[int], seconds: Sequence[float]) -> "Line":
-        """Return the line through the first two points; the third one checks it."""
+        """Return the line through the first and the last point; the one between checks it."""
         (a, b, c), (at_a, at_b, at_c) = sizes, seconds
-        slope = (at_b - at_a) / (b - a)
-        checked = at_c / (at_a + slope * (c - a))
+        slope = (at_c - at_a) / (c - a)
+        checked = at_b / (at_a + slope * (b - a))
         return cls(tuple(sizes), tuple(seconds), slope * cores(), checked)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Core-seconds of a training image, a synthetic one, a pair, and a row for a query; bytes."""
+    """Core-seconds of a training image, a synthetic one, and a row for a query; bytes."""
 
     image: float
     synthetic: float
-    pair: float
     row: float
     bytes_of_row: float
 
@@ -86,7 +82,6 @@ def main() -> None:
     costs = Costs(
         lines["training image"].each,
         lines["synthetic image"].each,
-        (lines["candidate pairs"].each - lines["synthetic image"].each) / CANDIDATES,
         lines["row"].each / QUERIES,
         bytes_of_row,
     )
@@ -94,7 +89,6 @@ def main() -> None:
     spreads = {
         "a training image": Spread.of([costs.image * 1e3], "ms of a core"),
         "a synthetic image": Spread.of([costs.synthetic * 1e3], "ms of a core"),
-        "a further candidate pair": Spread.of([costs.pair * 1e3], "ms of a core"),
         "a row, for a query": Spread.of([costs.row * 1e9], "ns of a core"),
         "a row, on the disk": Spread.of([costs.bytes_of_row], "bytes"),
     }
@@ -113,9 +107,8 @@ def measured(work: Path, options: argparse.Namespace) -> tuple[dict[str, Line], 
     most = _bytes(work / "index")
     _index(work, paths, GALLERY)
     bytes_of_row = (most - _bytes(work / "index")) / (max(TRAINING) - GALLERY)
-    for what, times in (("synthetic image", 1), ("candidate pairs", 2)):
-        _calibrate(work, times * CANDIDATES)
-        lines[what] = _line(SYNTHETIC, partial(_query, work, asked, times * CANDIDATES))
+    bench_large.run(bench_large.COMMAND, "calibrate", "--index", work / "index")
+    lines["synthetic image"] = _line(SYNTHETIC, partial(_query, work, asked))
     lines["row"] = _line(ROWS, partial(_search, work, options.seed))
     return lines, bytes_of_row
 
@@ -135,18 +128,12 @@ def _index(work: Path, paths: Sequence[Path], count: int) -> float:
     return bench_large.run(bench_large.COMMAND, "build-index", *asked, "--device", "cpu").seconds
 
 
-def _calibrate(work: Path, candidates: int) -> None:
-    asked = ("--index", work / "index", "--candidates", str(candidates))
-    bench_large.run(bench_large.COMMAND, "calibrate", *asked)
-
-
-def _query(work: Path, paths: Sequence[Path], candidates: int, count: int) -> float:
+def _query(work: Path, paths: Sequence[Path], count: int) -> float:
     shutil.rmtree(work / "report", ignore_errors=True)
     _link(paths[:count], work / "synthetic")
     places = ("--synthetic", work / "synthetic", "--index", work / "index")
     further = ("--report", work / "report", "--canaries", "0", "--device", "cpu")
-    asked = ("query", *places, *further, "--candidates", str(candidates))
-    return bench_large.run(bench_large.COMMAND, *asked).seconds
+    return bench_large.run(bench_large.COMMAND, "query", *places, *further).seconds
 
 
 def _search(work: Path, seed: int, rows: int) -> float:

@@ -8,10 +8,11 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from deepssim_scan.cli import console
 from deepssim_scan.cli.commands import (
+    audit,
     build_index,
     calibrate,
     check,
@@ -19,20 +20,30 @@ from deepssim_scan.cli.commands import (
     demo,
     info,
     query,
+    release,
     train,
+    verify,
 )
 from deepssim_scan.errors import ScanError
 
 
-class Command(TyperCommand):
+class _HelpLast:
     """A command whose --help stands in the last panel, so that its own options come first."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option --help."""
-        option = super().get_help_option(ctx)
+        option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.rich_help_panel = "Help"
         return option
+
+
+class Command(_HelpLast, TyperCommand):
+    """A command."""
+
+
+class Group(_HelpLast, TyperGroup):
+    """A command that has others."""
 
 
 app = typer.Typer(
@@ -50,11 +61,14 @@ for function, example in (
     (calibrate.calibrate, calibrate.EXAMPLE),
     (check.check, check.EXAMPLE),
     (info.info, info.EXAMPLE),
+    (release.release, release.EXAMPLE),
+    (verify.verify, verify.EXAMPLE),
     (train.train, train.EXAMPLE),
     (convert.convert, convert.EXAMPLE),
     (demo.demo, demo.EXAMPLE),
 ):
     app.command(cls=Command, epilog=f"Example: {example}")(function)
+app.add_typer(audit.app, name="audit", cls=Group)
 
 
 def _version(wanted: bool) -> None:

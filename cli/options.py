@@ -16,13 +16,13 @@ from deepssim_scan.errors import InputError
 from deepssim_scan.execution import Scheduler
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.config.read_options import read_key
 from deepssim_scan.ingest.config.selection import Selection
 
 FLAGGED, INCOMPLETE = 3, 4
 """Exit codes, beside 0 for done, 1 for a run that failed and 2 for wrong usage."""
 
 GIB = 1 << 30
-SHORTEST_KEY = 16  # bytes
 LIMITS = Limits()
 DEFAULT_INDEX = Path("deepssim-index")
 
@@ -94,7 +94,7 @@ Manifest = Annotated[
         "--manifest",
         metavar="CSV",
         help="Read only the files that this CSV lists: a column path, relative to the folder, and "
-        "optionally a column subject.",
+        "optionally a column subject. Findings are counted by every other column.",
     ),
 ]
 SubjectRegex = Annotated[
@@ -223,19 +223,9 @@ def selection(
     return Selection(tuple(include or ()), manifest, tuple(exclude or ()))
 
 
-def subject_key(path: Path | None) -> bytes:
-    """Read the secret under which subjects are hashed."""
-    if path is None:
-        return b""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. --subject-key names a file that holds a secret.")
-    key = path.read_bytes()
-    if len(key) < SHORTEST_KEY:
-        raise InputError(
-            f"{path}: the subject key has {len(key)} bytes, and at least {SHORTEST_KEY} are "
-            f"needed. Make one with: head -c 32 /dev/urandom > {path}"
-        )
-    return key
+def key(path: Path | None) -> bytes:
+    """Read the secret under which names are hashed, if there is to be one."""
+    return b"" if path is None else read_key(path)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Matches:
     scores: Vectors
     views: NDArray[np.int8]
 
-    def part(self, queries: slice, count: int | None = None) -> Self:
+    def part(self, queries: slice | Ids, count: int | None = None) -> Self:
         """Return the first `count` matches, or all, of some queries."""
         at = queries, slice(count)
         return type(self)(self.rows[at], self.scores[at], self.views[at])

@@ -86,7 +86,7 @@ def certified(config):
 
 def contents(folder):
     """The bytes of each file, but for those that say when and where a run was."""
-    skipped = ("job.json", "summary.json")
+    skipped = ("job.json", "summary.json", "report.html")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -45,6 +45,9 @@ def _commands() -> dict[str, set[str]]:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     commands = {"": group, **group.commands}
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            commands |= {f"{name} {each}": inner for each, inner in command.commands.items()}
     return {
         name: {
             option
@@ -65,6 +68,8 @@ def _calls(text: str) -> Iterator[tuple[str, list[str]]]:
         words = shlex.split(called[1] or "", comments=True)
         command = words[0] if words and re.fullmatch(r"[a-z-]+", words[0]) else ""
         name = "" if command.startswith("-") else command
+        if len(words) > 1 and f"{name} {words[1]}" in _commands():
+            name = f"{name} {words[1]}"
         yield name, [word.split("=")[0] for word in words if re.match(r"--[a-z]", word)]
 
 

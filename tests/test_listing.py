@@ -748,7 +748,9 @@ def test_row_19_a_manifest_row_that_leaves_through_a_link(tmp_path):
     [
         ("", "line 0: the header"),
         ("file\na.png\n", "line 1: the header"),
-        ("path,subject,age\na.png,P,1\n", "line 1: the header"),
+        ("path,Subject\na.png,P\n", "line 1: the column 'Subject' must be spelt 'subject'"),
+        ("path,x,x\na.png,1,2\n", "line 1: the header has the column 'x' twice"),
+        ("path, \na.png,1\n", "line 1: the header has the column ' ' twice, or one without"),
         ("Path\na.png\n", "line 1: the header"),
         ("path\n", "names no file"),
         ("path\n\n", "names no file"),

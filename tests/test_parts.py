@@ -87,7 +87,7 @@ def test_the_columns_are_named_after_what_they_hold(tmp_path):
 
 def test_evidence_is_put_where_it_is_of_and_reordered_as_numpy_does():
     whole, later = Evidence.none((6, 4)), drawn(2, 3, seed=1).evidence
-    whole.put(3, later)
+    whole.put(slice(3, 5), later)
     order = np.random.default_rng(0).permuted(np.tile(np.arange(4), (6, 1)), axis=1)[:, :3]
     moved = whole.reordered(order)
     nothing = Evidence.none((6, 4))

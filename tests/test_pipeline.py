@@ -524,7 +524,7 @@ def test_running_out_of_memory_is_too_large(tmp_path, monkeypatch):
         raise MemoryError
 
     fill(tmp_path, "a.png")
-    for name in ("decode", "standardise", "_read"):
+    for name in ("decode", "standardise", "read_item"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, name, greedy)
             assert reason(tmp_path, "a.png") == "too-large"

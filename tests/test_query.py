@@ -189,6 +189,9 @@ def test_parquet_has_the_documented_columns(report):
         "ncc": "float",
         "lcn": "float",
         "foreground": "float",
+        "finding": "string",
+        "synthetic_row": "int64",
+        "training_row": "int64",
     }
 
 

@@ -95,7 +95,7 @@ def build_index(
 ) -> None:
     """Embed the training images and index them."""
     with options.usage():
-        read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
+        read = ReadOptions(axis, slices, window, max_pixels, options.key(subject_key))
         chosen = options.selection(include, manifest, exclude)
         ingest = IngestConfig(chosen, read, subject_regex)
         config = IndexConfig(

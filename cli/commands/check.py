@@ -83,8 +83,13 @@ def check(
             checked = repairing.repair(path, RepairConfig(images, encoder), run)
         if names or not repair:
             checked = checking.check(path, run.progress, names)
+    show(checked, json)
+
+
+def show(checked: "Checked", json: bool) -> None:
+    """Print what was verified, as JSON if asked for; end with exit code 1 for damage."""
     if json:
-        console.show_json(asdict(checked) | {"path": str(path), "intact": checked.intact})
+        console.show_json(asdict(checked) | {"path": str(checked.path), "intact": checked.intact})
     else:
         _show(checked)
     if not checked.intact:
@@ -96,7 +101,7 @@ def _names(subject: str, key: Path | None) -> tuple[str, ...]:
     if key is None:
         return (subject,)
     with options.usage():
-        read = ReadOptions(subject_key=options.subject_key(key))
+        read = ReadOptions(subject_key=options.key(key))
     return subject, read.hashed(os.fsencode(subject))
 
 

@@ -17,8 +17,10 @@ from deepssim_scan.matching.config import (
     REFERENCE_SCORES,
     CanaryConfig,
     EvidenceConfig,
+    PageConfig,
     VerdictConfig,
 )
+from deepssim_scan.storage.layout import REPORT
 from deepssim_scan.store.config import EmbedConfig
 
 if TYPE_CHECKING:
@@ -52,6 +54,20 @@ TopK = Annotated[
     int,
     options.output_option(
         "--top-k", metavar="N", min=1, help="Matches that the report lists per image."
+    ),
+]
+Thumbnails = Annotated[
+    bool,
+    options.output_option(
+        "--thumbnails", help="Show pictures of the findings in report.html: they are of patients."
+    ),
+]
+Pseudonyms = Annotated[
+    Path | None,
+    options.output_option(
+        "--pseudonyms",
+        metavar="FILE",
+        help="File with a secret. In report.html names are replaced by hashes under it.",
     ),
 ]
 FailOnFlagged = Annotated[
@@ -137,6 +153,8 @@ def query(
     window: options.Window = None,
     report: Report = Path("deepssim-report"),
     top_k: TopK = VERDICT.top_k,
+    thumbnails: Thumbnails = False,
+    pseudonyms: Pseudonyms = None,
     fail_on_flagged: FailOnFlagged = False,
     json: options.Json = False,
     candidates: options.Candidates = EVIDENCE.candidates,
@@ -159,12 +177,13 @@ def query(
 ) -> None:
     """Find synthetic images that copy a training image."""
     with options.usage():
-        read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
+        read = ReadOptions(axis, slices, window, max_pixels, options.key(subject_key))
         ingest = IngestConfig(options.selection(include, manifest, exclude), read, subject_regex)
         evidence = EvidenceConfig(candidates, tta_views, not no_verify, training)
         verdict = VerdictConfig(top_k, rule.value, false_alarm, similar, duplicate)
         planted = CanaryConfig(canaries, min_canary_recall)
-        config = QueryConfig(ingest, EmbedConfig(), evidence, verdict, planted, restart)
+        page = PageConfig(thumbnails, options.key(pseudonyms))
+        config = QueryConfig(ingest, EmbedConfig(), evidence, verdict, planted, page, restart)
     with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
         result = deepssim_scan.query(synthetic, index, report, config, run)
     _end(result, json, fail_on_flagged)
@@ -192,7 +211,7 @@ def _show(result: "QueryResult") -> None:
     if summary["top_k"] < summary["top_k_asked"]:
         most = summary["top_k"]
         console.note(f"Only {most} matches an image: there are no more training images.")
-    console.say(f"Report: {result.folder}")
+    console.say(f"Report: {result.folder / REPORT}")
     if not result.complete:
         _show_incomplete(summary)
 

@@ -116,7 +116,7 @@ def train(
 ) -> None:
     """Adapt an encoder to a folder of images, without labels, or train one from nothing."""
     with options.usage():
-        read = ReadOptions(axis, slices, window, max_pixels, options.subject_key(subject_key))
+        read = ReadOptions(axis, slices, window, max_pixels, options.key(subject_key))
         chosen = options.selection(include, manifest, exclude)
         ingest = IngestConfig(chosen, read, subject_regex)
         training = _training(SCRATCH if init == NONE else ADAPTING, steps, learning_rate)

@@ -44,6 +44,7 @@ class Nursery:
         self._pipe: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._asking = Lock()
+        self._has_answered = False
 
     def join(self, pipe: Connection) -> None:
         """Use the nursery at the other end of a pipe."""
@@ -61,7 +62,13 @@ class Nursery:
 
         Raises OSError or EOFError when none can be started.
         """
-        pid = int(self._ask(_FORK, None, descriptor, 2))
+        worked = self._has_answered
+        try:
+            pid = int(self._ask(_FORK, None, descriptor, 2))
+        except (EOFError, ConnectionError):
+            if not worked:
+                raise
+            pid = int(self._ask(_FORK, None, descriptor, 2))  # it had died, and there is a new one
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return Forked(pid, self)
@@ -101,7 +108,11 @@ class Nursery:
                 if descriptors:
                     with socket.socket(fileno=os.dup(pipe.fileno())) as end:
                         socket.send_fds(end, [b"\0"], descriptors)
-                return b"" if what == _LOAD else pipe.recv_bytes(_LARGEST)
+                if what == _LOAD:
+                    return b""
+                reply = pipe.recv_bytes(_LARGEST)
+                self._has_answered = True
+                return reply
             except BaseException:  # a reply that is still to come is not that of the next request
                 if self._pipe is not None:
                     self._pipe.close()
@@ -119,6 +130,7 @@ class Nursery:
         return self._pipe
 
     def _started(self) -> Connection:
+        self._has_answered = False
         if self._process is not None:
             self._process.wait()
         ours, theirs = socket.socketpair()

@@ -58,7 +58,7 @@ def decode_item(
     try:
         if item.rejection is not None:
             raise Rejected(item.rejection.reason, item.rejection.detail)
-        data = _read(folder, item)
+        data = read_item(folder, item)
         record = replace(
             record,
             size=len(data),
@@ -114,7 +114,7 @@ def _with_subject(image: Decoded, item: Item, ingest: IngestConfig) -> Decoded:
     return replace(image, record=record)
 
 
-def _read(folder: Path, item: Item) -> bytes:
+def read_item(folder: Path, item: Item) -> bytes:
     """Return an item's bytes, of a file that did not change since it was listed."""
     path = folder / item.path
     if not inside(os.path.realpath(folder), path):

@@ -8,7 +8,13 @@ from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig
-from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
+from deepssim_scan.matching.config import (
+    CANDIDATES,
+    CanaryConfig,
+    EvidenceConfig,
+    PageConfig,
+    VerdictConfig,
+)
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.training.config import ADAPTING, TrainingConfig
 
@@ -72,6 +78,7 @@ class QueryConfig:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     canaries: CanaryConfig = field(default_factory=CanaryConfig)
+    page: PageConfig = field(default_factory=PageConfig)
     restart: bool = False
 
 

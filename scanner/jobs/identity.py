@@ -3,8 +3,10 @@
 import hashlib
 import platform
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from deepssim_scan import __version__
 from deepssim_scan.encoder import checkpoint
@@ -13,9 +15,12 @@ from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing, list_images
+from deepssim_scan.matching.evidence import RULE
+from deepssim_scan.matching.identity import Context
 from deepssim_scan.storage.layout import ENCODER, INDEX_MANIFEST
-from deepssim_scan.storage.publish import Stage
+from deepssim_scan.storage.publish import Job, Stage
 from deepssim_scan.store.embed_listing import Embedder
+from deepssim_scan.store.store import Store
 
 _DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
 _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
@@ -35,13 +40,38 @@ def embedded(listing: Listing, embedder: Embedder, store: str) -> Stage:
     digest = hashlib.sha256()
     for item in listing.files:
         digest.update(repr(item).encode("utf-8", "surrogatepass"))
+    source = embedder.source(listing.folder)
+    files = {"listing": digest.hexdigest(), "manifest_sha256": source.pop("manifest_sha256")}
     options = {
         "encoder": embedder.loaded.fingerprint,
-        "source": embedder.source(listing.folder),
+        "source": source,
         "shard_rows": embedder.config.shard_rows,
     }
-    inputs = {"listing": digest.hexdigest(), "versions": versions()}
-    return Stage("embedded", options, inputs, (store,))
+    return Stage("embedded", options, {"files": files, "versions": versions()}, (store,))
+
+
+def same_but_for_files(job: Job, record: dict[str, Any], stage: str | None = None) -> bool:
+    """Tell whether job.json is of a job that differs, if at all, in which files there were.
+
+    Where a stage is given, that stage alone is looked at.
+    """
+    mine = job.record()
+    for each in (mine, record):
+        each.get("stages", {}).get("embedded", {}).get("inputs", {}).pop("files", None)
+    if stage is None:
+        return mine == record
+    return bool(mine["stages"][stage] == record.get("stages", {}).get(stage))
+
+
+def context_of(embedder: Embedder, training: Store, synthetic: Store) -> Context:
+    """Return what the evidence of synthetic images depends on, beside the images."""
+    both = {
+        "versions": versions(),
+        "device": embedder.run.device_of_blocks,
+        "synthetic": synthetic.manifest.source["read_options"],
+    }
+    pairs = {"training": training.manifest.source["read_options"], "rule": asdict(RULE)}
+    return Context(both | {"encoder": embedder.loaded.fingerprint}, both | pairs)
 
 
 def list_for_store(folder: Path, ingest: IngestConfig, run: RunContext) -> Listing:

@@ -4,10 +4,12 @@
 
 What was embedded, what was searched and verified, and what was judged have an identity each
 (`Stage`): a run of which only the last differs begins there, with what an interrupted run left or
-what the report in place holds. A run is not complete when an image was rejected, now or when the
+what the report in place holds. Where some images changed, all that is of the others is taken from
+the report in place. A run is not complete when an image was rejected, now or when the
 index was built, or when a pair could not be verified.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.earlier import earlier_report
 from deepssim_scan.jobs.gallery import Gallery, files_or_none
 from deepssim_scan.jobs.identity import (
     embedded,
@@ -35,14 +38,10 @@ from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.storage.files import link, sha256
 from deepssim_scan.storage.layout import (
-    BLANK,
     EVIDENCE,
-    FLAGGED,
-    MATCHES,
-    REJECTED,
+    JUDGED_FILES,
     REPORT_FILES,
     STORE,
-    SUBJECTS,
     SUMMARY,
     SYNTHETIC,
 )
@@ -100,9 +99,9 @@ def query(
             report, REPORT_FILES, job, restart=config.restart, progress=run.progress
         ) as folder:
             _reuse(report.resolve(), folder, job)
-            querying = QueryRun(folder, gallery, embedder, rule, config)
             if not _is_finished(folder):
-                querying.work(listing)
+                with earlier_report(report, job, config.ingest) as earlier:
+                    QueryRun(folder, gallery, embedder, rule, config, earlier).work(listing)
             summary = read_json(folder / SUMMARY)
             _, counts = read_counts(folder)
     return QueryResult(report, summary, counts.strongest)
@@ -173,8 +172,10 @@ def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryCo
             "bounds": asdict(rule.bounds),
             "top_k": config.verdict.top_k,
             "canaries": asdict(config.canaries),
+            "thumbnails": config.page.thumbnails,
+            "pseudonyms": hashlib.sha256(config.page.pseudonyms).hexdigest(),
         },
-        (MATCHES, FLAGGED, SUBJECTS, REJECTED, BLANK, SUMMARY),
+        (*JUDGED_FILES, SUMMARY),
     )
     return Job("query", (first, searched, judged), {"index": str(index.absolute())})
 

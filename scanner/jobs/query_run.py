@@ -1,50 +1,49 @@
 """The work of a query, in the folder that becomes its report.
 
-listing -> store -> candidates and evidence, a file a shard -> verdicts -> tables, summary.json
+listing -> store -> evidence -> verdicts -> tables, summary.json
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepssim_scan.calibration.canaries import Canaries, count_canaries
 from deepssim_scan.calibration.rates import false_discovery, most_copies
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
-from deepssim_scan.errors import Damaged, InputError
-from deepssim_scan.index.rescore import Matches
+from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.earlier import EarlierReport
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.jobs.identity import versions
-from deepssim_scan.matching.candidates import followed, propose
-from deepssim_scan.matching.evidence import RULE, Evidence
-from deepssim_scan.matching.parts import Part, read_part, write_part
+from deepssim_scan.jobs.gathering import Gathering, part_files
+from deepssim_scan.jobs.identity import context_of, versions
+from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
+from deepssim_scan.matching.evidence import RULE
+from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views
 from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.matches import JudgedPairs, MatchCounts, write_flagged, writing_matches
+from deepssim_scan.reporting.pictures import Pictures
+from deepssim_scan.reporting.provenance import provenance
 from deepssim_scan.reporting.subjects import write_subjects
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import (
-    BLANK,
     EVIDENCE,
-    FLAGGED,
     JOB,
-    MATCHES,
-    REJECTED,
-    SUBJECTS,
+    JUDGED_FILES,
     SUMMARY,
     SYNTHETIC,
 )
 from deepssim_scan.storage.records import write_json
-from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
-from deepssim_scan.store.reread import Reader, Wanted
+from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
 
@@ -79,127 +78,88 @@ class QueryRun:
     embedder: Embedder
     rule: Rule
     config: QueryConfig
+    earlier: EarlierReport
 
     def work(self, listing: Listing) -> None:
         """Embed, search, verify, judge, and write all that the report holds, summary.json last."""
-        started = time.monotonic()
-        self.embedder.embed(listing, self.folder / SYNTHETIC, "synthetic images")
+        started, before = time.monotonic(), self.earlier.unchanged
+        self.embedder.embed(listing, self.folder / SYNTHETIC, "synthetic images", before)
         embedded = time.monotonic()
         with Store.open(self.folder / SYNTHETIC) as store:
             warn_of_depths(self.gallery.store, store, self.embedder.run.progress)
-            self._gather(store, listing)
+            self._gathering(store).gather(store, listing)
             searched = time.monotonic()
             counts, pairs = self._judge(store)
             write_left_out(self.folder, store)
             write_flagged(self.folder, counts.flagged)
             write_subjects(self.folder, counts.subjects)
-            judged = time.monotonic()
-            seconds = {
-                "embed": round(embedded - started, 3),
-                "search": round(searched - embedded, 3),
-                "judge": round(judged - searched, 3),
-            }
             summary = self._summary(store, counts, pairs)
-        summary |= {
-            "ignored": listing.ignored,
-            "excluded": listing.excluded,
-            "seconds": seconds,
-        }
-        write_json(self.folder / SUMMARY, summary)
+            judged = time.monotonic()
+            summary |= {
+                "provenance": self._provenance(store, counts),
+                "ignored": listing.ignored,
+                "excluded": listing.excluded,
+                "seconds": {
+                    "embed": round(embedded - started, 3),
+                    "search": round(searched - embedded, 3),
+                    "judge": round(judged - searched, 3),
+                },
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_distributions(self.folder, self.rule)
+            pictures = self._pictures(store, listing, counts)
+        write_page(self.folder, summary, counts, self.config.page, pictures)
+        write_json(self.folder / SUMMARY, summary | {"files": self._digests()})
 
-    def _gather(self, store: Store, listing: Listing) -> None:
-        """Search and verify a shard at a time, and keep what was found of each.
-
-        What an interrupted run found is kept, but for pairs that it could not verify.
-        """
-        (self.folder / EVIDENCE).mkdir(mode=0o700, exist_ok=True)
-        verify = self.config.evidence.verify and self.gallery.files is not None
-        reader = Reader(store, listing, RULE, self.embedder.run)
-        rule = self.embedder.loaded.architecture.standardisation
-        progress, done = self.embedder.run.progress, 0
-        progress("searched", 0, store.rows)
-        for path, first, rows in self._shards(store):
-            if not self._is_whole(path, len(rows)):
-                views, unseen = self._in_views(replace(reader, rule=rule), first, rows)
-                candidates = self._candidates(views)
-                if verify:
-                    evidence = self._verify(reader, first, candidates)
-                    evidence.forget(unseen)
-                else:
-                    _require_seen(store, first, unseen)
-                    evidence = Evidence.none(candidates.rows.shape)
-                write_part(path, Part(candidates, evidence))
-            done += len(rows)
-            progress("searched", done, store.rows)
-
-    def _in_views(
-        self, reader: Reader, first: int, rows: Vectors
-    ) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Return the rows of a shard in all views (n, V, D), and which images are gone (n,)."""
-        best = self.gallery.search.search(rows, 1).scores[:, 0]
-
-        def embed(numbers: NDArray[np.int64], asked: NDArray[np.bool_]) -> Vectors:
-            return self.embedder.embed_views(
-                lambda part: reader.wanted((first + numbers[part]).tolist()), asked
-            )
-
-        return self.views.complete(rows, best, embed)
+    def _gathering(self, store: Store) -> Gathering:
+        training = self.gallery.store
+        return Gathering(
+            self.folder / EVIDENCE,
+            self.gallery,
+            self.embedder,
+            self.views,
+            self.config,
+            context_of(self.embedder, training, store),
+            self.earlier.cache(self.embedder.loaded.architecture.dimension),
+        )
 
     @property
     def views(self) -> Views:
         """The views in which images are looked at."""
         return Views(self.config.evidence.tta_views, self.rule.enough)
 
-    def _candidates(self, views: Vectors) -> Matches:
-        """Propose the candidates of some images, and what the report lists besides."""
-        search, subjects = self.gallery.search, self.gallery.groups.number
-        found = propose(search, views, self.config.evidence.candidates, subjects)
-        return followed(search, views, found, self.config.verdict.top_k)
-
-    def _verify(self, reader: Reader, first: int, candidates: Matches) -> Evidence:
-        """Gather the evidence of the first candidates of each image of a shard."""
-        verifier, progress = self.gallery.verifier(self.embedder.run), self.embedder.run.progress
-        count = min(self.config.evidence.candidates, candidates.rows.shape[1])
-        found = Evidence.none(candidates.rows.shape)
-
-        def images(part: slice) -> Wanted:
-            return reader.wanted(range(first + part.start, first + part.stop))
-
-        def done(images: int) -> None:
-            progress("pairs registered", (first + images) * count, reader.store.rows * count)
-
-        every = slice(len(candidates.rows))
-        subjects = self.gallery.groups.number
-        found.put(0, verifier.gather(images, candidates.part(every, count), subjects, done))
-        return found
-
-    def _is_whole(self, path: Path, queries: int) -> bool:
-        """Tell whether a part is there, with all evidence that was asked for."""
-        try:
-            part = read_part(path, queries) if path.is_file() else None
-        except Damaged:
-            return False
-        if part is None:
-            return False
-        return not (
-            self.config.evidence.verify and part.unverified(self.config.evidence.candidates)
-        )
-
-    def _shards(self, store: Store) -> Iterator[tuple[Path, int, Vectors]]:
-        """Give each shard: where its evidence is kept, its first row, and its rows."""
-        for number, (first, rows) in enumerate(store.shards()):
-            yield self.folder / EVIDENCE / f"{number:08d}.parquet", first, rows
-
     def _judge(self, store: Store) -> tuple[MatchCounts, dict[str, int]]:
         """Judge every pair, and write matches.parquet; return what was counted of it."""
         pairs = dict.fromkeys(("registered", "not_registered"), 0)
         with writing_matches(self.folder) as out:
             for number, shard in enumerate(store.table):
-                part = read_part(self.folder / EVIDENCE / f"{number:08d}.parquet", shard.rows)
+                files = part_files(self.folder / EVIDENCE, number)
+                part = read_part(files.evidence, shard.rows)
                 pairs["not_registered"] += part.unverified(self.config.evidence.candidates)
                 pairs["registered"] += int(np.count_nonzero(~part.evidence.missing))
                 out.add(self._judged(store, shard.first, part))
         return out.counts, pairs
+
+    def _provenance(self, store: Store, counts: MatchCounts) -> dict[str, Any]:
+        """Count flagged images by the further columns of the manifest, where there is one."""
+        manifest = self.config.ingest.selection.manifest
+        if manifest is None:
+            return {}
+        columns = dict(read_manifest(manifest))
+        for each in columns.values():
+            each.pop("subject", None)
+        paths = [record.path for record in store.embedded()]
+        return provenance(columns, paths, [paths[each.synthetic_row] for each in counts.flagged])
+
+    def _pictures(
+        self, store: Store, listing: Listing, counts: MatchCounts
+    ) -> Sequence[Pictures | None]:
+        """Draw the strongest findings, if they are to be shown."""
+        if not self.config.page.thumbnails or self.gallery.files is None:
+            return ()
+        synthetic = Reader(store, listing, RULE, self.embedder.run)
+        training = Reader(self.gallery.store, self.gallery.files, RULE, self.embedder.run)
+        return pictures_of(counts.flagged, synthetic, training)
 
     def _judged(self, store: Store, first: int, part: Part) -> JudgedPairs:
         """Judge the pairs of one shard, and keep the strongest of each image."""
@@ -208,11 +168,10 @@ class QueryRun:
         rows = np.take_along_axis(part.candidates.rows, order, 1)
         unique, indices = np.unique(rows, return_inverse=True)
         known = self.gallery.store.records_at(unique.tolist())
-        records = [known[index] for index in indices.ravel()]
         return JudgedPairs(
-            store.paths(np.arange(first, first + len(rows))),
-            [record.name for record in records],
-            [record.subject for record in records],
+            first,
+            store.records_at(range(first, first + len(rows))),
+            [known[index] for index in indices.ravel()],
             part.candidates.reordered(order),
             judged.reordered(order),
             part.evidence.reordered(order),
@@ -276,33 +235,14 @@ class QueryRun:
                 "training": training.digest,
                 "synthetic": store.digest,
             },
-            "files": self._digests(),
             "versions": versions(),
         }
 
     def _digests(self) -> dict[str, str]:
         """Return the SHA-256 of every file of the report, but of the store, which has its own."""
         parts = sorted((self.folder / EVIDENCE).glob("*.parquet"))
-        names = [
-            MATCHES,
-            FLAGGED,
-            SUBJECTS,
-            REJECTED,
-            BLANK,
-            JOB,
-            *(f"{EVIDENCE}/{part.name}" for part in parts),
-        ]
+        names = [*JUDGED_FILES, JOB, *(f"{EVIDENCE}/{part.name}" for part in parts)]
         return {name: sha256(self.folder / name) for name in names}
-
-
-def _require_seen(store: Store, first: int, unseen: NDArray[np.bool_]) -> None:
-    """Raise InputError where images could not be looked at in all views."""
-    if unseen.any():
-        gone = store.paths(first + np.flatnonzero(unseen))
-        raise InputError(
-            f"{store.manifest.source['folder']}: {len(gone)} images are gone or have changed since "
-            f"they were embedded, the first {gone[0]!r}. Run the same command again."
-        )
 
 
 def _calibration(rule: Rule, flagged: int, judged: int) -> dict[str, Any] | None:

@@ -6,14 +6,13 @@ index folder, job, listing -> ThereBefore: a store to take rows from, its encode
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputMissing, ScanError
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.listing import Listing
-from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.jobs.identity import index_encoder, same_but_for_files
 from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
 from deepssim_scan.storage.publish import Job, read_job
 from deepssim_scan.store.store import Store
@@ -72,7 +71,7 @@ def there_before(
     encoder knows what it was trained on.
     """
     record = read_job(index) if (index / INDEX_MANIFEST).is_file() else None
-    if record is None or not _same_options(job, record):
+    if record is None or not same_but_for_files(job, record):
         return None
     try:
         encoder, store = index_encoder(index), Store.open(index / STORE)
@@ -90,14 +89,6 @@ def there_before(
     except ScanError:
         store.close()
         return None
-
-
-def _same_options(job: Job, record: dict[str, Any]) -> bool:
-    """Tell whether job.json is of a job that differs in the listing alone."""
-    mine = job.record()
-    for each in (mine, record):
-        each.get("stages", {}).get("embedded", {}).get("inputs", {}).pop("listing", None)
-    return mine == record
 
 
 def _calibration(index: Path) -> Calibration | None:

@@ -1,6 +1,6 @@
 """Which pairs are verified, and by which rule they are judged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepssim_scan.encoder.views import TTA_VIEWS
@@ -72,6 +72,18 @@ class VerdictConfig:
             raise InputError(
                 "false_alarm is of the rule 'calibrated'; 'reference' has no such rate"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class PageConfig:
+    """What report.html shows.
+
+    `thumbnails`: pictures of the findings, which are of patients. `pseudonyms`: a secret under
+    which names are replaced by such that tell nobody anything; b"": names as they are.
+    """
+
+    thumbnails: bool = False
+    pseudonyms: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,11 +78,11 @@ class Evidence:
         """Which pairs (Q, n) were registered and compared."""
         return ~np.isnan(self.foreground)
 
-    def put(self, first: int, found: Self) -> None:
-        """Put the evidence of m <= n candidates of some images, from `first` on, in its place."""
+    def put(self, images: slice | NDArray[np.int64], found: Self) -> None:
+        """Put the evidence of the first m <= n candidates of some images in its place."""
         for field in fields(self):
             part = getattr(found, field.name)
-            getattr(self, field.name)[first : first + len(part), : part.shape[1]] = part
+            getattr(self, field.name)[images, : part.shape[1]] = part
 
     def forget(self, images: NDArray[np.bool_]) -> None:
         """Drop the evidence of some of the images (Q,)."""
@@ -96,6 +96,10 @@ class Evidence:
         for name in names:
             getattr(self, name)[query, column] = getattr(found, name).numpy()
         self.right[query, column], self.down[query, column] = found.shift.numpy().T
+
+    def part(self, images: slice | NDArray[np.int64], count: int) -> Self:
+        """Return the first `count` pairs of some images."""
+        return type(self)(*(getattr(self, field.name)[images, :count] for field in fields(self)))
 
     def reordered(self, order: NDArray[np.int64]) -> Self:
         """Return the pairs of each image in another order (Q, k), k <= n."""
@@ -128,7 +132,7 @@ class Verifier:
         block = partial(gather_pairs, run.device_of_blocks)
         with closing(run.map(block, tasks)) as answers:
             for part, answer in zip(parts, answers, strict=True):
-                found.put(part.start, Evidence(**answer.arrays))
+                found.put(part, Evidence(**answer.arrays))
                 done(part.stop)
         return found
 

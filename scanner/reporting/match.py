@@ -1,7 +1,10 @@
 """One row of matches.parquet, for readers."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
+
+from deepssim_scan.ingest.record import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +17,9 @@ class Match:
     image: flip (one of `names.FLIPS`), scale, degrees counter-clockwise, right and down in
     pixels of 128, gamma, then a quarter turn clockwise, then inverted greys. `ssim_confirmed` tells
     whether the SSIM is above 0.80. All of them are None for a pair that was not registered.
-    `subject` is whom the training image shows.
+    `subject` is whom the training image shows. `finding` names a pair whose verdict is duplicate,
+    by the contents of the two images: it stays the same when files are renamed. `synthetic_row` and
+    `training_row` are the rows of the two in their stores.
     """
 
     synthetic: str
@@ -31,3 +36,12 @@ class Match:
     ncc: float | None = None
     lcn: float | None = None
     foreground: float | None = None
+    finding: str | None = None
+    synthetic_row: int = -1
+    training_row: int = -1
+
+
+def finding_of(synthetic: ImageRecord, training: ImageRecord) -> str:
+    """Return the name of a finding: 16 hexadecimal digits of the SHA-256 of what the two hold."""
+    parts = synthetic.sha256, synthetic.frame, training.sha256, training.frame
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -23,9 +23,10 @@ from deepssim_scan.calibration.rule import Judged
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.imaging.names import FLIPS, NAMES
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.matching.decision import VERDICTS
 from deepssim_scan.matching.evidence import Evidence
-from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.match import Match, finding_of
 from deepssim_scan.reporting.subjects import Reproduced, reproduced
 from deepssim_scan.reporting.tables import write_csv
 from deepssim_scan.storage.files import shown
@@ -59,14 +60,18 @@ _COLUMNS = pa.schema(
         ("ncc", pa.float32()),
         ("lcn", pa.float32()),
         ("foreground", pa.float32()),
+        ("finding", pa.string()),
+        ("synthetic_row", pa.int64()),
+        ("training_row", pa.int64()),
     ]
 )
+_DUPLICATE = VERDICTS.index("duplicate")
 _MEASURES = ("ncc_1", "lcn_1")  # of which the columns ncc and lcn are
 _CONFIRMED = np.float32(0.80)
 _STRENGTH = [("statistic", "descending"), ("score", "descending"), ("synthetic", "ascending")]
 _CSV = [
     *("synthetic", "rank", "training", "score", "verdict", "ssim", "ssim_confirmed"),
-    *(*_TRANSFORM.names, "subject", "p_value"),
+    *(*_TRANSFORM.names, "subject", "p_value", "finding"),
 ]
 
 
@@ -74,13 +79,13 @@ _CSV = [
 class JudgedPairs:
     """The best k matches of Q images, the strongest first.
 
-    synthetic (Q,) names; training (Q * k,) names and subject (Q * k,) by image and rank; matches,
-    judged and evidence (Q, k)
+    first is the row of the first image in its store; synthetic (Q,) and training (Q * k,) records,
+    by image and rank; matches, judged and evidence (Q, k)
     """
 
-    synthetic: Sequence[str]
-    training: Sequence[str]
-    subjects: Sequence[str]
+    first: int
+    synthetic: Sequence[ImageRecord]
+    training: Sequence[ImageRecord]
     matches: Matches
     judged: Judged
     evidence: Evidence
@@ -88,7 +93,7 @@ class JudgedPairs:
     def table(self) -> pa.Table:
         """Return the rows of matches.parquet."""
         count, k = self.matches.scores.shape
-        names = pa.array([shown(path) for path in self.synthetic], pa.string())
+        names = pa.array([shown(each.name) for each in self.synthetic], pa.string())
         evidence, judged = self.evidence, self.judged
         missing = ~evidence.registered.ravel()
         ssim = evidence.ssim.ravel()
@@ -96,19 +101,30 @@ class JudgedPairs:
         columns = [
             pc.take(names, pa.array(np.repeat(np.arange(count), k))),
             pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
-            pa.array([shown(path) for path in self.training], pa.string()),
+            pa.array([shown(each.name) for each in self.training], pa.string()),
             pa.array(self.matches.scores.ravel()),
             pa.DictionaryArray.from_arrays(pa.array(judged.verdicts.ravel()), list(VERDICTS)),
             pa.array(ssim, mask=missing),
             _transforms(evidence, self.matches.views, missing),
             pa.array(ssim > _CONFIRMED, mask=missing),
-            pa.array([shown(subject) for subject in self.subjects], pa.string()),
+            pa.array([shown(each.subject) for each in self.training], pa.string()),
             _or_null(judged.p_values),
             _or_null(judged.statistics),
             *map(_or_null, measures),
             _or_null(evidence.foreground),
+            pa.array(self._findings(), pa.string()),
+            pa.array(np.repeat(np.arange(self.first, self.first + count), k)),
+            pa.array(self.matches.rows.ravel()),
         ]
         return pa.Table.from_arrays(columns, schema=_COLUMNS)
+
+    def _findings(self) -> list[str | None]:
+        """Return the name of the finding (Q * k,) of each pair that is one."""
+        found: list[str | None] = [None] * len(self.training)
+        k = self.matches.rows.shape[1]
+        for pair in np.flatnonzero(self.judged.verdicts.ravel() == _DUPLICATE).tolist():
+            found[pair] = finding_of(self.synthetic[pair // k], self.training[pair])
+        return found
 
 
 def _or_null(values: NDArray[Any]) -> pa.Array:
@@ -208,6 +224,22 @@ def read_counts(folder: Path) -> tuple[int, MatchCounts]:
     return rows, counts
 
 
+def verdicts_of(folder: Path) -> list[str]:
+    """Return the verdict of every synthetic image, by its row."""
+    found = list[str]()
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        best = table.filter(pc.equal(table["rank"], 1))
+        found += pc.cast(best["verdict"], pa.string()).to_pylist()
+    return found
+
+
+def of_best(folder: Path, column: str) -> Iterator[float]:
+    """Give a number of the rank-1 match of every synthetic image, NaN where it has none."""
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        values = table.filter(pc.equal(table["rank"], 1))[column]
+        yield from values.fill_null(float("nan")).to_pylist()
+
+
 def best_matches(folder: Path) -> list[Match]:
     """Read the rank-1 match of every synthetic image, the highest score first, ties by path."""
     best = _COLUMNS.empty_table()
@@ -225,11 +257,11 @@ def _cells(match: Match) -> list[Any]:
     """Return a match as columns of CSV, empty where the pair was not registered."""
     cells = [match.synthetic, match.rank, match.training, f"{match.score:.6f}", match.verdict]
     p_value = "" if match.p_value is None else f"{match.p_value:.3g}"
+    last = [match.subject, p_value, match.finding]
     if match.ssim is None or match.transform is None:
-        return [*cells, *[""] * (len(_CSV) - len(cells) - 2), match.subject, p_value]
+        return [*cells, *[""] * (len(_CSV) - len(cells) - len(last)), *last]
     flip, *numbers, turned, inverted = match.transform.values()
     told = [str(each).lower() for each in (turned, inverted)]
     confirmed = str(match.ssim_confirmed).lower()
     numbers = [f"{number:.3f}" for number in numbers]
-    found = [f"{match.ssim:.6f}", confirmed, flip, *numbers, *told]
-    return [*cells, *found, match.subject, p_value]
+    return [*cells, f"{match.ssim:.6f}", confirmed, flip, *numbers, *told, *last]

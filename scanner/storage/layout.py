@@ -10,7 +10,12 @@ INDEX, INDEX_MANIFEST, CALIBRATION = "flat.faiss", "index.json", "calibration.js
 """In an index folder: the FAISS index, what it was built of, and its calibration."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
-SUBJECTS = "subjects.parquet"
+SUBJECTS, DISTRIBUTIONS = "subjects.parquet", "distributions.json"
+REPORT = "report.html"
+PLOTS = "distribution.svg", "distribution.png"
+JUDGED_FILES = (*(MATCHES, FLAGGED, SUBJECTS, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),)
+"""In a report folder: what is made of the evidence, beside summary.json."""
+
 SYNTHETIC, EVIDENCE = "synthetic", "evidence"
 """In a report folder: the store of synthetic embeddings, and what registration found."""
 
@@ -24,7 +29,7 @@ INDEX_FILES = (
     *(f"{STORE}/{name}" for name in _STORE_FILES),
 )
 REPORT_FILES = (
-    *(REJECTED, BLANK, MATCHES, FLAGGED, SUBJECTS, SUMMARY, f"{EVIDENCE}/*.parquet"),
+    *(*JUDGED_FILES, SUMMARY, f"{EVIDENCE}/*.parquet"),
     *(f"{SYNTHETIC}/{name}" for name in _STORE_FILES),
 )
 """Patterns of the files of our folders, beside job.json; `*` stays within one part of a path."""

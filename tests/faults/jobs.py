@@ -32,6 +32,7 @@ from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.matching.config import VerdictConfig
 from deepssim_scan.reporting.matches import best_matches
 from deepssim_scan.storage.layout import BLANK, JOB, MATCHES, REJECTED, STORE, SUMMARY
+from deepssim_scan.storage.layout import REPORT as PAGE
 from deepssim_scan.storage.layout import SYNTHETIC as SYNTHETIC_STORE
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.store import Store
@@ -173,6 +174,13 @@ def real_jobs(inputs: Path, templates: Path) -> list[Job]:
     ]
 
 
+VOLATILE = {
+    SUMMARY: r'"(seconds|made|checksum|report\.html)": (\{[^}]*\}|"[^"]*"),?',
+    PAGE: "Made [^<]*",
+}
+"""What differs from run to run: times, and digests of what holds them."""
+
+
 def _job(name: str, function: str, inputs: Path, templates: Path, target: Path) -> Job:
     return Job(
         name,
@@ -181,7 +189,7 @@ def _job(name: str, function: str, inputs: Path, templates: Path, target: Path) 
         str(target),
         rows,
         {"inputs": str(inputs)},
-        {SUMMARY: "seconds"},
+        VOLATILE,
     )
 
 

@@ -9,8 +9,8 @@ met none; and the run after it ends in those bytes, with nothing else left besid
 
 import errno
 import hashlib
-import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -58,9 +58,9 @@ Result = TypeVar("Result")
 class Job:
     """What is run: a function of the fork server that makes `target` in its working directory.
 
-    `template` is what that directory holds before. `volatile` names JSON files of ours, wherever
-    they are, and the key in each that may differ from run to run. `rows` gives the names of a
-    finished target's rows. A run that takes longer than `seconds` hangs.
+    `template` is what that directory holds before. `volatile` names files of ours, wherever they
+    are, and a regular expression of what in each may differ from run to run. `rows` gives the names
+    of a finished target's rows. A run that takes longer than `seconds` hangs.
     """
 
     name: str
@@ -141,13 +141,15 @@ def state(folder: Path, volatile: Mapping[str, str] | None = None) -> State:
 
 
 def _digest(path: Path, volatile: str | None) -> str:
-    if volatile is None:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    try:
-        value = read_json(path)  # whose checksum is verified, and left out
-    except Damaged:
-        return "damaged"
-    return hashlib.sha256(json.dumps({**value, volatile: None}).encode()).hexdigest()
+    data = path.read_bytes()
+    if volatile is not None:
+        if path.suffix == ".json":
+            try:
+                read_json(path)  # which verifies the checksum
+            except Damaged:
+                return "damaged"
+        data = re.sub(volatile.encode(), b"", data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _part(whole: State, folder: str) -> State:

@@ -5,6 +5,7 @@ import hmac
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepssim_scan.errors import InputError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_PIXELS = 64_000_000
+_SHORTEST_KEY = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +97,16 @@ def _is_window(text: str) -> bool:
     except ValueError:
         return False
     return math.isfinite(centre) and math.isfinite(width) and width > 0
+
+
+def read_key(path: Path) -> bytes:
+    """Read the secret under which names are hashed; InputError where it cannot be used."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. A key is a file that holds a secret.")
+    key = path.read_bytes()
+    if len(key) < _SHORTEST_KEY:
+        raise InputError(
+            f"{path}: the key has {len(key)} bytes, and at least {_SHORTEST_KEY} are "
+            f"needed. Make one with: head -c 32 /dev/urandom > {path}"
+        )
+    return key

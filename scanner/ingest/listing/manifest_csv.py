@@ -1,6 +1,7 @@
-"""The manifest that a user gives: a CSV file that names images, and perhaps their subjects.
+"""The manifest that a user gives: a CSV file that names images, and what is known of them.
 
-Its header is `path` or `path,subject`, its encoding UTF-8; paths are relative to the folder.
+Its header has a column `path`, perhaps `subject`, and any others, such as `seed`. Its encoding is
+UTF-8; paths are relative to the folder.
 """
 
 import csv
@@ -12,9 +13,11 @@ from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.safe_open import open_regular
 
+_OURS = "path", "subject"
 
-def read_manifest(manifest: Path) -> Iterator[tuple[str, str]]:
-    """Give the path and subject of each row, in the spelling that a walk would give.
+
+def read_manifest(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Give the path of each row, in the spelling that a walk would give, and its other columns.
 
     Raises InputMissing when the file is not there, and InputError, naming the line, for a row that
     names no file, or one that is named above, and for a manifest without rows.
@@ -23,20 +26,31 @@ def read_manifest(manifest: Path) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     try:
         header = next(reader, [])
-        if header not in (["path"], ["path", "subject"]):
-            raise ValueError("the header must be 'path' or 'path,subject'")
+        _check_header(header)
         for row in filter(None, reader):
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} columns, and the header has {len(header)}")
-            path = _normalised(row[0])
+            columns = dict(zip(header, row, strict=True))
+            path = _normalised(columns.pop("path"))
             if path in seen:
                 raise ValueError("a path that is listed above")
             seen.add(path)
-            yield path, "".join(row[1:])
+            yield path, columns
     except (ValueError, csv.Error) as error:
         raise InputError(f"{manifest}, line {reader.line_num}: {error}.") from error
     if not seen:
         raise InputError(f"{manifest}: names no file.")
+
+
+def _check_header(header: list[str]) -> None:
+    """Raise ValueError for a header without `path`, or with a column that may be meant as ours."""
+    if "path" not in header:
+        raise ValueError("the header must have a column 'path'")
+    for name in header:
+        if not name.strip() or header.count(name) > 1:
+            raise ValueError(f"the header has the column {name!r} twice, or one without a name")
+        if name not in _OURS and name.strip().lower() in _OURS:
+            raise ValueError(f"the column {name!r} must be spelt {name.strip().lower()!r}")
 
 
 def _text(manifest: Path) -> str:

@@ -58,8 +58,8 @@ def walk(folder: Path, selection: Selection) -> Iterator[Found]:
 def named(folder: Path, manifest: Path, selection: Selection) -> Iterator[Found]:
     """Give every file that a manifest names; whatever its name, it is meant to be an image."""
     root = os.path.realpath(folder)
-    for path, subject in read_manifest(manifest):
-        item, kind = Item(path, subject=subject), formats.by_name(path)
+    for path, columns in read_manifest(manifest):
+        item, kind = Item(path, subject=columns.get("subject", "")), formats.by_name(path)
         if selection.excludes(path):
             yield item, Kind.EXCLUDED
         elif path.startswith("/") or ".." in path.split("/") or not inside(root, folder / path):

@@ -1,0 +1,242 @@
+"""`deepssim-scan audit`: what is done every night, and what was found in each."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from deepssim_scan.cli import console, options
+from deepssim_scan.cli.progress import reporting
+from deepssim_scan.errors import InputError
+
+if TYPE_CHECKING:
+    from deepssim_scan.audit.config.audit import AuditConfig
+    from deepssim_scan.audit.history import SetOfNight
+    from deepssim_scan.audit.night import Audited
+
+EXAMPLE = "deepssim-scan audit --config audit.toml"
+DEFAULT = Path("audit.toml")
+STYLES = {"passed": "bold green", "warned": "bold yellow", "failed": "bold red"}
+_MOST = 10  # new findings of a set that are printed
+
+app = typer.Typer(
+    help="Audit synthetic sets against a training set, night by night.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Config = Annotated[
+    Path, options.input_option("--config", metavar="FILE", help="What is to be done, in TOML.")
+]
+Init = Annotated[
+    bool, options.output_option("--init", help="Write the file --config, with comments, and end.")
+]
+DryRun = Annotated[
+    bool, options.output_option("--dry-run", help="Check the file, and say what would be done.")
+]
+
+
+@app.callback(invoke_without_command=True, epilog=f"Example: {EXAMPLE}")
+def audit(
+    context: typer.Context,
+    config: Config = DEFAULT,
+    init: Init = False,
+    dry_run: DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Audit synthetic sets against a training set, night by night.
+
+    Exit codes: 0 passed, or passed with warnings; 1 failed to run; 3 the policy is broken;
+    4 incomplete: something was not looked at.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if init:
+        _write(config)
+        return
+    from deepssim_scan.audit.config.audit import read_config
+
+    asked = read_config(config)
+    if dry_run:
+        _show_plan(asked)
+        return
+    from deepssim_scan.audit.night import audit as night
+
+    with reporting(console.messages) as progress:
+        audited = night(asked, asked.machine.run(progress))
+    console.show_json(audited.as_json()) if json else _show(audited)
+    state = audited.decided.state
+    options.leave(complete=state != "incomplete", flagged=state == "failed")
+
+
+def _write(path: Path) -> None:
+    """Write the commented file, unless it is there."""
+    from deepssim_scan.audit.config.template import TEMPLATE
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError as error:
+        raise InputError(f"{path}: is there already, and is kept. Give another name.") from error
+    console.say(f"Written: {path}. Change its folders, then run: deepssim-scan audit --dry-run")
+
+
+def _show_plan(asked: "AuditConfig") -> None:
+    """Print what an audit would do."""
+    from deepssim_scan.audit.plan import plan_of
+
+    for name, text in plan_of(asked):
+        console.say(f"{name}: {text}")
+    console.say("Nothing was done: this is --dry-run.")
+
+
+def _show(audited: "Audited") -> None:
+    """Print what the night found, what is wrong with it, and what it was decided to be."""
+    from deepssim_scan.audit.outputs import told
+
+    console.output.print(_table(audited))
+    for each in audited.sets:
+        _show_new(each)
+    for name, text in audited.errors.items():
+        console.warn(f"{name}: not audited: {text}")
+    for waiver in audited.orphans:
+        console.note(
+            f"Waiver of {waiver.finding} ({waiver.who}): no set has such a finding. Remove it."
+        )
+    for broken in audited.decided.warned:
+        console.warn(f"Warning: {told(broken)}")
+    for broken in audited.decided.failed:
+        console.messages.print(f"Failed: {told(broken)}", style="bold red", markup=False)
+    state = audited.decided.state
+    console.say(f"Night {audited.night.number}: {state}", STYLES.get(state, "bold red"))
+
+
+def _table(audited: "Audited") -> Table:
+    table = Table(title=f"Night {audited.night.number}, {audited.night.started}")
+    table.add_column("synthetic set")
+    columns = "judged", "duplicates", "new", "persisting", "gone", "waived", "similar", "rejected"
+    for name in columns:
+        table.add_column(name, justify="right")
+    for each in audited.sets:
+        values = (f"{each.quantities[name]:,.0f}" for name in columns)
+        table.add_row(Text(each.name), *values)
+    return table
+
+
+def _show_new(found: "SetOfNight") -> None:
+    """Print the findings of a set that the last night did not have, and expired waivers."""
+    new = [each for each in found.findings if each.state == "new" and each.waiver != "holds"]
+    for each in new[:_MOST]:
+        console.say(f"New in {found.name}: {each.synthetic} copies {each.training} ({each.key})")
+    if len(new) > _MOST:
+        console.say(f"and {len(new) - _MOST:,} more new findings in {found.name}")
+    for each in found.findings:
+        if each.waiver == "expired" and each.state != "gone":
+            console.warn(f"The waiver of {each.key} has expired: {each.synthetic}")
+
+
+@app.command(epilog="Example: deepssim-scan audit history")
+def history(config: Config = DEFAULT, json: options.Json = False) -> None:
+    """List the nights, with what they were decided to be."""
+    from deepssim_scan.audit.config.audit import read_config
+    from deepssim_scan.audit.history import History
+
+    with History(read_config(config).history.path) as found:
+        nights = [(each, found.sets(each)) for each in found.nights()]
+    if json:
+        value = [
+            {"night": each.number, "started": each.started, "finished": each.finished}
+            | {"state": each.state, "sets": {one.name: one.quantities for one in sets}}
+            for each, sets in nights
+        ]
+        console.show_json({"nights": value})
+        return
+    table = Table(title="Nights")
+    for name in ("night", "started", "state", "set"):
+        table.add_column(name)
+    columns = "judged", "duplicates", "new", "gone", "waived"
+    for name in columns:
+        table.add_column(name, justify="right")
+    for each, sets in nights:
+        state = Text(each.state, STYLES.get(each.state, "bold red"))
+        first = str(each.number), each.started, state
+        for one in sets:
+            values = [f"{one.quantities[name]:,.0f}" for name in columns]
+            table.add_row(*first, Text(one.name), *values)
+        if not sets:
+            table.add_row(*first)
+    console.output.print(table)
+
+
+First = Annotated[int | None, typer.Argument(metavar="NIGHT", help="A night.")]
+Second = Annotated[int | None, typer.Argument(metavar="NIGHT", help="A later night.")]
+
+
+@app.command(epilog="Example: deepssim-scan audit diff 12 14")
+def diff(
+    first: First = None,
+    second: Second = None,
+    config: Config = DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Compare the findings of two nights: by default the last two."""
+    from deepssim_scan.audit.compare import compared
+    from deepssim_scan.audit.config.audit import read_config
+    from deepssim_scan.audit.history import History
+
+    with History(read_config(config).history.path) as found:
+        value = compared(found, first, second)
+    if json:
+        console.show_json(value.as_json())
+        return
+    console.say(f"From night {value.first} to night {value.second}:")
+    for name, of_set in value.sets.items():
+        for state, findings in of_set.items():
+            for each in findings:
+                console.say(
+                    f"{name}: {state}: {each.synthetic} copies {each.training} ({each.key})"
+                )
+    if not any(any(of_set.values()) for of_set in value.sets.values()):
+        console.say("The findings are the same.")
+
+
+Reader = Annotated[
+    str, options.input_option("--reader", metavar="NAME", help="Who decides; names the decisions.")
+]
+Blinded = Annotated[bool, options.output_option("--blinded", help="Show neither names nor scores.")]
+Port = Annotated[
+    int,
+    options.machine_option(
+        "--port", metavar="N", min=0, max=65535, help="Port on this machine; 0 takes a free one."
+    ),
+]
+
+
+@app.command(epilog="Example: deepssim-scan audit review --reader 'A. Reader' --blinded")
+def review(
+    reader: Reader, config: Config = DEFAULT, blinded: Blinded = False, port: Port = 0
+) -> None:
+    """Show the findings that a reader has not decided on, on a page of this machine.
+
+    The page is served on the loopback address, at an address that holds a secret token.
+    """
+    from deepssim_scan.audit.config.audit import read_config
+    from deepssim_scan.audit.review.agreement import agreements
+    from deepssim_scan.audit.review.opened import reviewing
+
+    with (
+        reporting(console.messages) as progress,
+        reviewing(read_config(config), reader, progress, blinded=blinded, port=port) as served,
+    ):
+        console.say(f"{len(served.cases):,} findings to decide on. Open {served.address}")
+        console.note("End with Ctrl-C.")
+        with suppress(KeyboardInterrupt):
+            served.serve_forever()
+        console.say(f"Decided: {len(served.decided):,} of {len(served.cases):,}.")
+        for each in agreements(served.history.decisions()):
+            one, other = each.readers
+            kappa = "" if each.kappa is None else f", Cohen's kappa {each.kappa:.2f}"
+            console.say(f"{one} and {other} agree on {each.same} of {each.findings}{kappa}.")

@@ -1,0 +1,65 @@
+"""The findings of two nights, compared.
+
+history, two nights -> Compared: what is new and what is gone, by synthetic set
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deepssim_scan.audit.findings import GONE, NEW, Finding
+from deepssim_scan.audit.history import History, Night
+from deepssim_scan.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The findings that the second of two nights has and the first has not, and the reverse."""
+
+    first: int
+    second: int
+    sets: Mapping[str, Mapping[str, Sequence[Finding]]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same in values of JSON."""
+        sets = {
+            name: {state: [asdict(each) for each in found] for state, found in of_set.items()}
+            for name, of_set in self.sets.items()
+        }
+        return {"first": self.first, "second": self.second, "sets": sets}
+
+
+def compared(history: History, first: int | None, second: int | None) -> Compared:
+    """Compare two nights, by default the last two that were finished.
+
+    Raises InputError where there are no two nights, or none of a number that is given.
+    """
+    finished = [each.number for each in history.nights() if each.finished is not None]
+    wanted = [first, second] if second is not None else [*finished[-2:]]
+    if second is None and first is not None:
+        wanted = [first, finished[-1]] if finished else []
+    if len(wanted) < 2:
+        raise InputError(
+            f"{history.path}: holds {len(finished)} finished nights; two are compared."
+        )
+    nights = [history.night(int(number or 0)) for number in wanted]
+    there = [_findings(history, each) for each in nights]
+    names = sorted(there[0].keys() | there[1].keys())
+    sets = {name: _changes(there[0].get(name, {}), there[1].get(name, {})) for name in names}
+    return Compared(nights[0].number, nights[1].number, sets)
+
+
+def _findings(history: History, night: Night) -> dict[str, dict[str, Finding]]:
+    return {
+        found.name: {each.key: each for each in found.findings if each.state != GONE}
+        for found in history.sets(night)
+    }
+
+
+def _changes(
+    before: Mapping[str, Finding], after: Mapping[str, Finding]
+) -> dict[str, list[Finding]]:
+    return {
+        NEW: [each for key, each in after.items() if key not in before],
+        GONE: [each for key, each in before.items() if key not in after],
+    }

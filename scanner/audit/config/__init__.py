@@ -1,0 +1,1 @@
+"""What people write: audit.toml and waivers, read with every mistake named."""

@@ -1,0 +1,88 @@
+"""What conditions of a policy can name: the quantities of a synthetic set in one night.
+
+summary.json of its query, how many findings are in each state -> values by name
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepssim_scan.audit.config.conditions import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Of which type a quantity is, float or bool, and what it says."""
+
+    kind: type
+    text: str
+
+
+QUANTITIES = {
+    "listed": Quantity(float, "synthetic images that were listed"),
+    "judged": Quantity(float, "those that have a verdict"),
+    "rejected": Quantity(float, "those that could not be read"),
+    "blank": Quantity(float, "frames with nothing on them"),
+    "flagged": Quantity(float, "images with the verdict duplicate"),
+    "duplicates": Quantity(float, "those of them that are not waived"),
+    "similar": Quantity(float, "images with the verdict similar"),
+    "undecidable": Quantity(float, "images with next to nothing on them"),
+    "flagged_rate": Quantity(float, "flagged, as a share of the judged images"),
+    "duplicate_rate": Quantity(float, "duplicates, as a share of the judged images"),
+    "similar_rate": Quantity(float, "similar, as a share of the judged images"),
+    "rejected_rate": Quantity(float, "rejected, as a share of the listed images"),
+    "subjects_memorized": Quantity(float, "subjects, or training images, whom flagged images copy"),
+    "complete": Quantity(bool, "whether all was looked at, and enough canaries were found"),
+    "canary_recall": Quantity(float, "share of the planted copies that were found"),
+    "copies_at_most": Quantity(float, "upper 95 % bound of the share of copies"),
+    "false_alarm": Quantity(float, "share of images of other people that is flagged"),
+    "expected_false_alarms": Quantity(float, "how many of the judged images that are"),
+    "new": Quantity(float, "findings that the last night did not have"),
+    "persisting": Quantity(float, "findings that the last night had, too"),
+    "gone": Quantity(float, "findings of the last night that are no more"),
+    "waived": Quantity(float, "findings with a waiver that holds"),
+    "expired_waivers": Quantity(float, "findings with a waiver that holds no more"),
+    "unreviewed": Quantity(float, "findings that fewer readers than are asked for have decided on"),
+    "confirmed": Quantity(float, "findings that a reader calls a copy"),
+    "drift": Quantity(float, "largest difference of the shares of images below a score, 0 to 1, "
+    "between this night and the last; 0 in the first night"),
+}  # fmt: skip
+"""All quantities, by name."""
+
+NOT_KNOWN: dict[str, Value] = dict.fromkeys(QUANTITIES, None) | {"complete": False}
+"""The quantities of a set that could not be queried."""
+
+KINDS = {name: quantity.kind for name, quantity in QUANTITIES.items()}
+
+
+def values_of(
+    summary: dict[str, Any], findings: Mapping[str, int], drift: float | None
+) -> dict[str, Value]:
+    """Return the value of every quantity; None where it is not known.
+
+    `findings` counts those in each of the states that are quantities.
+    """
+    counts, waived = summary["counts"], findings["waived"]
+    judged, listed, flagged = counts["judged"], counts["listed"], counts["duplicate"]
+    calibration, canaries = summary["calibration"] or {}, summary["canaries"] or {}
+    values: dict[str, Value] = {
+        "flagged": flagged,
+        "duplicates": flagged - waived,
+        "flagged_rate": _share(flagged, judged),
+        "duplicate_rate": _share(flagged - waived, judged),
+        "similar_rate": _share(counts["similar"], judged),
+        "rejected_rate": _share(counts["rejected"], listed),
+        "subjects_memorized": summary["subjects"]["flagged"],
+        "complete": summary["complete"],
+        "canary_recall": canaries.get("recall"),
+        "copies_at_most": summary["most_copies_95"],
+        "false_alarm": calibration.get("false_alarm"),
+        "expected_false_alarms": calibration.get("expected_false_alarms"),
+        "drift": drift,
+    }
+    same = "listed", "judged", "rejected", "blank", "similar", "undecidable"
+    return values | {name: counts[name] for name in same} | dict(findings)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,183 @@
+"""One night: the index brought up to date, every synthetic set queried, compared, and decided.
+
+audit.toml -> index -> queries -> findings of this night and the last -> quantities -> Audited
+
+What is written:
+
+    HISTORY/history.sqlite          every night, its sets and findings, and readers' decisions
+    HISTORY/reports/NAME/           the report of the last query of each set
+    HISTORY/nights/NUMBER/          what the night was decided to be, and a page of each set
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deepssim_scan.audit.config.audit import AuditConfig, Synthetic
+from deepssim_scan.audit.config.quantities import NOT_KNOWN, values_of
+from deepssim_scan.audit.config.waivers import Waiver, read_waivers
+from deepssim_scan.audit.drift import binned, drift
+from deepssim_scan.audit.findings import GONE, counts_of, findings_of
+from deepssim_scan.audit.history import History, Night, SetOfNight, now
+from deepssim_scan.audit.outputs import write_outputs
+from deepssim_scan.audit.policy import Decided, decide
+from deepssim_scan.errors import ScanError, Unfinished
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.jobs.build_index import IndexResult, build_index
+from deepssim_scan.jobs.calibrate import calibrate
+from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
+from deepssim_scan.jobs.identity import versions
+from deepssim_scan.jobs.query import QueryResult, query
+from deepssim_scan.reporting.matches import of_best, read_counts
+from deepssim_scan.storage.publish import locked
+
+REPORTS, NIGHTS = "reports", "nights"
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A night that was decided: what was found of each set, and what could not be done.
+
+    `errors` says of a set why it could not be queried. `orphans` are waivers of findings that no
+    set has.
+    """
+
+    night: Night
+    went_on: bool
+    index: IndexResult
+    sets: list[SetOfNight]
+    errors: Mapping[str, str]
+    orphans: tuple[Waiver, ...]
+    decided: Decided
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the file of the night holds, in values of JSON."""
+        night, index, decided = self.night, self.index, self.decided
+        sets = {
+            each.name: {
+                "quantities": each.quantities,
+                "findings": [asdict(finding) for finding in each.findings],
+                "fingerprints": each.summary["fingerprints"],
+            }
+            for each in self.sets
+        }
+        return {
+            "night": night.number,
+            "started": night.started,
+            "finished": night.finished,
+            "state": decided.state,
+            "index": {
+                "indexed": index.indexed,
+                "rejected": index.rejected,
+                "changes": index.changes and asdict(index.changes),
+            },
+            "sets": sets,
+            "errors": dict(self.errors),
+            "orphaned_waivers": [each.model_dump(mode="json") for each in self.orphans],
+            "failed": [asdict(each) for each in decided.failed],
+            "warned": [asdict(each) for each in decided.warned],
+        }
+
+
+def audit(config: AuditConfig, run: RunContext) -> Audited:
+    """Audit all synthetic sets of a configuration, and take down what was found.
+
+    Raises Busy when another audit of the same history runs, and what `build_index` raises. What is
+    wrong with one synthetic set keeps no other from being audited.
+    """
+    waivers, folder = read_waivers(config.policy.waivers), config.history.path
+    with locked(folder.resolve()), run.opened() as run, History(folder, begin=True) as history:
+        night, went_on = history.begin()
+        index = _index(config, run)
+        auditing = _Auditing(config, run, history, night, waivers)
+        errors = {}
+        for each in config.synthetic:
+            try:
+                auditing.audit(each)
+            except ScanError as error:
+                errors[each.name] = str(error)
+        audited = auditing.finished(index, errors, went_on=went_on)
+        for number in history.forget(config.history.keep_days):
+            shutil.rmtree(_folder_of(config, number), ignore_errors=True)
+    return audited
+
+
+def _index(config: AuditConfig, run: RunContext) -> IndexResult:
+    """Bring the index up to date, and its calibration where it is by hold-out images."""
+    training = config.training
+    ingest = training.ingest(training.key())
+    asked = IndexConfig(ingest=ingest, adapt=training.adapt)
+    try:
+        result = build_index(training.images, training.index, asked, run)
+    except Unfinished:  # the configuration is another one now, and it decides
+        result = build_index(training.images, training.index, replace(asked, restart=True), run)
+    found = result.calibration
+    if training.holdout is not None and found is not None and found.subjects != "hold-out":
+        read = replace(ingest, selection=Selection())
+        calibrate(training.index, CalibrateConfig(holdout=training.holdout, ingest=read), run)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Auditing:
+    """Audits the sets of a night, and puts what it finds into the history."""
+
+    config: AuditConfig
+    run: RunContext
+    history: History
+    night: Night
+    waivers: Mapping[str, Waiver]
+
+    def audit(self, asked: Synthetic) -> None:
+        """Query a set, compare with the last night, and take down what was found."""
+        result = self._query(asked)
+        _, counts = read_counts(result.folder)
+        last = self.history.last(asked.name, self.night)
+        known = {each.key: each for each in last.findings if each.state != GONE} if last else {}
+        found = findings_of(counts.flagged, known, self.waivers, datetime.now(UTC).date())
+        states = counts_of(found, self.history.decisions(), self.config.policy.readers)
+        scores = binned(of_best(result.folder, "score"))
+        moved = drift(last.scores, scores) if last else 0.0
+        values = values_of(result.summary, states, moved)
+        self.history.put(self.night, SetOfNight(asked.name, result.summary, values, scores, found))
+
+    def _query(self, asked: Synthetic) -> QueryResult:
+        policy, index = self.config.policy, self.config.training.index
+        report = self._report(asked.name)
+        how = QueryConfig(asked.ingest(b""), verdict=policy.verdict, canaries=policy.planted)
+        try:
+            return query(asked.images, index, report, how, self.run)
+        except Unfinished:  # the configuration is another one now, and it decides
+            return query(asked.images, index, report, replace(how, restart=True), self.run)
+
+    def _report(self, name: str) -> Path:
+        return self.config.history.path / REPORTS / name
+
+    def finished(self, index: IndexResult, errors: Mapping[str, str], went_on: bool) -> Audited:
+        """Decide the night, and take down what it was decided to be."""
+        sets = self.history.sets(self.night)
+        values = {each.name: each.quantities for each in sets}
+        decided = decide(self.config.policy, values | dict.fromkeys(errors, NOT_KNOWN))
+        there = {each.key for found in sets for each in found.findings if each.state != GONE}
+        orphans = tuple(each for key, each in self.waivers.items() if key not in there)
+        facts = self._facts(decided, errors)
+        night = replace(self.night, finished=now(), state=decided.state, facts=facts)
+        audited = Audited(night, went_on, index, sets, errors, orphans, decided)
+        reports = {each.name: self._report(each.name) for each in sets}
+        folder = _folder_of(self.config, night.number)
+        write_outputs(folder, reports, audited, self.history, self.config, self.run)
+        self.history.finish(night)
+        return audited
+
+    def _facts(self, decided: Decided, errors: Mapping[str, str]) -> dict[str, Any]:
+        conditions = {"failed": decided.failed, "warned": decided.warned}
+        told = {name: [asdict(each) for each in broken] for name, broken in conditions.items()}
+        return told | {"errors": dict(errors), "versions": versions()}
+
+
+def _folder_of(config: AuditConfig, night: int) -> Path:
+    return config.history.path / NIGHTS / f"{night:06d}"

@@ -1,0 +1,181 @@
+"""A release: the synthetic images that were judged and are no copies, and what binds them.
+
+report -> the files that are cleared -> a folder of them, with release.json
+
+A file is cleared when every frame of it was judged and none is flagged. It is copied only when its
+bytes are those that were judged.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.listing.lookup import Lookup
+from deepssim_scan.ingest.pipeline import read_item
+from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.ingest.rejection import Rejected
+from deepssim_scan.jobs.check import check
+from deepssim_scan.reporting.matches import verdicts_of
+from deepssim_scan.storage.files import HashingFile, flush, sha256, shown
+from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
+from deepssim_scan.storage.publish import locked
+from deepssim_scan.storage.records import read_json
+from deepssim_scan.store.store import Store
+
+STATEMENT = "release.json"
+"""In a release: the files, their digests and verdicts, signed or not."""
+
+_FLAGGED = ("duplicate", "undecidable")
+_SIMILAR = "similar"
+_Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseConfig:
+    """What is released.
+
+    `key` is a file with an Ed25519 key in PEM to sign with. `similar`: images with the verdict
+    similar, too. `incomplete`: of a report that is not complete, too.
+    """
+
+    key: Path | None = None
+    similar: bool = True
+    incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A folder of `released` files; `kept_back` were not, by why."""
+
+    folder: Path
+    released: int
+    kept_back: dict[str, int]
+    signed: bool
+
+
+def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> Release:
+    """Copy the images of a report that are cleared to a new folder.
+
+    Raises InputError where the report is not complete, `out` is there, or an image is not what was
+    judged any more; Damaged where the report is. Nothing is at `out` then.
+    """
+    key = None if config.key is None else read_private_key(config.key)
+    summary = _summary(report, config)
+    if out.exists():
+        raise InputError(f"{out}: is there already. A release is a new folder: name another.")
+    partial = out.with_name(f".{out.name}.partial")
+    with locked(out.resolve()), Store.open(report / SYNTHETIC) as store:
+        items, kept_back = _cleared(store, verdicts_of(report), config)
+        if not items:
+            raise InputError(f"{report}: has no image that is cleared, so there is no release.")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        try:
+            files = list(_copied(store, items, partial, run))
+            configuration = {SUMMARY: sha256(report / SUMMARY)} | summary["fingerprints"]
+            passed = [f"{_rate(summary)}: not a duplicate"]
+            statement = statement_of(files, configuration, passed)
+            with HashingFile(partial / STATEMENT) as file:
+                file.write(sealed(statement, key))
+            flush(partial)
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        flush(out.parent)
+    return Release(out, len(files), kept_back, key is not None)
+
+
+def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
+    """Return what a whole report says; it must be complete."""
+    checked = check(report)
+    if checked.kind != "report":
+        raise InputError(f"{report}: is no report of a query.")
+    if checked.problems:
+        problem = checked.problems[0]
+        raise InputError(f"{report}: is damaged: {problem.where}: {problem.what}. Query again.")
+    summary = read_json(report / SUMMARY)
+    if not summary["complete"] and not config.incomplete:
+        raise InputError(
+            f"{report}: is not complete: copies of what was not looked at are not found. Repair "
+            "what was rejected and query again, or ask for a release of an incomplete report."
+        )
+    return summary
+
+
+def _rate(summary: dict[str, Any]) -> str:
+    found = summary["calibration"]
+    return "fixed scores" if found is None else f"false-alarm rate {found['false_alarm']:.2g}"
+
+
+def _cleared(
+    store: Store, verdicts: list[str], config: ReleaseConfig
+) -> tuple[_Items, dict[str, int]]:
+    """Return the items of which every frame may be released, and count the others by why."""
+    items: _Items = {}
+    for record, row in store.catalog.every():
+        verdict = None if row is None else verdicts[row]
+        items.setdefault(record.key[:2], []).append((record, verdict))
+    kept_back: dict[str, int] = {}
+    for key, images in [*items.items()]:
+        why = _why_not(images, config)
+        if why:
+            kept_back[why] = kept_back.get(why, 0) + 1
+            del items[key]
+    return items, kept_back
+
+
+def _why_not(images: list[tuple[ImageRecord, str | None]], config: ReleaseConfig) -> str:
+    """Say why an item is kept back; "" for one that is cleared."""
+    found = {verdict for _, verdict in images if verdict is not None}
+    if any(record.state == "rejected" for record, _ in images):
+        return "rejected"
+    if not found:
+        return "blank"
+    barred = _FLAGGED if config.similar else (*_FLAGGED, _SIMILAR)
+    return next((verdict for verdict in barred if verdict in found), "")
+
+
+def _copied(store: Store, items: _Items, folder: Path, run: RunContext) -> Iterator[Released]:
+    """Copy items, and give what is said of each."""
+    files = Lookup(Path(store.manifest.source["folder"]), run)
+    for (path, member), images in items.items():
+        name = f"{path}/{member}" if member else path
+        target = _inside(folder, name)
+        item = files.find(path, member)
+        try:
+            data = read_item(files.folder, item) if item else None
+        except Rejected:
+            data = None
+        if data is None or hashlib.sha256(data).hexdigest() != images[0][0].sha256:
+            raise InputError(
+                f"{files.folder}: {shown(name)} is gone, or is not what was judged any more. "
+                "Query again."
+            )
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with HashingFile(target) as file:
+            file.write(data)
+        verdicts = sorted({verdict for _, verdict in images if verdict})
+        yield Released(_text(name), file.sha256, {"verdicts": verdicts, "images": len(images)})
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return where a file goes, which must be inside the folder, and not be the statement."""
+    target = Path(os.path.normpath(folder / name))
+    if not target.is_relative_to(folder) or target in (folder, folder / STATEMENT):
+        raise InputError(f"{shown(name)}: cannot be released under this name. Rename it.")
+    return target
+
+
+def _text(name: str) -> str:
+    """Return a name as text; InputError for one that is not UTF-8, which no statement can hold."""
+    try:
+        return name.encode("utf-8").decode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{shown(name)}: is not UTF-8, so it cannot be released.") from error

@@ -1,0 +1,1 @@
+"""Findings shown to readers, what they decide, and how far they agree."""

@@ -1,0 +1,44 @@
+"""A review of the findings of the last night, opened.
+
+audit.toml, a reader -> Review
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from deepssim_scan.audit.config.audit import AuditConfig
+from deepssim_scan.audit.config.waivers import read_waivers
+from deepssim_scan.audit.history import History
+from deepssim_scan.audit.night import REPORTS
+from deepssim_scan.audit.review.server import Review, undecided
+from deepssim_scan.errors import InputError
+from deepssim_scan.jobs.drawing import drawing
+from deepssim_scan.progress import Progress
+from deepssim_scan.reporting.matches import read_counts
+
+
+@contextmanager
+def reviewing(
+    config: AuditConfig, reader: str, progress: Progress, *, blinded: bool, port: int = 0
+) -> Iterator[Review]:
+    """Give a review of all findings that a reader has not decided on, and that are not waived.
+
+    Raises InputMissing where no night was audited, InputError for a reader without a name, and what
+    `drawing` raises.
+    """
+    if not reader.strip():
+        raise InputError("a reader must have a name")
+    waived = read_waivers(config.policy.waivers)
+    with ExitStack() as held:
+        run = held.enter_context(config.machine.run(progress).opened())
+        history = held.enter_context(History(config.history.path))
+        flagged = {}
+        for each in config.synthetic:
+            report = config.history.path / REPORTS / each.name
+            if report.is_dir():
+                _, counts = read_counts(report)
+                draw = held.enter_context(drawing(report, config.training.index, run))
+                matches = [match for match in counts.flagged if match.finding not in waived]
+                flagged[each.name] = matches, draw
+        cases = undecided(flagged, history, reader)
+        yield held.enter_context(Review(cases, history, reader, blinded=blinded, port=port))

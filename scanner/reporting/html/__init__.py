@@ -1,0 +1,1 @@
+"""report.html: one page for people, which loads nothing and works without a network."""

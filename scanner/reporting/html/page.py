@@ -1,0 +1,324 @@
+"""report.html of a query: what the page says, and the page.
+
+summary.json, findings, subjects, distributions -> HTML
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deepssim_scan.reporting.distributions import Distributions
+from deepssim_scan.reporting.html.render import data_url, render
+from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.pictures import Pictures
+from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
+from deepssim_scan.reporting.subjects import Reproduced
+
+PAGE = 100  # findings shown at once
+_SUBJECTS = 20
+_MOST_BYTES = 4_000_000  # of findings
+_MOST_PICTURES = 4_000_000
+_COLUMNS = (
+    ("finding", False),
+    ("synthetic image", False),
+    ("training image", False),
+    ("subject", False),
+    ("score", True),
+    ("SSIM", True),
+    ("p-value", True),
+    ("how the training image was changed", False),
+)
+_ALTERNATIVES = "the synthetic image", "the training image, aligned with it", "their difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What an audit adds to a report.
+
+    `lines` say which conditions hold, each with its tone; `states` tell of findings whether they
+    are new, `gone` names those that are no more, and `trend` counts duplicates by night.
+    """
+
+    lines: Sequence[tuple[str, str]]
+    states: Mapping[str, str]
+    gone: Sequence[str]
+    trend: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a report is made of; `pictures` are of the first findings, where there are."""
+
+    title: str
+    summary: Mapping[str, Any]
+    findings: Sequence[Match]
+    subjects: Sequence[Reproduced]
+    distributions: Distributions
+    pictures: Sequence[Pictures | None] = ()
+    night: Night | None = None
+
+    def renamed(self, key: bytes) -> "Content":
+        """Return the same with names that tell nobody anything without the key."""
+
+        def of(kind: str, name: str) -> str:
+            digest = hmac.new(key, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()
+            return f"{kind}-{digest[:12]}" if name else ""
+
+        findings = [
+            replace(
+                each,
+                synthetic=of("synthetic", each.synthetic),
+                training=of("training", each.training),
+                subject=of("subject", each.subject),
+            )
+            for each in self.findings
+        ]
+        subjects = [
+            replace(
+                each,
+                subject=of("subject" if each.named else "training", each.subject),
+                synthetic=of("synthetic", each.synthetic),
+                training=of("training", each.training),
+            )
+            for each in self.subjects
+        ]
+        return replace(self, findings=findings, subjects=subjects)
+
+
+def page(content: Content) -> str:
+    """Return the page."""
+    summary, found, night = content.summary, content.distributions, content.night
+    rows = _rows(content.findings, night)
+    pictures = _pictures(content.pictures[: len(rows)])
+    names = [*_COLUMNS, *([("state", False)] if night else [])]
+    columns = [{"name": name, "number": number} for name, number in names]
+    named = bool(summary["subjects"]["training"])
+    shown: dict[str, Any] = {"rows": rows, "columns": columns, "page": PAGE, "pictures": pictures}
+    shown |= {"alternatives": _ALTERNATIVES}
+    return render(
+        "report.html.j2",
+        "script.js",
+        title=content.title,
+        verdict=_verdict(summary),
+        left_out=_left_out(summary),
+        broken=[{"tone": tone, "text": text} for tone, text in night.lines] if night else [],
+        gone=night.gone if night else [],
+        distribution=_grounds(draw_distributions(found, "svg")),
+        distribution_text=_plotted(found),
+        trend=_grounds(draw_trend(night.trend, "svg")) if night else None,
+        kinds=_kinds(summary),
+        provenance=summary["provenance"],
+        named=named,
+        subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
+        subjects_text=_at_risk(summary, named),
+        findings_text=_findings(content.findings, rows, pictures),
+        method=_method(summary),
+        facts=_facts(summary),
+        made=f"Made {summary['made']}.",
+        data=shown,
+        **shown,
+    )
+
+
+def _grounds(svg: bytes) -> dict[str, str]:
+    """Return a plot on both grounds, as addresses that hold it."""
+    return {ground: data_url(on_ground(svg, ground), "image/svg+xml") for ground in (LIGHT, DARK)}
+
+
+def _verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict in one sentence, its tone, and how often it is wrong."""
+    counts, most = summary["counts"], summary["most_copies_95"]
+    flagged, judged = counts["duplicate"], counts["judged"]
+    more = "" if most is None else f"; at most {most:.2%} of all are copies (95 %)"
+    if flagged:
+        verb = "is a copy" if flagged == 1 else "are copies"
+        text, tone = f"{flagged:,} of {judged:,} images {verb} of training images{more}.", "bad"
+    else:
+        text, tone = f"No copy was found among {judged:,} images{more}.", "good"
+    if not summary["complete"]:
+        text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
+    return {"text": text, "tone": tone, "rates": _rates(summary)}
+
+
+def _rates(summary: Mapping[str, Any]) -> list[str]:
+    """Say how often verdicts are wrong."""
+    found, canaries = summary["calibration"], summary["canaries"]
+    if found is None:
+        return ["Judged by fixed scores: how often the verdicts are wrong is not known."]
+    people = found["non_members"]
+    if people["from"] == "bundled":
+        return [
+            "Judged by a calibration of pseudo-subjects, because the training set is too small: "
+            "how often the verdicts are wrong is not known."
+        ]
+    lines = [
+        f"False alarms: of images of other people, {found['false_alarm']:.2g} are flagged, at most "
+        f"{found['false_alarm_upper_95']:.2g} (95 %). {found['expected_false_alarms']:.1f} are "
+        "expected in this run."
+    ]
+    if canaries:
+        lines.append(
+            f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
+            "training images were found."
+        )
+    return lines
+
+
+def _left_out(summary: Mapping[str, Any]) -> list[str]:
+    """Say what has no verdict, and what was not verified."""
+    counts, pairs = summary["counts"], summary["verification"]
+    told = (
+        (counts["rejected"], "synthetic images could not be read; rejected.csv says why"),
+        (counts["training_rejected"], "training images could not be read: copies of them are not "
+         "found"),
+        (counts["blank"], "frames have nothing on them; blank.csv lists them"),
+        (counts["undecidable"], "images have next to nothing on them: people cannot be told apart "
+         "by them"),
+        (summary["excluded"], "files were left out, as was asked for"),
+        (summary["ignored"], "files are no images, or were not asked for"),
+        (pairs["not_registered"] if pairs else 0, "pairs could not be verified, because an image "
+         "is gone or has changed"),
+    )  # fmt: skip
+    lines = [f"{count:,} {what}." for count, what in told if count]
+    if pairs is None:
+        lines.append("No pair was verified, as was asked for: verdicts are by the score alone.")
+    canaries = summary["canaries"]
+    if canaries and not canaries["passed"]:
+        lines.append(f"Fewer planted copies were found than {canaries['least']:.0%}.")
+    return lines
+
+
+def _kinds(summary: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    canaries = summary["canaries"]
+    return [(kind, *counts) for kind, counts in canaries["by_kind"].items()] if canaries else []
+
+
+def _plotted(found: Distributions) -> str:
+    what = "decision statistic" if found.what == "statistic" else "score"
+    return (
+        f"The {what} of the best match of each image: of people who are not in the training set, "
+        "of planted copies, and of the synthetic images. Images to the right of the solid line are "
+        "flagged."
+    )
+
+
+def _at_risk(summary: Mapping[str, Any], named: bool) -> str:
+    flagged = summary["subjects"]["flagged"]
+    if not named:
+        return f"{flagged:,} training images are copied. No subjects are told apart."
+    return f"{flagged:,} of {summary['subjects']['training']:,} subjects are copied."
+
+
+def _subject(each: Reproduced) -> dict[str, Any]:
+    p_value = "-" if each.p_value is None else f"{each.p_value:.2g}"
+    return {
+        "subject": each.subject,
+        "synthetic_images": each.synthetic_images,
+        "training_images": each.training_images,
+        "p_value": p_value,
+        "synthetic": each.synthetic,
+    }
+
+
+def _rows(findings: Sequence[Match], night: Night | None) -> list[list[Any]]:
+    """Return the rows of the findings, the strongest first, as many as the page may hold."""
+    rows, left = list[list[Any]](), _MOST_BYTES
+    for each in findings:
+        numbers = [_rounded(value) for value in (each.score, each.ssim, each.p_value)]
+        names = [each.finding, each.synthetic, each.training, each.subject or None]
+        row = [*names, *numbers, _changed(each.transform)]
+        row += [night.states.get(str(each.finding))] if night else []
+        left -= len(json.dumps(row)) + 1
+        if left < 0:
+            break
+        rows.append(row)
+    return rows
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _changed(transform: Mapping[str, Any] | None) -> str | None:
+    """Say in words what makes the synthetic image of the training image."""
+    if transform is None:
+        return None
+    flips = {"none": "", "both": "flipped both ways"}
+    flip = flips.get(transform["flip"], f"flipped {transform['flip']}ly")
+    parts = [
+        flip,
+        f"turned {transform['degrees']:.1f}°" if abs(transform["degrees"]) >= 0.5 else "",
+        f"scaled {transform['scale']:.2f}" if abs(transform["scale"] - 1) >= 0.01 else "",
+        _shifted(transform["right"], transform["down"]),
+        f"gamma {transform['gamma']:.2f}" if abs(transform["gamma"] - 1) >= 0.05 else "",
+        "quarter turn" if transform["quarter_turn"] else "",
+        "inverted" if transform["inverted"] else "",
+    ]
+    return ", ".join(part for part in parts if part) or "as it is"
+
+
+def _shifted(right: float, down: float) -> str:
+    moved = max(abs(right), abs(down)) >= 0.5
+    return f"shifted {right:.1f} right, {down:.1f} down" if moved else ""
+
+
+def _pictures(found: Sequence[Pictures | None]) -> list[list[str]]:
+    """Return the pictures of the first findings, as many as the page may hold."""
+    drawn, left = list[list[str]](), _MOST_PICTURES
+    for each in found:
+        three = (each.synthetic, each.training, each.difference) if each else ()
+        urls = [data_url(data, "image/png") for data in three]
+        left -= sum(map(len, urls))
+        if left < 0:
+            break
+        drawn.append(urls)
+    return drawn
+
+
+def _findings(findings: Sequence[Match], rows: Sequence[Any], pictures: Sequence[Any]) -> str:
+    lines = [f"{len(findings):,} images are flagged."]
+    if len(rows) < len(findings):
+        lines.append(f"The {len(rows):,} strongest are here; flagged.csv has all.")
+    if pictures and len(pictures) < len(rows):
+        lines.append(f"The first {len(pictures):,} have pictures.")
+    if not pictures:
+        lines.append("Pictures of patients are not in this page.")
+    return " ".join(lines)
+
+
+def _method(summary: Mapping[str, Any]) -> list[str]:
+    """Say in words how the verdicts came about."""
+    found = summary["calibration"]
+    lines = [
+        f"Each synthetic image was embedded, and its {summary['candidates']} most similar training "
+        "images were registered with it: flip, rotation, scale, shift, gamma and a smooth "
+        "displacement were undone, and what is left was compared."
+    ]
+    if found is None or found["non_members"]["from"] == "bundled":
+        return lines
+    people = found["non_members"]
+    origin = {
+        "hold-out": "images of people who are not in the training set",
+        "runs": "training images, each looked for without its neighbouring files",
+    }.get(people["from"], "training images, each looked for without its own subject")
+    return [
+        *lines,
+        f"An image is flagged when its best match is stronger than that of nearly all people who "
+        f"are not in the training set. They are represented by {people['images']:,} "
+        f"{origin}.",
+        f"In the calibration {found['sensitivity']:.1%} of {found['planted']:,} copies that were "
+        "changed at random were found.",
+    ]
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    prints = summary["fingerprints"]
+    calibration = summary["calibration"] or {}
+    return [
+        *((f"{name}, fingerprint", prints[name]) for name in ("encoder", "training", "synthetic")),
+        *([("calibration, digest", calibration["digest"])] if calibration.get("digest") else []),
+        *summary["versions"].items(),
+    ]

@@ -1,0 +1,105 @@
+"""Plots of a report, by Matplotlib: as SVG and PNG, on light and on dark ground.
+
+Distributions -> a figure -> bytes, the same for the same numbers
+
+A figure is drawn once, and its colours are replaced for the other ground.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from deepssim_scan.reporting.distributions import Distributions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LIGHT, DARK = "light", "dark"
+_INK = {LIGHT: "#1f2328", DARK: "#e6edf3"}
+_GROUND = {LIGHT: "#ffffff", DARK: "#0d1117"}
+# Of Okabe and Ito (2008), which people with colour blindness tell apart.
+_COLOURS = {"non-members": "#0072b2", "planted copies": "#d55e00", "synthetic images": "#009e73"}
+_NAMES = {"statistic": "decision statistic of the best match", "score": "score of the best match"}
+
+
+def draw_distributions(found: Distributions, kind: str) -> bytes:
+    """Draw who has which statistic, with the bounds of the verdicts; `kind` is "svg" or "png"."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        groups = (found.non_members, found.planted, found.synthetic)
+        for (name, colour), counts in zip(_COLOURS.items(), groups, strict=True):
+            total = sum(counts)
+            if total:
+                shares = [count / total for count in counts]
+                label = f"{name} ({total:,})"
+                axes.stairs(shares, found.edges, color=colour, linewidth=1.6, label=label)
+        for bound, name, style in (
+            (found.duplicate, "duplicate above", "-"),
+            (found.similar, "similar above", ":"),
+        ):
+            axes.axvline(bound, color=_INK[LIGHT], linestyle=style, linewidth=1, label=name)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=min(0.5 / max(1, sum(counts)) for counts in groups))
+        axes.yaxis.set_major_formatter(FuncFormatter("{:g}".format))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(_NAMES[found.what])
+        axes.set_ylabel("share of the images of each group")
+        axes.legend(frameon=False, fontsize=8)
+        return _bytes(figure, kind)
+
+
+def draw_trend(duplicates: Mapping[int, float], kind: str) -> bytes:
+    """Draw how many duplicates there are in each night."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        axes.plot([*duplicates], [*duplicates.values()], marker="o", markersize=3)
+        axes.set_xlabel("night")
+        axes.set_ylabel("duplicates that are not waived")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return _bytes(figure, kind)
+
+
+def on_ground(svg: bytes, ground: str) -> bytes:
+    """Return a plot as it is on light or on dark ground."""
+    for colours in (_INK, _GROUND):
+        svg = svg.replace(colours[LIGHT].encode(), colours[ground].encode())
+    return svg
+
+
+@contextmanager
+def _figure() -> "Iterator[Figure]":
+    """Give a figure, which uses no window and no state of Matplotlib's."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, ground = _INK[LIGHT], _GROUND[LIGHT]
+    style: dict[Any, Any] = {
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), ink),
+        **dict.fromkeys(("xtick.color", "ytick.color"), ink),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), ground),
+        "font.size": 9,
+        "svg.hashsalt": "deepssim-scan",  # names of parts, which are drawn at random otherwise
+        "svg.fonttype": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.subplot.left": 0.1,
+        "figure.subplot.bottom": 0.15,
+        "figure.subplot.right": 0.98,
+        "figure.subplot.top": 0.97,
+    }
+    with matplotlib.rc_context(style):
+        yield Figure(figsize=(7.2, 3.2))
+
+
+def _bytes(figure: "Figure", kind: str) -> bytes:
+    data = io.BytesIO()
+    nothing = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(data, format=kind, dpi=160, metadata=nothing)
+    return data.getvalue()

@@ -1,0 +1,339 @@
+"""Audits, night after night, on real files: the state of every finding, and what is read for it."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from deepssim_scan.audit import night as nights
+from deepssim_scan.audit.compare import compared
+from deepssim_scan.audit.config.audit import read_config
+from deepssim_scan.audit.history import History
+from deepssim_scan.audit.night import audit
+from deepssim_scan.calibration import calibrate
+from deepssim_scan.errors import Busy, InputError, InputMissing, StoreMismatch
+from deepssim_scan.imaging.names import KINDS
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.check import check
+from deepssim_scan.storage.publish import locked
+from deepssim_scan.store import embed_listing, reread
+
+RUN = RunContext("cpu", workers=0)
+
+CONFIG = """\
+[training]
+images = "training"
+index = "index"
+adapt = "never"
+
+[[synthetic]]
+name = "first"
+images = "generated/first"
+
+[[synthetic]]
+name = "second"
+images = "generated/second"
+
+[policy]
+fail_if = ["duplicates > 0", "complete == false"]
+warn_if = ["gone > 0"]
+canaries = 14
+min_canary_recall = 0.0
+waivers = "waivers.toml"
+
+[history]
+path = "audits"
+"""
+
+
+@pytest.fixture(scope="module")
+def first_night(people, tmp_path_factory):
+    """A training set of 40 people, two synthetic sets of none of them, and their first audit."""
+    root, kept = (tmp_path_factory.mktemp(name) for name in ("audit", "kept"))
+    for name in (f"s{number:02d}" for number in range(40)):
+        shutil.copytree(people / "training" / name, root / "training" / name)
+    for number in range(40, 46):
+        name = "first" if number < 43 else "second"
+        (root / "generated" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(
+            people / "training" / f"s{number}" / "1.png",
+            root / "generated" / name / f"{number}.png",
+        )
+    (root / "audit.toml").write_text(CONFIG)
+    (root / "waivers.toml").write_text("")
+    audited(root)
+    shutil.copytree(root, kept, dirs_exist_ok=True)
+    return root, kept
+
+
+@pytest.fixture
+def root(first_night):
+    """The same, whatever the test before did to it."""
+    root, kept = first_night
+    shutil.rmtree(root)
+    shutil.copytree(kept, root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(calibrate, "_NULL", 120)
+    monkeypatch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
+
+
+def audited(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_NULL", 120)
+        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
+        return audit(read_config(root / "audit.toml"), RUN)
+
+
+def plant(root, subject, name, angle=5):
+    """Put a copy of a training image among the synthetic images."""
+    image = Image.open(root / "training" / subject / "1.png")
+    image.rotate(angle).save(root / "generated" / "first" / name)
+
+
+def waive(root, finding, until):
+    text = f'[[waiver]]\nfinding = "{finding}"\nwho = "w"\nwhy = "y"\nuntil = {until}\n'
+    (root / "waivers.toml").write_text(text)
+
+
+def states(found, name="first"):
+    (of_set,) = [each for each in found.sets if each.name == name]
+    return {each.synthetic: (each.state, each.waiver) for each in of_set.findings}
+
+
+def days(number):
+    return (datetime.now(UTC) + timedelta(number)).date()
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Collect the files that are decoded."""
+    names, exact = [], embed_listing.decoded
+
+    def decoded(task):
+        names.extend(str(task.folder / item.path) for item in task.items)
+        return exact(task)
+
+    for module in (embed_listing, reread):
+        monkeypatch.setattr(module, "decoded", decoded)
+    return names
+
+
+def test_nights_of_a_changing_set(root, read):
+    # The second night: a copy appears.
+    plant(root, "s03", "copy.png")
+    found = audited(root)
+    assert found.decided.state == "failed"
+    assert states(found) == {"copy.png": ("new", "")}
+    assert [each.condition for each in found.decided.failed] == ["duplicates > 0"]
+    (finding,) = found.sets[0].findings
+    # The third: it is waived, has another name, and an image is gone.
+    waive(root, finding.key, days(0))
+    first = root / "generated" / "first"
+    (first / "copy.png").rename(first / "a-copy.png")
+    (first / "40.png").unlink()
+    found = audited(root)
+    assert states(found) == {"a-copy.png": ("persisting", "holds")}
+    assert found.sets[0].findings[0].key == finding.key
+    assert found.decided.state == "passed"
+    # The fourth: the waiver has expired.
+    waive(root, finding.key, days(-1))
+    found = audited(root)
+    assert states(found) == {"a-copy.png": ("persisting", "expired")}
+    assert found.decided.state == "failed"
+    # The fifth: whom it copies withdraws, and the waiver is an orphan.
+    shutil.rmtree(root / "training" / "s03")
+    read.clear()
+    found = audited(root)
+    assert states(found) == {"a-copy.png": ("gone", "expired")}
+    assert found.decided.state == "warned"
+    assert [each.finding for each in found.orphans] == [finding.key]
+    assert check(root / "index", without=["s03"]).intact
+    # Of the synthetic images, those alone are read whose candidates are others now.
+    assert str(first / "a-copy.png") in read
+    assert len({name for name in read if "/generated/" in name}) < 6
+    # The sixth: nothing is left of it.
+    assert states(audited(root)) == {}
+
+
+def test_what_did_not_change_is_not_read(root, read):
+    shutil.copy2(root / "training" / "s01" / "0.png", root / "training" / "s01" / "3.png")
+    plant(root, "s05", "copy.png")
+    audited(root)
+    read.clear()
+    found = audited(root)
+    synthetic = [name for name in read if "/generated/" in name]
+    # Of the training images, canaries alone are read: 14 copies a set, and their candidates.
+    assert synthetic == []
+    assert found.index.changes.new == 0
+    assert states(found) == {"copy.png": ("persisting", "")}
+
+
+def test_two_nights_are_compared_and_listed(root):
+    plant(root, "s03", "copy.png")
+    second = audited(root)
+    (root / "generated" / "first" / "copy.png").unlink()
+    plant(root, "s04", "other.png")
+    audited(root)
+    with History(root / "audits") as history:
+        assert [each.state for each in history.nights()] == ["passed", "failed", "failed"]
+        changes = compared(history, None, None).sets["first"]
+        assert [each.synthetic for each in changes["new"]] == ["other.png"]
+        assert [each.synthetic for each in changes["gone"]] == ["copy.png"]
+        assert not any(compared(history, 1, 1).sets["second"].values())
+        whole = compared(history, 1, None)
+        assert (whole.first, whole.second) == (1, 3)
+        assert history.set(2, "first").findings == second.sets[0].findings
+        with pytest.raises(InputError, match="holds no night 9"):
+            compared(history, 1, 9)
+
+
+def test_a_night_that_was_killed_is_gone_on_with(root, monkeypatch):
+    plant(root, "s03", "copy.png")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nights, "decide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            audited(root)
+    with History(root / "audits") as history:
+        assert [each.state for each in history.nights()] == ["passed", "running"]
+    found = audited(root)
+    assert (found.night.number, found.went_on) == (2, True)
+    assert states(found) == {"copy.png": ("new", "")}
+    with History(root / "audits") as history:
+        assert [each.state for each in history.nights()] == ["passed", "failed"]
+
+
+def test_a_set_that_is_not_there_makes_the_night_incomplete_and_spares_the_others(root):
+    shutil.rmtree(root / "generated" / "first")
+    found = audited(root)
+    assert found.decided.state == "incomplete"
+    assert list(found.errors) == ["first"]
+    assert [each.name for each in found.sets] == ["second"]
+    assert "no such folder" in found.errors["first"]
+    told = json.loads((root / "audits" / "nights" / "000002" / "night.json").read_text())
+    assert told["state"] == "incomplete"
+    assert told["errors"]["first"] == found.errors["first"]
+
+
+def test_the_configuration_decides_after_a_night_was_killed(root, monkeypatch):
+    plant(root, "s03", "copy.png")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deepssim_scan.jobs.query_run.write_left_out", killed)
+        with pytest.raises(KeyboardInterrupt):
+            audited(root)
+    text = CONFIG.replace('images = "generated/first"', 'images = "generated/first"\naxis = 1')
+    (root / "audit.toml").write_text(text)
+    assert states(audited(root)) == {"copy.png": ("new", "")}
+
+
+def test_one_audit_at_a_time(root):
+    with locked((root / "audits").resolve()), pytest.raises(Busy, match="is being written by"):
+        audited(root)
+
+
+def test_old_nights_are_forgotten_and_decisions_are_not(root):
+    with History(root / "audits") as history:
+        history.decide("0123456789abcdef", "reader", "copy", blinded=True)
+    path = root / "audits" / "history.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE nights SET finished = '2020-01-01T00:00:00+00:00'")
+    audited(root)
+    with History(root / "audits") as history:
+        assert [each.number for each in history.nights()] == [2]
+        assert history.decisions() == {"0123456789abcdef": {"reader": "copy"}}
+    assert [each.name for each in (root / "audits" / "nights").iterdir()] == ["000002"]
+
+
+def test_a_history_of_another_format_is_refused(root):
+    path = root / "audits" / "history.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreMismatch, match="a history of format 99"):
+        audited(root)
+
+
+def test_a_history_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputMissing, match="no history yet"):
+        History(tmp_path / "audits")
+    assert not (tmp_path / "audits").exists()
+
+
+def test_holdout_images_make_the_null(root, people):
+    for number in range(46, 59):
+        shutil.copytree(people / "training" / f"s{number}", root / "holdout" / f"s{number}")
+    text = CONFIG.replace('index = "index"', 'index = "index"\nholdout = "holdout"')
+    (root / "audit.toml").write_text(text)
+    found = audited(root)
+    people = found.sets[0].summary["calibration"]["non_members"]
+    assert (people["from"], people["images"], people["subjects"]) == ("hold-out", 39, 13)
+
+
+def test_a_night_leaves_a_page_of_each_set_and_test_cases(root):
+    plant(root, "s03", "copy.png")
+    audited(root)
+    (root / "generated" / "first" / "copy.png").unlink()
+    plant(root, "s04", "other.png")
+    shutil.rmtree(root / "generated" / "second")
+    found = audited(root)
+    folder = root / "audits" / "nights" / "000003"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "first.html",
+        "junit.xml",
+        "night.json",
+    ]
+    page = (folder / "first.html").read_text()
+    assert "first, night 3" in page
+    assert "first: duplicates &gt; 0 (duplicates = 1)" in page
+    assert "1 findings of the last night are no more" in page
+    assert '"state"' in page
+    suites = ElementTree.parse(folder / "junit.xml").getroot()  # noqa: S314 - ours
+    told = {
+        suite.get("name"): [
+            [case.get("name"), *(f"{each.tag}: {each.get('message')}" for each in case)]
+            for case in suite
+        ]
+        for suite in suites
+    }
+    assert told == {
+        "first": [
+            ["queried"],
+            ["duplicates > 0", "failure: first: duplicates > 0 (duplicates = 1)"],
+            ["complete == false"],
+        ],
+        "second": [
+            ["queried", f"error: {found.errors['second']}"],
+            ["duplicates > 0", "failure: second: whether 'duplicates > 0' holds cannot be told"],
+            ["complete == false", "failure: second: complete == false (complete = false)"],
+        ],
+    }
+
+
+def test_pictures_and_pseudonyms_are_as_the_configuration_says(root):
+    plant(root, "s03", "copy.png")
+    audited(root)
+    page = root / "audits" / "nights" / "000002" / "first.html"
+    assert "copy.png" in page.read_text()
+    assert "data:image/png" not in page.read_text()
+    (root / "names.key").write_bytes(bytes(range(32)))
+    text = CONFIG + '[report]\nthumbnails = true\npseudonyms = "names.key"\n'
+    (root / "audit.toml").write_text(text)
+    audited(root)
+    page = root / "audits" / "nights" / "000003" / "first.html"
+    assert "copy.png" not in page.read_text()
+    assert page.read_text().count("data:image/png") == 6

@@ -1,0 +1,146 @@
+"""The pages in a real browser: sorted and filtered, by mouse and by keys, asking nobody."""
+
+import shutil
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+from test_page import HOSTILE, content, match
+
+from deepssim_scan.reporting.html.page import page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+COUNT = 20_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report with 20,000 findings, some of hostile names."""
+    names = dict(enumerate(HOSTILE))
+    findings = [match(number, synthetic=names.get(number)) for number in range(COUNT)]
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page(content(findings)), "utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(browser, written):
+    """Open the report; what it asks for, and what it complains of, is collected."""
+    contexts = []
+
+    def open_page(**options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.asked, tab.said = [], []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        tab.on("console", lambda message: tab.said.append(message.text))
+        tab.on("pageerror", lambda error: tab.said.append(str(error)))
+        tab.on("dialog", lambda dialog: tab.said.append("a dialog opened"))
+        tab.goto(written.as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def names(tab):
+    """The synthetic images of the rows that are shown."""
+    return tab.locator("#findings tbody tr td:nth-child(2)").all_inner_texts()
+
+
+def test_it_asks_nobody_and_nothing_of_a_name_acts(opened):
+    tab = opened()
+    outside = [url for url in tab.asked if not url.startswith(("data:", "file:"))]
+    assert outside == []
+    assert [url for url in tab.asked if url.startswith("file:")] == [tab.url]
+    assert tab.said == []
+    shown = tab.locator("#findings tbody tr td:nth-child(2)")
+    for number, name in enumerate(HOSTILE):
+        assert shown.nth(number).evaluate("cell => cell.textContent") == name
+
+
+def test_a_script_of_others_does_not_run(opened):
+    tab = opened()
+    tab.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.ran = true";
+            document.body.append(script);
+            const image = document.createElement("img");
+            image.src = "https://example.invalid/x.png";
+            document.body.append(image);
+        }"""
+    )
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("window.ran") is None
+    assert any("Content Security Policy" in text for text in tab.said)
+
+
+def test_it_is_paged_sorted_and_filtered_by_mouse(opened):
+    tab = opened()
+    assert tab.locator("#shown").inner_text() == f"1 to 100 of {COUNT}"
+    tab.get_by_role("button", name="Next").click()
+    assert names(tab)[0] == "00100.png"
+    score = tab.get_by_role("button", name="score")
+    score.click()
+    assert names(tab)[0] == f"{COUNT - 1:05d}.png"
+    assert tab.locator("th", has=score).get_attribute("aria-sort") == "ascending"
+    score.click()
+    assert tab.locator("th", has=score).get_attribute("aria-sort") == "descending"
+    assert names(tab)[10] == "00010.png"
+    tab.get_by_label("Filter").fill("19998.PNG p1")
+    assert names(tab) == ["19998.png"]
+    tab.get_by_label("Filter").fill("no such name")
+    assert tab.locator("#shown").inner_text() == "none"
+
+
+def test_keys_do_what_the_mouse_does(opened):
+    tab = opened()
+    tab.get_by_label("Filter").focus()
+    tab.keyboard.type("19999")
+    assert names(tab) == ["19999.png"]
+    tab.keyboard.press("ControlOrMeta+a")
+    tab.keyboard.press("Delete")
+    tab.get_by_role("button", name="score").focus()
+    tab.keyboard.press("Enter")
+    assert names(tab)[0] == f"{COUNT - 1:05d}.png"
+    tab.get_by_role("button", name="Next").focus()
+    tab.keyboard.press("Space")
+    assert names(tab)[0] == f"{COUNT - 101:05d}.png"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_is_found_by_axe(opened, scheme):
+    tab = opened(color_scheme=scheme)
+    found = Axe().run(tab).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_it_fits_on_a_phone(opened):
+    tab = opened(viewport={"width": 375, "height": 700})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_without_scripts_the_first_findings_are_there(opened):
+    tab = opened(java_script_enabled=False)
+    assert len(names(tab)) == 100
+    assert not tab.locator("#findings-bar").is_visible()
+
+
+def test_the_light_plot_is_printed_whatever_the_screen_has(opened):
+    tab = opened(color_scheme="dark")
+    images = tab.locator("picture img").first
+    dark = images.evaluate("image => image.currentSrc")
+    tab.emulate_media(media="print")
+    tab.wait_for_timeout(200)
+    assert images.evaluate("image => image.currentSrc") != dark

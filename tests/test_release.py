@@ -1,0 +1,226 @@
+"""A release holds what was cleared and nothing else, and any change of it is found."""
+
+import base64
+import json
+import shutil
+import subprocess
+import zipfile
+
+import numpy as np
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pictures import drawn
+from PIL import Image
+
+from deepssim_scan.audit.release.release import ReleaseConfig, release
+from deepssim_scan.audit.release.verify import VerifyConfig, verify
+from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.query import query
+from deepssim_scan.matching.config import CanaryConfig
+
+RUN = RunContext("cpu", workers=0)
+CONFIG = QueryConfig(canaries=CanaryConfig(0))
+
+
+def save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "PNG")
+
+
+def openssl(*arguments):
+    subprocess.run([shutil.which("openssl"), *arguments], check=True)
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory):
+    """A key and its public part, made as the documentation says."""
+    folder = tmp_path_factory.mktemp("key")
+    private, public = folder / "release.pem", folder / "release.pub"
+    openssl("genpkey", "-algorithm", "ed25519", "-out", private)
+    openssl("pkey", "-in", private, "-pubout", "-out", public)
+    return private, public
+
+
+@pytest.fixture(scope="module")
+def judged(people, tmp_path_factory):
+    """Images that copy nobody, in folders and an archive, a copy, and a volume that holds one."""
+    root = tmp_path_factory.mktemp("judged")
+    source = Image.open(people / "training" / "s03" / "1.png")
+    for number in range(4):
+        save(Image.fromarray(drawn(number, 64)), root / "synthetic" / "a" / f"{number}.png")
+    save(source.rotate(4), root / "synthetic" / "copy.png")
+    volume = np.stack([drawn(10, 128), np.asarray(source), drawn(11, 128), np.zeros((128, 128))])
+    np.save(root / "synthetic" / "copied.npy", volume.astype(np.float32))
+    volume[1] = drawn(12, 128)
+    np.save(root / "synthetic" / "volume.npy", volume.astype(np.float32))
+    with zipfile.ZipFile(root / "synthetic" / "more.zip", "w") as archive:
+        for name in ("x.png", "inner/y.png"):
+            save(Image.fromarray(drawn(len(name), 64)), root / "member.png")
+            archive.write(root / "member.png", name)
+    query(root / "synthetic", people / "index", root / "report", CONFIG, RUN)
+    return root
+
+
+CLEARED = {
+    *(f"a/{number}.png" for number in range(4)),
+    "volume.npy",
+    "more.zip/x.png",
+    "more.zip/inner/y.png",
+}
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def released(judged, tmp_path, **config):
+    return release(judged / "report", tmp_path / "cleared", ReleaseConfig(**config), RUN)
+
+
+def test_what_was_cleared_is_released_and_nothing_else(judged, tmp_path):
+    found = released(judged, tmp_path)
+    assert files(found.folder) == CLEARED | {"release.json"}
+    assert found.released == len(CLEARED)
+    assert found.kept_back == {"duplicate": 2}
+    same = (found.folder / "a" / "0.png").read_bytes()
+    assert same == (judged / "synthetic" / "a" / "0.png").read_bytes()
+    with zipfile.ZipFile(judged / "synthetic" / "more.zip") as archive:
+        member = archive.read("inner/y.png")
+    assert (found.folder / "more.zip" / "inner" / "y.png").read_bytes() == member
+    value = json.loads((found.folder / "release.json").read_bytes())
+    assert value["_type"] == "https://in-toto.io/Statement/v1"
+    assert {each["name"] for each in value["subject"]} == CLEARED
+    assert verify(found.folder, VerifyConfig(), RUN).intact
+
+
+def test_the_signature_is_what_the_envelope_says(judged, tmp_path, key):
+    private, public = key
+    found = released(judged, tmp_path, key=private)
+    value = json.loads((found.folder / "release.json").read_bytes())
+    payload = base64.b64decode(value["payload"])
+    kind = value["payloadType"]
+    signed = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    (signature,) = value["signatures"]
+    whose = load_pem_public_key(public.read_bytes())
+    whose.verify(base64.b64decode(signature["sig"]), signed)
+    with pytest.raises(InvalidSignature):
+        whose.verify(base64.b64decode(signature["sig"]), signed + b" ")
+    checked = verify(found.folder, VerifyConfig(key=public), RUN)
+    assert checked.intact
+    assert checked.counts["signatures verified"] == 1
+
+
+def test_a_byte_changed_anywhere_is_found(judged, tmp_path, key):
+    private, public = key
+    found = released(judged, tmp_path, key=private)
+    rng = np.random.default_rng(0)
+    for name in files(found.folder):
+        path = found.folder / name
+        data = path.read_bytes()
+        every = range(len(data)) if name == "release.json" else rng.integers(0, len(data), 5)
+        for at in every:
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            assert not verify(found.folder, VerifyConfig(key=public), RUN).intact, (name, at)
+        path.write_bytes(data)
+    assert verify(found.folder, VerifyConfig(key=public), RUN).intact
+
+
+def test_a_file_added_removed_or_swapped_is_found(judged, tmp_path, key):
+    private, public = key
+    found = released(judged, tmp_path, key=private)
+
+    def problems():
+        checked = verify(found.folder, VerifyConfig(key=public), RUN)
+        return [(problem.where.rpartition("cleared/")[2]) for problem in checked.problems]
+
+    (found.folder / "more").mkdir()
+    shutil.copy2(judged / "synthetic" / "copy.png", found.folder / "more" / "copy.png")
+    assert problems() == ["more/copy.png"]
+    (found.folder / "more" / "copy.png").unlink()
+    (found.folder / "a" / "0.png").rename(tmp_path / "kept")
+    assert problems() == ["a/0.png"]
+    shutil.copy2(found.folder / "a" / "1.png", found.folder / "a" / "0.png")
+    assert problems() == ["a/0.png"]
+
+
+def test_another_key_does_not_verify(judged, tmp_path, key):
+    found = released(judged, tmp_path, key=key[0])
+    other = tmp_path / "other.pem"
+    openssl("genpkey", "-algorithm", "ed25519", "-out", other)
+    public = tmp_path / "other.pub"
+    openssl("pkey", "-in", other, "-pubout", "-out", public)
+    assert not verify(found.folder, VerifyConfig(key=public), RUN).intact
+    shutil.rmtree(found.folder)
+    released(judged, tmp_path)
+    assert not verify(found.folder, VerifyConfig(key=public), RUN).intact
+
+
+def test_images_that_are_not_what_was_judged_are_not_released(judged, tmp_path):
+    shutil.copytree(judged, tmp_path / "judged")
+    synthetic = judged / "synthetic" / "a" / "0.png"
+    data = synthetic.read_bytes()
+    try:
+        save(Image.fromarray(drawn(99, 64)), synthetic)
+        with pytest.raises(InputError, match="is not what was judged any more"):
+            released(judged, tmp_path)
+    finally:
+        synthetic.write_bytes(data)
+    assert not (tmp_path / "cleared").exists()
+    assert not list(tmp_path.glob(".cleared*"))
+
+
+def test_an_incomplete_or_damaged_report_is_not_released(judged, people, tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    save(Image.fromarray(drawn(0, 64)), tmp_path / "synthetic" / "0.png")
+    (tmp_path / "synthetic" / "bad.png").write_bytes(b"no image")
+    query(tmp_path / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    with pytest.raises(InputError, match="is not complete"):
+        released(tmp_path, tmp_path)
+    found = released(tmp_path, tmp_path, incomplete=True)
+    assert (found.released, found.kept_back) == (1, {"rejected": 1})
+    path = tmp_path / "report" / "matches.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        release(tmp_path / "report", tmp_path / "again", ReleaseConfig(incomplete=True), RUN)
+
+
+def test_a_folder_that_is_there_is_kept(judged, tmp_path):
+    (tmp_path / "cleared").mkdir()
+    with pytest.raises(InputError, match="is there already"):
+        released(judged, tmp_path)
+
+
+def test_what_is_no_key_is_refused(judged, tmp_path, key):
+    with pytest.raises(InputError, match="openssl genpkey -algorithm ed25519"):
+        released(judged, tmp_path, key=key[1])
+    other = tmp_path / "rsa.pem"
+    openssl("genpkey", "-algorithm", "rsa", "-out", other)
+    with pytest.raises(InputError, match="an Ed25519 key is needed"):
+        released(judged, tmp_path, key=other)
+
+
+def test_a_sample_of_a_report_is_embedded_again(judged):
+    checked = verify(judged / "report", VerifyConfig(sample=5), RUN)
+    assert checked.intact
+    assert checked.counts["images embedded again"] == 5
+    synthetic = judged / "synthetic" / "a" / "0.png"
+    data = synthetic.read_bytes()
+    try:
+        save(Image.fromarray(drawn(98, 64)), synthetic)
+        checked = verify(judged / "report", VerifyConfig(sample=1000), RUN)
+        assert [problem.where for problem in checked.problems] == [str(synthetic)]
+    finally:
+        synthetic.write_bytes(data)
+
+
+def test_a_statement_that_was_written_in_another_way_is_damaged(judged, tmp_path):
+    found = released(judged, tmp_path)
+    path = found.folder / "release.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    checked = verify(found.folder, VerifyConfig(), RUN)
+    assert "was altered" in checked.problems[0].what

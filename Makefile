@@ -23,6 +23,7 @@ test: $(READY)
 faults: $(READY)
 	$(BIN)/python tests/faults/run.py
 	$(BIN)/python tests/faults/cluster_kills.py
+	$(BIN)/python tests/faults/audit_kills.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(CHECKED)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.train import train as train
     from deepssim_scan.matching.config import CanaryConfig as CanaryConfig
     from deepssim_scan.matching.config import EvidenceConfig as EvidenceConfig
+    from deepssim_scan.matching.config import PageConfig as PageConfig
     from deepssim_scan.matching.config import VerdictConfig as VerdictConfig
     from deepssim_scan.progress import Progress as Progress
     from deepssim_scan.reporting.match import Match as Match
@@ -81,7 +82,7 @@ _HOMES = {
     "jobs.query": ("QueryResult", "query"),
     "jobs.repair": ("repair",),
     "jobs.train": ("Trained", "train"),
-    "matching.config": ("CanaryConfig", "EvidenceConfig", "VerdictConfig"),
+    "matching.config": ("CanaryConfig", "EvidenceConfig", "PageConfig", "VerdictConfig"),
     "progress": ("Progress",),
     "reporting.match": ("Match",),
     "store.config": ("EmbedConfig",),

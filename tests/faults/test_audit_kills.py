@@ -1,0 +1,9 @@
+"""Audits that are killed go on, and the history stays whole: `make faults` has many more."""
+
+from audit_kills import trials
+
+
+def test_a_killed_audit_is_gone_on_with(tmp_path):
+    taken, problems = trials(tmp_path, kills=4, training=30, synthetic=6)
+    assert len(taken) == 4
+    assert problems == []

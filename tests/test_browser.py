@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from test_page import HOSTILE, content, match
+from test_review import KEYS, NAME, decisions, serving
 
 from deepssim_scan.reporting.html.page import page
 
@@ -144,3 +145,34 @@ def test_the_light_plot_is_printed_whatever_the_screen_has(opened):
     tab.emulate_media(media="print")
     tab.wait_for_timeout(200)
     assert images.evaluate("image => image.currentSrc") != dark
+
+
+@pytest.mark.parametrize("blinded", [False, True])
+def test_a_reader_decides_with_keys_and_with_the_mouse(browser, tmp_path, blinded):
+    with serving(tmp_path, reader="B", blinded=blinded) as review:
+        tab = browser.new_page()
+        said = []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.goto(review.address)
+        assert tab.locator("#progress").inner_text() == "Finding 1 of 4"
+        assert ("a.png" in tab.locator("#facts").inner_text()) == (not blinded)
+        found = Axe().run(tab).response["violations"]
+        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+        tab.keyboard.press("c")
+        tab.get_by_text("Finding 2 of 4").wait_for()
+        if not blinded:
+            assert tab.locator("#facts dd").nth(2).inner_text() == NAME
+        tab.get_by_role("button", name="No copy (n)").click()
+        tab.get_by_text("Finding 3 of 4").wait_for()
+        tab.keyboard.press("ArrowLeft")
+        assert tab.locator("#progress").inner_text() == "Finding 2 of 4, decided: no copy"
+        tab.keyboard.press("u")
+        tab.get_by_text("Finding 3 of 4").wait_for()
+        tab.keyboard.press("n")
+        tab.get_by_text("Finding 4 of 4").wait_for()
+        tab.keyboard.press("c")
+        tab.get_by_text("All 4 findings are decided.").wait_for()
+        assert review.decided == dict(zip(KEYS, ("copy", "unsure", "no copy", "copy"), strict=True))
+        assert [text for text in said if "Content Security Policy" in text] == []
+        tab.close()
+    assert {key: each["B"] for key, each in decisions(tmp_path).items()} == review.decided

@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+Out = Annotated[Path, options.output_option("--out", metavar="FILE", help="Page to write.")]
 Config = Annotated[
     Path, options.input_option("--config", metavar="FILE", help="What is to be done, in TOML.")
 ]
@@ -201,6 +202,26 @@ def diff(
                 )
     if not any(any(of_set.values()) for of_set in value.sets.values()):
         console.say("The findings are the same.")
+
+
+@app.command(epilog="Example: deepssim-scan audit dossier --out dossier.html")
+def dossier(config: Config = DEFAULT, out: Out = Path("dossier.html")) -> None:
+    """Write the record that a release committee asks for, of the last night.
+
+    What the audit knows is filled in, and what `[dossier]` of the configuration states. Gaps are
+    shown.
+    """
+    from deepssim_scan.audit.config.audit import read_config
+    from deepssim_scan.audit.dossier import dossier_page
+    from deepssim_scan.audit.history import History
+    from deepssim_scan.storage.files import replacing
+
+    asked = read_config(config)
+    with History(asked.history.path) as found:
+        text = dossier_page(asked, found)
+    with replacing(out) as file:
+        file.write(text.encode("utf-8"))
+    console.say(f"Written: {out}")
 
 
 Reader = Annotated[

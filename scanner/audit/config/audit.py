@@ -150,6 +150,25 @@ class Report(Part):
         return b"" if self.pseudonyms is None else read_key(self.pseudonyms)
 
 
+class Dossier(Part):
+    """What people state for the record of a release; what is not given is a visible gap."""
+
+    purpose: str | None = None
+    recipient: str | None = None
+    exclusions: str | None = None
+    checkpoint: str | None = None
+    epochs: str | None = None
+    seeds: str | None = None
+    privacy: str | None = None
+    tried: str | None = None
+    not_tried: str | None = None
+    tried_by: str | None = None
+    residual_risk: str | None = None
+    conditions: str | None = None
+    signer: str | None = None
+    review_date: str | None = None
+
+
 class Machine(Part):
     """What an audit runs with."""
 
@@ -177,6 +196,7 @@ class AuditConfig(Part):
     policy: Policy = Policy()
     history: History
     report: Report = Report()
+    dossier: Dossier = Dossier()
     machine: Machine = Machine()
 
     @model_validator(mode="after")

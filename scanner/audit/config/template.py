@@ -38,6 +38,22 @@ keep_days = 365
 # thumbnails = true                  # pictures of the findings in the pages: they are of patients
 # pseudonyms = "names.key"           # file with a secret, under which names are hashed in the pages
 
+[dossier]                            # what the record of a release states; gaps are shown
+# purpose = "open data for segmentation"
+# recipient = "the public"
+# exclusions = "none"
+# checkpoint = "ldm-v3, step 100000"
+# epochs = "100"
+# seeds = "0 to 999"
+# privacy = "none"
+# tried = "sampling with the prompts of the training set"
+# not_tried = "white-box extraction"
+# tried_by = "the imaging group"
+# residual_risk = "copies of parts of images are not looked for"
+# conditions = "no attempt to identify anybody"
+# signer = "the privacy officer"
+# review_date = "2027-06-30"
+
 [machine]
 # workers = 8                        # processes; one a core without it
 # scheduler = "tls://10.1.0.5:8786"  # a Dask cluster

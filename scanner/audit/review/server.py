@@ -91,18 +91,16 @@ class Review(HTTPServer):
 
     def _shown(self, case: Case) -> dict[str, Any]:
         """Return what the page says of a case; of a blinded one no number and no name."""
-        shown: dict[str, Any] = {"finding": case.key}
-        if not self.blinded:
-            match = case.match
-            shown |= {
-                "set": case.name,
-                "synthetic image": match.synthetic,
-                "training image": match.training,
-                "score": _number(match.score),
-                "SSIM": _number(match.ssim),
-                "p-value": _number(match.p_value),
-            }
-        return shown
+        match = case.match
+        facts = [
+            ("set", case.name),
+            ("synthetic image", match.synthetic),
+            ("training image", match.training),
+            ("score", _number(match.score)),
+            ("SSIM", _number(match.ssim)),
+            ("p-value", _number(match.p_value)),
+        ]
+        return {"finding": case.key, "facts": [] if self.blinded else facts}
 
 
 def undecided(

@@ -13,21 +13,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _POLICY = (
-    "default-src 'none'; img-src {images}; connect-src {server}; style-src 'sha256-{style}'; "
-    "script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; img-src {images}; connect-src {server}; style-src {style}; "
+    "script-src {script}; base-uri 'none'; form-action 'none'"
 )
 
 
-def render(template: str, script: str, *, served: bool = False, **values: Any) -> str:
+def render(template: str, script: str = "", *, served: bool = False, **values: Any) -> str:
     """Return a page; everything that is put into the template is escaped.
 
-    `script` is the file of the one script that may run. A page that is `served` may ask its own
-    server; others ask nobody.
+    `script` is the file of the one script that may run, if there is any. A page that is `served`
+    may ask its own server; others ask nobody.
     """
-    parts = {"style": _file("style.css"), "script": _file(script)}
+    parts = {"style": _file("style.css"), "script": _file(script) if script else ""}
     images, server = ("'self'", "'self'") if served else ("data:", "'none'")
-    digests = {name: _digest(text) for name, text in parts.items()}
-    policy = _POLICY.format(images=images, server=server, **digests)
+    allowed = {
+        name: f"'sha256-{_digest(text)}'" if text else "'none'" for name, text in parts.items()
+    }
+    policy = _POLICY.format(images=images, server=server, **allowed)
     safe = {name: Markup(text) for name, text in parts.items()}  # noqa: S704 - files of ours
     return _templates().get_template(template).render(policy=policy, **safe, **values)
 

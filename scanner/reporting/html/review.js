@@ -39,7 +39,7 @@
       figure.append(img, text);
       pictures.append(figure);
     }
-    for (const [name, value] of Object.entries(one)) {
+    for (const [name, value] of [["finding", one.finding], ...one.facts]) {
       const dt = document.createElement("dt");
       const dd = document.createElement("dd");
       dt.textContent = name;

@@ -1,0 +1,204 @@
+"""The record that a release committee asks for: filled from a night and from `[dossier]`.
+
+audit.toml, history, a night -> sections of fields; a field that nobody filled is a visible gap
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepssim_scan.audit.config.audit import AuditConfig
+from deepssim_scan.audit.config.waivers import read_waivers
+from deepssim_scan.audit.findings import GONE, HOLDS
+from deepssim_scan.audit.history import History, Night, SetOfNight
+from deepssim_scan.audit.review.agreement import agreements
+from deepssim_scan.errors import InputError
+from deepssim_scan.reporting.html.render import render
+
+_NOT_MEASURED = "not measured by this program"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the record: its name, and what it says; None is a gap."""
+
+    name: str
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Fields of the record under a title."""
+
+    title: str
+    fields: Sequence[Field]
+
+
+def dossier_page(config: AuditConfig, history: History) -> str:
+    """Return the record of the last night that was finished; InputError where there is none."""
+    nights = [night for night in history.nights() if night.finished is not None]
+    if not nights:
+        raise InputError(f"{history.path}: holds no finished night. Run an audit first.")
+    sections = sections_of(config, history, nights[-1])
+    gaps = sum(field.text is None for section in sections for field in section.fields)
+    return render(
+        "dossier.html.j2",
+        title=f"Record of night {nights[-1].number}",
+        night=nights[-1],
+        sections=sections,
+        gaps=gaps,
+    )
+
+
+def sections_of(config: AuditConfig, history: History, night: Night) -> list[Section]:
+    """Return the sections of the record of a night."""
+    asked, sets = config.dossier, history.sets(night)
+    results = [Section(f"Results: {each.name}", _results(each)) for each in sets]
+    return [
+        Section("Scope", _scope(asked, sets, config)),
+        Section("Generator", _stated(asked, "checkpoint", "epochs", "seeds", "privacy")),
+        Section("Threat model", _stated(asked, "tried", "not_tried", "tried_by")),
+        *results,
+        Section("Method", _method(sets)),
+        Section("Decision", _decision(config, history, sets, night)),
+    ]
+
+
+_NAMES = {
+    "purpose": "Purpose of the release",
+    "recipient": "Recipient",
+    "exclusions": "Exclusions",
+    "checkpoint": "Checkpoint",
+    "epochs": "Epochs",
+    "seeds": "Seeds",
+    "privacy": "Differential privacy",
+    "tried": "What was tried",
+    "not_tried": "What was not tried",
+    "tried_by": "By whom",
+    "residual_risk": "Residual risk",
+    "conditions": "Conditions",
+    "signer": "Signer",
+    "review_date": "To be reviewed on",
+}
+
+
+def _stated(asked: Any, *names: str) -> list[Field]:
+    """Return fields that people fill."""
+    return [Field(_NAMES[name], getattr(asked, name)) for name in names]
+
+
+def _scope(asked: Any, sets: Sequence[SetOfNight], config: AuditConfig) -> list[Field]:
+    digests = [
+        Field(f"Released set {each.name}, digest", each.summary["fingerprints"]["synthetic"])
+        for each in sets
+    ]
+    training = {each.summary["fingerprints"]["training"] for each in sets}
+    holdout = config.training.holdout
+    return [
+        *_stated(asked, "purpose", "recipient"),
+        *digests,
+        Field("Training set, digest", ", ".join(sorted(training)) or None),
+        Field("Hold-out set", "none: training images of others" if holdout is None else "given"),
+        *_stated(asked, "exclusions"),
+    ]
+
+
+def _results(found: SetOfNight) -> list[Field]:
+    """Return what the night says of a set."""
+    summary = found.summary
+    counts, subjects = summary["counts"], summary["subjects"]
+    calibration, canaries = summary["calibration"], summary["canaries"]
+    judged, flagged = counts["judged"], counts["duplicate"]
+    most = summary["most_copies_95"]
+    worst = _worst(found)
+    who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
+    return [
+        Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
+        Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
+        Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
+        Field("Volumes flagged", _NOT_MEASURED),
+        Field("Copied", f"{subjects['flagged']:,} {who}"),
+        Field("Worst subject", worst),
+        Field("False-alarm rate", _rate(calibration)),
+        Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),
+        Field("Canary recall", _canaries(canaries)),
+        Field("Membership inference", _NOT_MEASURED),
+    ]
+
+
+def _worst(found: SetOfNight) -> str | None:
+    """Name the subject whom most findings copy."""
+    counts: dict[str, int] = {}
+    for each in found.findings:
+        if each.state != GONE:
+            whose = each.subject or each.training
+            counts[whose] = counts.get(whose, 0) + 1
+    if not counts:
+        return "none is copied"
+    name = max(counts, key=lambda each: (counts[each], each))
+    return f"{name}: {counts[name]:,} findings"
+
+
+def _rate(calibration: Mapping[str, Any] | None) -> str | None:
+    if calibration is None or calibration["non_members"]["from"] == "bundled":
+        return None
+    rate, upper = calibration["false_alarm"], calibration["false_alarm_upper_95"]
+    return f"{rate:.2g} of images of other people, at most {upper:.2g} (95 %)"
+
+
+def _canaries(canaries: Mapping[str, Any] | None) -> str | None:
+    if canaries is None:
+        return None
+    kinds = (f"{kind} {found}/{planted}" for kind, (found, planted) in canaries["by_kind"].items())
+    return f"{canaries['found']:,} of {canaries['planted']:,}: {', '.join(kinds)}"
+
+
+def _method(sets: Sequence[SetOfNight]) -> list[Field]:
+    """Return how verdicts came about: the same for all sets of a night."""
+    if not sets:
+        return [Field("Method", None)]
+    summary = sets[0].summary
+    bounds, calibration = summary["bounds"], summary["calibration"]
+    people = calibration and calibration["non_members"]
+    fitted = people and (
+        f"from {people['images']:,} images of non-members ({people['from']}) and "
+        f"{calibration['planted']:,} planted copies; calibration {calibration['digest'][:12]}"
+    )
+    return [
+        Field("Rule", summary["rule"]),
+        Field("Thresholds", f"duplicate above {bounds['duplicate']:.4g}, similar above "
+              f"{bounds['similar']:.4g}"),
+        Field("How they were fitted", fitted or "fixed scores of arXiv:2509.16582"),
+        Field("Encoder", summary["fingerprints"]["encoder"]),
+        Field("Applicability", "scales within 15 %, turns within 15 degrees and quarter turns, "
+              "flips, inverted greys, contrast; no crops and no parts of images"),
+        Field("Program", summary["versions"]["deepssim-scan"]),
+    ]  # fmt: skip
+
+
+def _decision(
+    config: AuditConfig, history: History, sets: Sequence[SetOfNight], night: Night
+) -> list[Field]:
+    made = history.decisions()
+    there = {each.key: each for found in sets for each in found.findings if each.state != GONE}
+    readers = config.policy.readers
+    reviewed = sum(len(made.get(key, {})) >= readers for key in there)
+    copies = sum("copy" in made.get(key, {}).values() for key in there)
+    of_these = {key: made[key] for key in there if key in made}
+    told = [
+        f"{' and '.join(each.readers)}: {each.same} of {each.findings}"
+        + ("" if each.kappa is None else f", kappa {each.kappa:.2f}")
+        for each in agreements(of_these)
+    ]
+    waived = sum(each.waiver == HOLDS for each in there.values())
+    waivers = read_waivers(config.policy.waivers)
+    who = sorted({waivers[key].who for key in there if key in waivers})
+    return [
+        Field("Policy", f"{night.state}: fail if "
+              + ("; ".join(each.text for each in config.policy.fail_if) or "nothing")),
+        Field("Findings reviewed", f"{reviewed:,} of {len(there):,} by {readers} readers; "
+              f"{copies:,} called a copy"),
+        Field("Agreement of readers", "; ".join(told) or ("no findings" if not there else None)),
+        Field("Waivers", f"{waived:,}" + (f", by {', '.join(who)}" if who else "")),
+        *_stated(config.dossier, "residual_risk", "conditions", "signer", "review_date"),
+    ]  # fmt: skip

@@ -1,0 +1,86 @@
+"""The record of a release: filled by what the night knows, gaps visible."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_audit import CONFIG, audited, first_night, plant, root, waive  # noqa: F401 - fixtures
+from test_page import flat
+
+from deepssim_scan.audit.config import audit as configuration
+from deepssim_scan.audit.config.audit import read_config
+from deepssim_scan.audit.dossier import dossier_page, sections_of
+from deepssim_scan.audit.history import History
+from deepssim_scan.errors import InputError
+
+STATED = """
+[dossier]
+purpose = "<b>open</b> data"
+recipient = "the public"
+signer = "the privacy officer"
+"""
+
+
+def record(root):  # noqa: F811
+    config = read_config(root / "audit.toml")
+    with History(root / "audits") as history:
+        night = history.nights()[-1]
+        sections = sections_of(config, history, night)
+        return dossier_page(config, history), {
+            (section.title, field.name): field.text
+            for section in sections
+            for field in section.fields
+        }
+
+
+def test_what_the_night_knows_is_filled_and_gaps_are_shown(root):  # noqa: F811
+    (root / "audit.toml").write_text(CONFIG + STATED)
+    plant(root, "s03", "copy.png")
+    found = audited(root)
+    key = found.sets[0].findings[0].key
+    with History(root / "audits") as history:
+        history.decide(key, "A", "copy", blinded=True)
+        history.decide(key, "B", "no copy", blinded=True)
+    waive(root, key, "2090-01-01")
+    page, fields = record(root)
+    assert fields["Results: first", "Images flagged"] == "1 (25.00%)"
+    assert fields["Results: second", "Images flagged"] == "0 (0.00%)"
+    assert "1 findings" in fields["Results: first", "Worst subject"]
+    assert fields["Decision", "Findings reviewed"] == "1 of 1 by 2 readers; 1 called a copy"
+    assert fields["Decision", "Agreement of readers"] == "A and B: 0 of 1, kappa 0.00"
+    assert fields["Decision", "Policy"].startswith("failed: fail if duplicates > 0; complete")
+    assert fields["Scope", "Recipient"] == "the public"
+    digest = found.sets[0].summary["fingerprints"]["synthetic"]
+    assert fields["Scope", "Released set first, digest"] == digest
+    gaps = [name for name, text in fields.items() if text is None]
+    assert ("Threat model", "What was tried") in gaps
+    text = flat(page)
+    assert f"{len(gaps)} fields are not filled." in text
+    assert text.count("NOT STATED") == len(gaps)
+    assert "<b>open" not in page
+    assert "&lt;b&gt;open&lt;/b&gt; data" in page
+
+
+def test_a_record_without_gaps_says_nothing_of_them(root):  # noqa: F811
+    names = re.findall(r"^    (\w+): str \| None = None$", _source(), re.MULTILINE)
+    lines = "\n".join(f'{name} = "x"' for name in names)
+    (root / "audit.toml").write_text(f"{CONFIG}\n[dossier]\n{lines}\n")
+    audited(root)
+    page, fields = record(root)
+    assert [name for name, text in fields.items() if text is None] == []
+    assert "not filled" not in flat(page)
+    assert fields["Decision", "Agreement of readers"] == "no findings"
+
+
+def _source():
+    text = Path(configuration.__file__).read_text()
+    return text[text.index("class Dossier") : text.index("class Machine")]
+
+
+def test_without_a_night_there_is_no_record(root):  # noqa: F811
+    config = read_config(root / "audit.toml")
+    with (
+        History(root / "other", begin=True) as history,
+        pytest.raises(InputError, match="holds no finished night"),
+    ):
+        dossier_page(config, history)

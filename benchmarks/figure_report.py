@@ -19,7 +19,7 @@ from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import PageConfig
 from deepssim_scan.storage.layout import REPORT
 
-WIDTH, HEIGHT = 1100, 1500  # pixels
+WIDTH, HEIGHT = 1100, 1000  # pixels
 _COLOURS = 128
 
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def draw(page: Path, out: Path) -> None:
-    """Write report-light.png, report-dark.png and report-print.png."""
+    """Write report-light.png, report-dark.png and report-print.png; the last two of findings."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -51,6 +51,8 @@ def draw(page: Path, out: Path) -> None:
             tab.emulate_media(**media)
             tab.goto(page.as_uri())
             tab.wait_for_timeout(300)
+            if name != "light":
+                tab.evaluate("document.getElementById('findings-title').scrollIntoView()")
             path = out / f"report-{name}.png"
             tab.screenshot(path=path)
             Image.open(path).convert("RGB").quantize(_COLOURS).save(path, optimize=True)

@@ -37,8 +37,8 @@ def draw_distributions(found: Distributions, kind: str) -> bytes:
                 label = f"{name} ({total:,})"
                 axes.stairs(shares, found.edges, color=colour, linewidth=1.6, label=label)
         for bound, name, style in (
-            (found.duplicate, "duplicate above", "-"),
-            (found.similar, "similar above", ":"),
+            (found.duplicate, "duplicate", "-"),
+            (found.similar, "similar", ":"),
         ):
             axes.axvline(bound, color=_INK[LIGHT], linestyle=style, linewidth=1, label=name)
         axes.set_yscale("log")
@@ -47,7 +47,8 @@ def draw_distributions(found: Distributions, kind: str) -> bytes:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(_NAMES[found.what])
         axes.set_ylabel("share of the images of each group")
-        axes.legend(frameon=False, fontsize=8)
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5}
+        axes.legend(frameon=False, fontsize=8, columnspacing=1.2, handlelength=1.5, **place)
         return _bytes(figure, kind)
 
 
@@ -92,7 +93,7 @@ def _figure() -> "Iterator[Figure]":
         "figure.subplot.left": 0.1,
         "figure.subplot.bottom": 0.15,
         "figure.subplot.right": 0.98,
-        "figure.subplot.top": 0.97,
+        "figure.subplot.top": 0.9,
     }
     with matplotlib.rc_context(style):
         yield Figure(figsize=(7.2, 3.2))

@@ -29,7 +29,7 @@ _COLUMNS = (
     ("score", True),
     ("SSIM", True),
     ("p-value", True),
-    ("how the training image was changed", False),
+    ("change", False),
 )
 _ALTERNATIVES = "the synthetic image", "the training image, aligned with it", "their difference"
 
@@ -132,7 +132,7 @@ def _verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict in one sentence, its tone, and how often it is wrong."""
     counts, most = summary["counts"], summary["most_copies_95"]
     flagged, judged = counts["duplicate"], counts["judged"]
-    more = "" if most is None else f"; at most {most:.2%} of all are copies (95 %)"
+    more = "" if most is None else f"; at most {most:.2%} of all are copies (95\u00a0%)"
     if flagged:
         verb = "is a copy" if flagged == 1 else "are copies"
         text, tone = f"{flagged:,} of {judged:,} images {verb} of training images{more}.", "bad"
@@ -201,7 +201,7 @@ def _plotted(found: Distributions) -> str:
     return (
         f"The {what} of the best match of each image: of people who are not in the training set, "
         "of planted copies, and of the synthetic images. Images to the right of the solid line are "
-        "flagged."
+        "flagged; those right of the dotted line are similar."
     )
 
 

@@ -134,8 +134,8 @@ def _verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     flagged, judged = counts["duplicate"], counts["judged"]
     more = "" if most is None else f"; at most {most:.2%} of all are copies (95\u00a0%)"
     if flagged:
-        verb = "is a copy" if flagged == 1 else "are copies"
-        text, tone = f"{flagged:,} of {judged:,} images {verb} of training images{more}.", "bad"
+        what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
+        text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
     else:
         text, tone = f"No copy was found among {judged:,} images{more}.", "good"
     if not summary["complete"]:

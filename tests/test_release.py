@@ -14,6 +14,7 @@ from pictures import drawn
 from PIL import Image
 
 from deepssim_scan.audit.release.release import ReleaseConfig, release
+from deepssim_scan.audit.release.statement import sealed
 from deepssim_scan.audit.release.verify import VerifyConfig, verify
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
@@ -144,6 +145,13 @@ def test_a_file_added_removed_or_swapped_is_found(judged, tmp_path, key):
     assert problems() == ["a/0.png"]
     shutil.copy2(found.folder / "a" / "1.png", found.folder / "a" / "0.png")
     assert problems() == ["a/0.png"]
+    (found.folder / "a" / "0.png").unlink()
+    (found.folder / "a" / "0.png").symlink_to(tmp_path / "kept")
+    assert problems() == ["a/0.png"]
+    (tmp_path / "kept").rename(found.folder / "a" / "0.png")
+    assert problems() == []
+    (found.folder / "more" / "all").symlink_to(judged / "synthetic")
+    assert problems() == ["more/all"]
 
 
 def test_another_key_does_not_verify(judged, tmp_path, key):
@@ -224,3 +232,7 @@ def test_a_statement_that_was_written_in_another_way_is_damaged(judged, tmp_path
     path.write_text(json.dumps(json.loads(path.read_text())))
     checked = verify(found.folder, VerifyConfig(), RUN)
     assert "was altered" in checked.problems[0].what
+    for value in ({}, {"subject": 5}, {"subject": [{}]}, {"subject": [], "predicateType": "x"}):
+        path.write_bytes(sealed(value, None))
+        checked = verify(found.folder, VerifyConfig(), RUN)
+        assert "is no statement of a release" in checked.problems[0].what

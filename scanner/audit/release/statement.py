@@ -98,6 +98,18 @@ def opened(path: Path, data: bytes, key: "Ed25519PublicKey | None") -> tuple[dic
     return _parsed(path, payload), key is not None
 
 
+def listed_in(path: Path, statement: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of every file of a statement by name; Damaged where it is none."""
+    try:
+        found = {str(each["name"]): str(each["digest"]["sha256"]) for each in statement["subject"]}
+        whole = len(found) == len(statement["subject"]) and statement["predicateType"] == PREDICATE
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{path}: is no statement of a release: it has no {error}.") from error
+    if not whole:
+        raise Damaged(f"{path}: is no statement of a release, or names a file twice.")
+    return found
+
+
 def read_private_key(path: Path) -> "Ed25519PrivateKey":
     """Read an Ed25519 key in PEM.
 

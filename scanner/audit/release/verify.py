@@ -4,13 +4,14 @@ report or release folder -> Checked, as `check` gives it
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from deepssim_scan.audit.release.release import STATEMENT
-from deepssim_scan.audit.release.statement import opened, read_public_key
+from deepssim_scan.audit.release.statement import listed_in, opened, read_public_key
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.jobs.check import Checked, check
@@ -59,21 +60,26 @@ def _verify_release(folder: Path, config: VerifyConfig) -> Checked:
     listed: dict[str, str] = {}
     with findings.collecting(path):
         statement, signed = opened(path, path.read_bytes(), key)
-        listed = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+        listed = listed_in(path, statement)
         findings.counts["signatures verified"] = int(signed)
+    there = {path.relative_to(folder).as_posix(): path for path in _entries(folder)}
     for name, digest in listed.items():
         with findings.collecting(folder / name):
-            if sha256(folder / name) != digest:
+            if name not in there or there[name].is_symlink():
+                findings.add(folder / name, "is gone, or is a link")
+            elif sha256(there[name]) != digest:
                 findings.add(folder / name, "is not the file that was released")
-    there = {
-        os.path.relpath(Path(inside) / name, folder)
-        for inside, _, names in os.walk(folder)
-        for name in names
-    }
-    for name in sorted(there - listed.keys() - {STATEMENT}):
+    for name in sorted(there.keys() - listed.keys() - {STATEMENT}):
         findings.add(folder / name, "is not in the release: it was added")
     findings.counts["files"] = len(listed)
     return Checked(folder, "release", findings.counts, tuple(findings.problems))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Give all that lies in a folder and is no folder; a link to a folder is none."""
+    for inside, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(inside) / name).is_symlink()]
+        yield from (Path(inside) / name for name in [*names, *links])
 
 
 def _embed_again(report: Path, config: VerifyConfig, run: RunContext, findings: Findings) -> None:

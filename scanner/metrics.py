@@ -21,7 +21,7 @@ from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery, training_files
-from deepssim_scan.jobs.identity import index_encoder
+from deepssim_scan.jobs.identity import index_encoder, require_encoder
 from deepssim_scan.jobs.query import chosen_rule
 from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
 from deepssim_scan.matching.decision import VERDICTS
@@ -68,7 +68,8 @@ class MemorizationRate(Base):
     are compared in `tta_views` views: 1, as they are, is the fastest. `device` is "cpu", "cuda" or
     "auto".
 
-    States: `flagged` images of `judged` ones; `rejected` ones are constant or not finite.
+    States: `flagged` images of `judged` ones; `rejected` ones are constant or not finite. Of
+    `unverified` ones a training image to compare with is gone, so that a copy may not be flagged.
 
     Raises InputMissing where there is no calibrated index, InputError where its images are gone.
     """
@@ -80,6 +81,7 @@ class MemorizationRate(Base):
     flagged: Tensor
     judged: Tensor
     rejected: Tensor
+    unverified: Tensor
 
     def __init__(
         self,
@@ -92,11 +94,13 @@ class MemorizationRate(Base):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name in ("flagged", "judged", "rejected"):
+        for name in ("flagged", "judged", "rejected", "unverified"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
         index, run = Path(index), RunContext(device, workers=0)
         loaded = index_encoder(index)
         store = Store.open(index / STORE)
+        require_encoder(index / STORE, store.manifest.encoder, loaded.fingerprint)
+        store.verify()
         evidence = EvidenceConfig(tta_views=tta_views, training=training)
         config = QueryConfig(evidence=evidence, verdict=VerdictConfig(false_alarm=false_alarm))
         self._rule = chosen_rule(index, store, config, SILENT)
@@ -125,6 +129,7 @@ class MemorizationRate(Base):
         judged = self._rule.judge(part, self._subjects)
         best = judged.verdicts[range(len(found)), judged.order[:, 0]]
         self.judged += len(found)
+        self.unverified += int(part.evidence.missing.any(1).sum())
         self.flagged += int((best == VERDICTS.index("duplicate")).sum())
 
     def compute(self) -> Tensor:

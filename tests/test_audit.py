@@ -282,6 +282,11 @@ def test_holdout_images_make_the_null(root, people):
     found = audited(root)
     people = found.sets[0].summary["calibration"]["non_members"]
     assert (people["from"], people["images"], people["subjects"]) == ("hold-out", 39, 13)
+    shutil.rmtree(root / "holdout" / "s46")
+    people = audited(root).sets[0].summary["calibration"]["non_members"]
+    assert (people["from"], people["subjects"]) == ("hold-out", 12)
+    (root / "audit.toml").write_text(CONFIG)
+    assert audited(root).sets[0].summary["calibration"]["non_members"]["from"] != "hold-out"
 
 
 def test_a_night_leaves_a_page_of_each_set_and_test_cases(root):
@@ -313,11 +318,13 @@ def test_a_night_leaves_a_page_of_each_set_and_test_cases(root):
     assert told == {
         "first": [
             ["queried"],
+            ["complete"],
             ["duplicates > 0", "failure: first: duplicates > 0 (duplicates = 1)"],
             ["complete == false"],
         ],
         "second": [
             ["queried", f"error: {found.errors['second']}"],
+            ["complete"],
             ["duplicates > 0", "failure: second: whether 'duplicates > 0' holds cannot be told"],
             ["complete == false", "failure: second: complete == false (complete = false)"],
         ],
@@ -337,3 +344,50 @@ def test_pictures_and_pseudonyms_are_as_the_configuration_says(root):
     page = root / "audits" / "nights" / "000003" / "first.html"
     assert "copy.png" not in page.read_text()
     assert page.read_text().count("data:image/png") == 6
+
+
+def test_what_readers_decided_counts_for_the_policy(root):
+    plant(root, "s03", "copy.png")
+    (root / "audit.toml").write_text(CONFIG.replace("duplicates > 0", "confirmed > 0"))
+    found = audited(root)
+    assert found.decided.state == "passed"
+    assert found.sets[0].quantities["unreviewed"] == 1
+    key = found.sets[0].findings[0].key
+    with History(root / "audits") as history:
+        for reader, decision in (("copy", "no copy"), ("B", "unsure")):
+            history.decide(key, reader, decision, blinded=False)
+    found = audited(root)
+    assert (found.sets[0].quantities["unreviewed"], found.decided.state) == (0, "passed")
+    with History(root / "audits") as history:
+        history.decide(key, "B", "copy", blinded=False)
+    assert audited(root).decided.state == "failed"
+
+
+def test_a_set_that_was_not_audited_is_told_and_not_compared(root):
+    plant(root, "s03", "copy.png")
+    audited(root)
+    shutil.rmtree(root / "generated" / "first")
+    audited(root)
+    with History(root / "audits") as history:
+        changes = compared(history, None, None)
+    assert list(changes.alone) == ["first"]
+    assert changes.sets == {"second": {"new": [], "gone": []}}
+    first, second, rest = (
+        CONFIG.index('[[synthetic]]\nname = "first"'),
+        CONFIG.index('[[synthetic]]\nname = "second"'),
+        CONFIG.index("[policy]"),
+    )
+    (root / "generated" / "first").mkdir()
+    plant(root, "s03", "copy.png")
+    (root / "audit.toml").write_text(CONFIG[:second] + CONFIG[rest:])
+    assert audited(root).dropped == ("second",)
+    (root / "audit.toml").write_text(CONFIG[:first] + CONFIG[second:])
+    assert audited(root).dropped == ("first",)
+
+
+def test_a_night_of_which_something_was_not_read_fails_in_junit(root):
+    (root / "generated" / "first" / "bad.png").write_bytes(b"no image")
+    (root / "audit.toml").write_text(CONFIG.replace(', "complete == false"', ""))
+    assert audited(root).decided.state == "incomplete"
+    told = (root / "audits" / "nights" / "000002" / "junit.xml").read_text()
+    assert told.count("something was not looked at") == 1

@@ -120,6 +120,12 @@ def test_the_file_that_init_writes_is_right_and_so_is_each_comment_of_it(written
             "[history]\nkeep-days = 3\nkeep_days = 4",
             ["history.keep_days is given twice"],
         ),
+        ("[history]", "[history]\nkeep_days = 1000000", ["25: history.keep_days: input"]),
+        (
+            'index = "deepssim-index"',
+            'index = "i"\nholdout = "scans/other"',
+            ["hold the same images"],
+        ),
         ("[history]", "[history", ["is not TOML", "line 24"]),
         ("= 0.001", f"= {'9' * 5000}", [":22: "]),
         ("= 0.001", f"= {'[' * 5000}", [":22: "]),

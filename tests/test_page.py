@@ -229,6 +229,10 @@ def test_pseudonyms_hide_every_name_and_depend_on_the_key():
         assert name in page(content(findings))
         assert name not in one
     assert len(set(re.findall("subject-[0-9a-f]{12}", one))) == 2
+    columns = {"patient": {"values": 1, "most": [{"value": "Jane", "flagged": 1, "images": 2}]}}
+    found = content(findings, provenance=columns)
+    assert ">Jane<" in page(found)
+    assert "Jane" not in page(found.renamed(b"key"))
 
 
 def test_findings_by_hand_are_counted_as_they_are():

@@ -17,10 +17,11 @@ from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.audit.release.statement import sealed
 from deepssim_scan.audit.release.verify import VerifyConfig, verify
 from deepssim_scan.errors import InputError
-from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config import IngestConfig, RunContext
+from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.query import query
-from deepssim_scan.matching.config import CanaryConfig
+from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig
 
 RUN = RunContext("cpu", workers=0)
 CONFIG = QueryConfig(canaries=CanaryConfig(0))
@@ -195,6 +196,37 @@ def test_an_incomplete_or_damaged_report_is_not_released(judged, people, tmp_pat
     path.write_bytes(data)
     with pytest.raises(InputError, match="is damaged"):
         release(tmp_path / "report", tmp_path / "again", ReleaseConfig(incomplete=True), RUN)
+
+
+def test_volumes_of_which_slices_were_chosen_are_kept_back(judged, people, tmp_path):
+    ingest = IngestConfig(read_options=ReadOptions(slices="2:3"))
+    config = QueryConfig(ingest, canaries=CanaryConfig(0))
+    query(judged / "synthetic", people / "index", tmp_path / "report", config, RUN)
+    found = released(tmp_path, tmp_path)
+    assert found.kept_back == {"duplicate": 1, "not judged whole: slices were chosen": 2}
+    assert not any(name.endswith(".npy") for name in files(found.folder))
+
+
+def test_the_statement_says_what_lessens_it(judged, people, tmp_path):
+    def told(folder):
+        return json.loads((folder / "release.json").read_bytes())["predicate"]
+
+    first = told(released(judged, tmp_path).folder)
+    assert first["warnedTests"] == ["no planted copies were looked for"]
+    evidence = EvidenceConfig(verify=False)
+    config = QueryConfig(evidence=evidence, canaries=CanaryConfig(0))
+    query(judged / "synthetic", people / "index", tmp_path / "report", config, RUN)
+    shutil.rmtree(tmp_path / "cleared")
+    second = told(released(tmp_path, tmp_path).folder)
+    assert second["result"] == "WARNED"
+    assert "pairs were not verified, and judged by the score alone" in second["warnedTests"]
+    assert second["passedTests"] == ["no duplicate by fixed scores: 0.85 at most"]
+
+
+@pytest.mark.parametrize("inside", ["synthetic", "report"])
+def test_a_release_does_not_lie_in_what_it_is_made_of(judged, inside):
+    with pytest.raises(InputError, match="A release is a folder beside it"):
+        release(judged / "report", judged / inside / "cleared", ReleaseConfig(), RUN)
 
 
 def test_a_folder_that_is_there_is_kept(judged, tmp_path):

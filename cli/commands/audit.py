@@ -103,6 +103,8 @@ def _show(audited: "Audited") -> None:
         _show_new(each)
     for name, text in audited.errors.items():
         console.warn(f"{name}: not audited: {text}")
+    for name in audited.dropped:
+        console.warn(f"{name}: was audited in the last night, and is not in the configuration.")
     for waiver in audited.orphans:
         console.note(
             f"Waiver of {waiver.finding} ({waiver.who}): no set has such a finding. Remove it."
@@ -200,6 +202,8 @@ def diff(
                 console.say(
                     f"{name}: {state}: {each.synthetic} copies {each.training} ({each.key})"
                 )
+    for name in value.alone:
+        console.warn(f"{name}: was audited in one of the two nights alone, so it is not compared.")
     if not any(any(of_set.values()) for of_set in value.sets.values()):
         console.say("The findings are the same.")
 

@@ -14,11 +14,15 @@ from deepssim_scan.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The findings that the second of two nights has and the first has not, and the reverse."""
+    """The findings that the second of two nights has and the first has not, and the reverse.
+
+    `sets` are those that both nights have; `alone` names the others.
+    """
 
     first: int
     second: int
     sets: Mapping[str, Mapping[str, Sequence[Finding]]]
+    alone: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return the same in values of JSON."""
@@ -26,7 +30,8 @@ class Compared:
             name: {state: [asdict(each) for each in found] for state, found in of_set.items()}
             for name, of_set in self.sets.items()
         }
-        return {"first": self.first, "second": self.second, "sets": sets}
+        numbers = {"first": self.first, "second": self.second}
+        return numbers | {"sets": sets, "in_one_alone": list(self.alone)}
 
 
 def compared(history: History, first: int | None, second: int | None) -> Compared:
@@ -44,9 +49,10 @@ def compared(history: History, first: int | None, second: int | None) -> Compare
         )
     nights = [history.night(int(number or 0)) for number in wanted]
     there = [_findings(history, each) for each in nights]
-    names = sorted(there[0].keys() | there[1].keys())
-    sets = {name: _changes(there[0].get(name, {}), there[1].get(name, {})) for name in names}
-    return Compared(nights[0].number, nights[1].number, sets)
+    both = sorted(there[0].keys() & there[1].keys())
+    sets = {name: _changes(there[0][name], there[1][name]) for name in both}
+    alone = sorted(there[0].keys() ^ there[1].keys())
+    return Compared(nights[0].number, nights[1].number, sets, alone)
 
 
 def _findings(history: History, night: Night) -> dict[str, dict[str, Finding]]:

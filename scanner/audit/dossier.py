@@ -13,6 +13,7 @@ from deepssim_scan.audit.findings import GONE, HOLDS
 from deepssim_scan.audit.history import History, Night, SetOfNight
 from deepssim_scan.audit.review.agreement import agreements
 from deepssim_scan.errors import InputError
+from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
 
 _NOT_MEASURED = "not measured by this program"
@@ -53,12 +54,17 @@ def dossier_page(config: AuditConfig, history: History) -> str:
 def sections_of(config: AuditConfig, history: History, night: Night) -> list[Section]:
     """Return the sections of the record of a night."""
     asked, sets = config.dossier, history.sets(night)
-    results = [Section(f"Results: {each.name}", _results(each)) for each in sets]
+    key = config.report.key()
+    results = [Section(f"Results: {each.name}", _results(each, key)) for each in sets]
     return [
         Section("Scope", _scope(asked, sets, config)),
         Section("Generator", _stated(asked, "checkpoint", "epochs", "seeds", "privacy")),
         Section("Threat model", _stated(asked, "tried", "not_tried", "tried_by")),
         *results,
+        *(
+            Section(f"Results: {name}", [Field("NOT AUDITED", text)])
+            for name, text in night.facts.get("errors", {}).items()
+        ),
         Section("Method", _method(sets)),
         Section("Decision", _decision(config, history, sets, night)),
     ]
@@ -103,14 +109,14 @@ def _scope(asked: Any, sets: Sequence[SetOfNight], config: AuditConfig) -> list[
     ]
 
 
-def _results(found: SetOfNight) -> list[Field]:
+def _results(found: SetOfNight, key: bytes) -> list[Field]:
     """Return what the night says of a set."""
     summary = found.summary
     counts, subjects = summary["counts"], summary["subjects"]
     calibration, canaries = summary["calibration"], summary["canaries"]
     judged, flagged = counts["judged"], counts["duplicate"]
     most = summary["most_copies_95"]
-    worst = _worst(found)
+    worst = _worst(found, key)
     who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
@@ -126,8 +132,8 @@ def _results(found: SetOfNight) -> list[Field]:
     ]
 
 
-def _worst(found: SetOfNight) -> str | None:
-    """Name the subject whom most findings copy."""
+def _worst(found: SetOfNight, key: bytes) -> str | None:
+    """Name the subject whom most findings copy, by a pseudonym where there is a key."""
     counts: dict[str, int] = {}
     for each in found.findings:
         if each.state != GONE:
@@ -136,7 +142,8 @@ def _worst(found: SetOfNight) -> str | None:
     if not counts:
         return "none is copied"
     name = max(counts, key=lambda each: (counts[each], each))
-    return f"{name}: {counts[name]:,} findings"
+    shown = pseudonym(key, "subject", name) if key else name
+    return f"{shown}: {counts[name]:,} findings"
 
 
 def _rate(calibration: Mapping[str, Any] | None) -> str | None:
@@ -181,7 +188,7 @@ def _decision(
 ) -> list[Field]:
     made = history.decisions()
     there = {each.key: each for found in sets for each in found.findings if each.state != GONE}
-    readers = config.policy.readers
+    readers = night.facts["readers"]
     reviewed = sum(len(made.get(key, {})) >= readers for key in there)
     copies = sum("copy" in made.get(key, {}).values() for key in there)
     of_these = {key: made[key] for key in there if key in made}
@@ -194,8 +201,7 @@ def _decision(
     waivers = read_waivers(config.policy.waivers)
     who = sorted({waivers[key].who for key in there if key in waivers})
     return [
-        Field("Policy", f"{night.state}: fail if "
-              + ("; ".join(each.text for each in config.policy.fail_if) or "nothing")),
+        Field("Policy", f"{night.state}: fail if {'; '.join(night.facts['fail_if']) or 'nothing'}"),
         Field("Findings reviewed", f"{reviewed:,} of {len(there):,} by {readers} readers; "
               f"{copies:,} called a copy"),
         Field("Agreement of readers", "; ".join(told) or ("no findings" if not there else None)),

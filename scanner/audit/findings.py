@@ -69,16 +69,16 @@ def _waiver(waiver: Waiver | None, now: date) -> str:
 
 
 def counts_of(
-    findings: Collection[Finding], decisions: Mapping[str, Collection[str]], readers: int
+    findings: Collection[Finding], decisions: Mapping[str, Mapping[str, str]], readers: int
 ) -> dict[str, int]:
     """Count the findings in each state that a policy can name; those that are waived once alone.
 
-    `decisions` are those of readers on each finding, by its key: one a reader.
+    `decisions` are those of readers on each finding: by its key, by reader.
     """
     there = [each for each in findings if each.state != GONE]
     asked = [each for each in there if each.waiver != HOLDS]
     states = Counter(each.state for each in asked)
-    made = [decisions.get(each.key, ()) for each in asked]
+    made = [decisions.get(each.key, {}) for each in asked]
     return {
         "new": states[NEW],
         "persisting": states[PERSISTING],
@@ -86,5 +86,5 @@ def counts_of(
         "waived": len(there) - len(asked),
         "expired_waivers": sum(each.waiver == EXPIRED for each in there),
         "unreviewed": sum(len(each) < readers for each in made),
-        "confirmed": sum("copy" in each for each in made),
+        "confirmed": sum("copy" in each.values() for each in made),
     }

@@ -176,6 +176,19 @@ class History(AbstractContextManager["History"]):
             for number, started, finished, state, facts in self._all(query)
         ]
 
+    def last_facts(self) -> dict[str, Any]:
+        """Return the facts of the last night that was finished; none where there is none."""
+        finished = [night for night in self.nights() if night.finished is not None]
+        return finished[-1].facts if finished else {}
+
+    def last_sets(self, before: Night) -> list[str]:
+        """Return the names of the sets of the last finished night before another."""
+        query = (
+            "SELECT name FROM sets WHERE night = (SELECT max(night) FROM nights"
+            " WHERE finished NOTNULL AND night < ?) ORDER BY rowid"
+        )
+        return [str(name) for (name,) in self._all(query, before.number)]
+
     def last(self, name: str, before: Night) -> SetOfNight | None:
         """Return what was found of a set in the last finished night before another, if any was."""
         query = (

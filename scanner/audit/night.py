@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from deepssim_scan.audit.policy import Decided, decide
 from deepssim_scan.errors import ScanError, Unfinished
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
+from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.jobs.build_index import IndexResult, build_index
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
@@ -43,7 +45,7 @@ class Audited:
     """A night that was decided: what was found of each set, and what could not be done.
 
     `errors` says of a set why it could not be queried. `orphans` are waivers of findings that no
-    set has.
+    set has, and `dropped` names sets that the last night had and the configuration has not.
     """
 
     night: Night
@@ -52,6 +54,7 @@ class Audited:
     sets: list[SetOfNight]
     errors: Mapping[str, str]
     orphans: tuple[Waiver, ...]
+    dropped: tuple[str, ...]
     decided: Decided
 
     def as_json(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class Audited:
             },
             "sets": sets,
             "errors": dict(self.errors),
+            "no_longer_audited": list(self.dropped),
             "orphaned_waivers": [each.model_dump(mode="json") for each in self.orphans],
             "failed": [asdict(each) for each in decided.failed],
             "warned": [asdict(each) for each in decided.warned],
@@ -90,9 +94,10 @@ def audit(config: AuditConfig, run: RunContext) -> Audited:
     wrong with one synthetic set keeps no other from being audited.
     """
     waivers, folder = read_waivers(config.policy.waivers), config.history.path
+    config.report.key()  # which is needed last: that it cannot be read is told first
     with locked(folder.resolve()), run.opened() as run, History(folder, begin=True) as history:
         night, went_on = history.begin()
-        index = _index(config, run)
+        index = _index(config, run, history.last_facts().get("holdout"))
         auditing = _Auditing(config, run, history, night, waivers)
         errors = {}
         for each in config.synthetic:
@@ -106,8 +111,11 @@ def audit(config: AuditConfig, run: RunContext) -> Audited:
     return audited
 
 
-def _index(config: AuditConfig, run: RunContext) -> IndexResult:
-    """Bring the index up to date, and its calibration where it is by hold-out images."""
+def _index(config: AuditConfig, run: RunContext, before: str | None) -> IndexResult:
+    """Bring the index up to date, and its calibration where hold-out images are given, or were.
+
+    `before` tells which hold-out images the last night had (`_holdout`).
+    """
     training = config.training
     ingest = training.ingest(training.key())
     asked = IndexConfig(ingest=ingest, adapt=training.adapt)
@@ -115,11 +123,20 @@ def _index(config: AuditConfig, run: RunContext) -> IndexResult:
         result = build_index(training.images, training.index, asked, run)
     except Unfinished:  # the configuration is another one now, and it decides
         result = build_index(training.images, training.index, replace(asked, restart=True), run)
-    found = result.calibration
-    if training.holdout is not None and found is not None and found.subjects != "hold-out":
+    found, now = result.calibration, _holdout(config, run)
+    by_holdout = found is not None and found.subjects == "hold-out"
+    if found is not None and (now != before if by_holdout else now is not None):
         read = replace(ingest, selection=Selection())
         calibrate(training.index, CalibrateConfig(holdout=training.holdout, ingest=read), run)
     return result
+
+
+def _holdout(config: AuditConfig, run: RunContext) -> str | None:
+    """Return a digest of the hold-out files, their sizes and times; None where there are none."""
+    if config.training.holdout is None:
+        return None
+    files = list_images(config.training.holdout, Selection(), run).files
+    return sha256(repr(files).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +183,9 @@ class _Auditing:
         orphans = tuple(each for key, each in self.waivers.items() if key not in there)
         facts = self._facts(decided, errors)
         night = replace(self.night, finished=now(), state=decided.state, facts=facts)
-        audited = Audited(night, went_on, index, sets, errors, orphans, decided)
+        names = {each.name for each in self.config.synthetic}
+        dropped = tuple(each for each in self.history.last_sets(night) if each not in names)
+        audited = Audited(night, went_on, index, sets, errors, orphans, dropped, decided)
         reports = {each.name: self._report(each.name) for each in sets}
         folder = _folder_of(self.config, night.number)
         write_outputs(folder, reports, audited, self.history, self.config, self.run)
@@ -176,7 +195,10 @@ class _Auditing:
     def _facts(self, decided: Decided, errors: Mapping[str, str]) -> dict[str, Any]:
         conditions = {"failed": decided.failed, "warned": decided.warned}
         told = {name: [asdict(each) for each in broken] for name, broken in conditions.items()}
-        return told | {"errors": dict(errors), "versions": versions()}
+        policy = self.config.policy
+        asked = {"fail_if": [each.text for each in policy.fail_if], "readers": policy.readers}
+        known = {"holdout": _holdout(self.config, self.run), "versions": versions()}
+        return told | asked | known | {"errors": dict(errors)}
 
 
 def _folder_of(config: AuditConfig, night: int) -> Path:

@@ -3,6 +3,7 @@
 Audited, the nights before -> HISTORY/nights/000012/
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ def write_outputs(
     run: RunContext,
 ) -> None:
     """Write what a night leaves into its folder; `reports` has the report of each of its sets."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed night
+    folder.mkdir(mode=0o700, parents=True)
     for each in audited.sets:
         text = _page(each, reports[each.name], audited, history, config, run)
         with replacing(folder / f"{each.name}.html") as file:
@@ -50,26 +52,30 @@ def write_outputs(
 def junit(audited: "Audited", conditions: Sequence[str]) -> bytes:
     """Return JUnit XML: a suite a set, a case for each condition that would fail the night.
 
-    A set that could not be queried is an error; a condition that holds is a failure.
+    A set that could not be queried is an error. A set that is not complete is a failure, and so is
+    a condition that holds.
     """
     root = Element("testsuites", name="deepssim-scan audit")
     broken = {(each.name, each.condition): each for each in audited.decided.failed}
-    names = [*(each.name for each in audited.sets), *audited.errors]
-    for name in names:
+    complete = {each.name: each.quantities["complete"] is True for each in audited.sets}
+    for name in [*complete, *audited.errors]:
         failed = [broken[name, each] for each in conditions if (name, each) in broken]
         error = audited.errors.get(name)
         suite = SubElement(
             root,
             "testsuite",
             name=name,
-            tests=str(len(conditions) + 1),
-            failures=str(len(failed)),
+            tests=str(len(conditions) + 2),
+            failures=str(len(failed) + (not complete.get(name, True))),
             errors=str(int(error is not None)),
             timestamp=audited.night.started,
         )
         case = SubElement(suite, "testcase", classname=name, name="queried")
         if error is not None:
             SubElement(case, "error", message=_text(error))
+        case = SubElement(suite, "testcase", classname=name, name="complete")
+        if not complete.get(name, True):
+            SubElement(case, "failure", message="something was not looked at")
         for condition in conditions:
             case = SubElement(suite, "testcase", classname=name, name=condition)
             if (name, condition) in broken:

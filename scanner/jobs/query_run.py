@@ -15,7 +15,7 @@ import numpy as np
 from deepssim_scan.calibration.canaries import Canaries, count_canaries
 from deepssim_scan.calibration.rates import false_discovery, most_copies
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.jobs.config import QueryConfig
@@ -145,7 +145,11 @@ class QueryRun:
         manifest = self.config.ingest.selection.manifest
         if manifest is None:
             return {}
-        columns = dict(read_manifest(manifest))
+        try:
+            columns = dict(read_manifest(manifest))
+        except (InputError, InputMissing) as error:  # it was there when the run began
+            self.embedder.run.progress.warn(f"No counts by the columns of the manifest: {error}")
+            return {}
         for each in columns.values():
             each.pop("subject", None)
         paths = [record.path for record in store.embedded()]

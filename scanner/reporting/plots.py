@@ -47,8 +47,15 @@ def draw_distributions(found: Distributions, kind: str) -> bytes:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(_NAMES[found.what])
         axes.set_ylabel("share of the images of each group")
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5}
-        axes.legend(frameon=False, fontsize=8, columnspacing=1.2, handlelength=1.5, **place)
+        axes.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=5,
+            frameon=False,
+            fontsize=8,
+            columnspacing=1.2,
+            handlelength=1.5,
+        )
         return _bytes(figure, kind)
 
 

@@ -108,7 +108,7 @@ class Synthetic(Images):
 class Policy(Part):
     """What makes a night fail or warn, and how images are judged."""
 
-    fail_if: Conditions = ()
+    fail_if: Conditions = (Condition.parse("duplicates > 0", KINDS),)
     warn_if: Conditions = ()
     false_alarm: float | None = None
     canaries: int = CanaryConfig().count
@@ -136,7 +136,7 @@ class History(Part):
     """Where what was found is kept, and for how long."""
 
     path: FilePath
-    keep_days: Annotated[int, Field(ge=1)] = 365
+    keep_days: Annotated[int, Field(ge=1, le=36_500)] = 365
 
 
 class Report(Part):
@@ -215,6 +215,14 @@ class AuditConfig(Part):
                         f"{what} ({path}) lies in the images of {other}: what an audit writes "
                         "would be read as an image. Choose a folder beside them"
                     )
+        holdout, training = self.training.holdout, self.training.images.resolve()
+        if holdout is not None:
+            people = holdout.resolve()
+            if people.is_relative_to(training) or training.is_relative_to(people):
+                raise InputError(
+                    f"training.holdout ({holdout}) and training.images ({self.training.images}) "
+                    "hold the same images: hold-out images are of other people"
+                )
         return self
 
 

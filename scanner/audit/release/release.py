@@ -7,6 +7,7 @@ bytes are those that were judged.
 """
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,17 +23,19 @@ from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.jobs.check import check
-from deepssim_scan.reporting.matches import verdicts_of
+from deepssim_scan.reporting.matches import of_best, verdicts_of
 from deepssim_scan.storage.files import HashingFile, flush, sha256, shown
 from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
+from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
 
 STATEMENT = "release.json"
 """In a release: the files, their digests and verdicts, signed or not."""
 
-_FLAGGED = ("duplicate", "undecidable")
+_UNVERIFIED = "not verified"
+_FLAGGED = ("duplicate", "undecidable", _UNVERIFIED)
 _SIMILAR = "similar"
 _Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
 
@@ -68,11 +71,16 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
     """
     key = None if config.key is None else read_private_key(config.key)
     summary = _summary(report, config)
+    source = Path(read_manifest(report / SYNTHETIC)[0].source["folder"]).resolve()
+    for folder in (report.resolve(), source):
+        if out.resolve().is_relative_to(folder):
+            raise InputError(f"{out}: lies in {folder}. A release is a folder beside it.")
     if out.exists():
         raise InputError(f"{out}: is there already. A release is a new folder: name another.")
     partial = out.with_name(f".{out.name}.partial")
     with locked(out.resolve()), Store.open(report / SYNTHETIC) as store:
-        items, kept_back = _cleared(store, verdicts_of(report), config)
+        verdicts = _verdicts(report, summary)
+        items, kept_back = _cleared(store, verdicts, config)
         if not items:
             raise InputError(f"{report}: has no image that is cleared, so there is no release.")
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,8 +88,8 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
         try:
             files = list(_copied(store, items, partial, run))
             configuration = {SUMMARY: sha256(report / SUMMARY)} | summary["fingerprints"]
-            passed = [f"{_rate(summary)}: not a duplicate"]
-            statement = statement_of(files, configuration, passed)
+            told = _passed(summary), _warned(summary)
+            statement = statement_of(files, configuration, *told)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
             flush(partial)
@@ -109,9 +117,34 @@ def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
     return summary
 
 
-def _rate(summary: dict[str, Any]) -> str:
-    found = summary["calibration"]
-    return "fixed scores" if found is None else f"false-alarm rate {found['false_alarm']:.2g}"
+def _passed(summary: dict[str, Any]) -> list[str]:
+    """Say which test the files passed."""
+    found, bound = summary["calibration"], summary["bounds"]["duplicate"]
+    if found is None:
+        return [f"no duplicate by fixed scores: {bound:.4g} at most"]
+    return [f"no duplicate at a false-alarm rate of {found['false_alarm']:.2g}"]
+
+
+def _warned(summary: dict[str, Any]) -> list[str]:
+    """Say what lessens what the test proves."""
+    rule, found = summary["rule"], summary["calibration"]
+    bundled = found is not None and found["non_members"]["from"] == "bundled"
+    warnings = {
+        "the report is not complete": not summary["complete"],
+        "pairs were not verified, and judged by the score alone": summary["verification"] is None,
+        "how often the verdicts are wrong is not known": rule == "reference" or bundled,
+        "no planted copies were looked for": summary["canaries"] is None,
+    }
+    return [text for text, holds in warnings.items() if holds]
+
+
+def _verdicts(report: Path, summary: dict[str, Any]) -> list[str]:
+    """Return the verdict of every image by its row, or that its best match was not verified."""
+    verdicts = verdicts_of(report)
+    if summary["calibration"] is None:
+        return verdicts
+    found = zip(verdicts, of_best(report, "statistic"), strict=True)
+    return [_UNVERIFIED if math.isnan(best) else verdict for verdict, best in found]
 
 
 def _cleared(
@@ -119,12 +152,14 @@ def _cleared(
 ) -> tuple[_Items, dict[str, int]]:
     """Return the items of which every frame may be released, and count the others by why."""
     items: _Items = {}
+    cut = store.manifest.source["read_options"]["slices"] is not None
     for record, row in store.catalog.every():
         verdict = None if row is None else verdicts[row]
         items.setdefault(record.key[:2], []).append((record, verdict))
     kept_back: dict[str, int] = {}
     for key, images in [*items.items()]:
-        why = _why_not(images, config)
+        whole = not (cut and any(record.frame for record, _ in images))
+        why = _why_not(images, config) if whole else "not judged whole: slices were chosen"
         if why:
             kept_back[why] = kept_back.get(why, 0) + 1
             del items[key]

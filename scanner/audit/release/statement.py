@@ -38,9 +38,16 @@ class Released:
 
 
 def statement_of(
-    files: Iterable[Released], configuration: Mapping[str, str], passed: Iterable[str]
+    files: Iterable[Released],
+    configuration: Mapping[str, str],
+    passed: Iterable[str],
+    warned: Iterable[str],
 ) -> dict[str, Any]:
-    """Return the statement that files passed tests, made with things of some digests, by name."""
+    """Return the statement that files passed tests, made with things of some digests, by name.
+
+    `warned` says what lessens what the tests prove.
+    """
+    warnings = list(warned)
     return {
         "_type": STATEMENT,
         "subject": [
@@ -49,13 +56,13 @@ def statement_of(
         ],
         "predicateType": PREDICATE,
         "predicate": {
-            "result": "PASSED",
+            "result": "WARNED" if warnings else "PASSED",
             "configuration": [
                 {"name": name, "digest": {"sha256": digest}}
                 for name, digest in configuration.items()
             ],
             "passedTests": list(passed),
-            "warnedTests": [],
+            "warnedTests": warnings,
             "failedTests": [],
         },
     }

@@ -62,11 +62,13 @@ def _verify_release(folder: Path, config: VerifyConfig) -> Checked:
         statement, signed = opened(path, path.read_bytes(), key)
         listed = listed_in(path, statement)
         findings.counts["signatures verified"] = int(signed)
-    there = {path.relative_to(folder).as_posix(): path for path in _entries(folder)}
+    there: dict[str, Path] = {}
+    with findings.collecting(folder):
+        there = {path.relative_to(folder).as_posix(): path for path in _entries(folder)}
     for name, digest in listed.items():
         with findings.collecting(folder / name):
-            if name not in there or there[name].is_symlink():
-                findings.add(folder / name, "is gone, or is a link")
+            if name not in there or there[name].is_symlink() or not there[name].is_file():
+                findings.add(folder / name, "is gone, or is no file")
             elif sha256(there[name]) != digest:
                 findings.add(folder / name, "is not the file that was released")
     for name in sorted(there.keys() - listed.keys() - {STATEMENT}):
@@ -76,8 +78,15 @@ def _verify_release(folder: Path, config: VerifyConfig) -> Checked:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Give all that lies in a folder and is no folder; a link to a folder is none."""
-    for inside, folders, names in os.walk(folder):
+    """Give all that lies in a folder and is no folder; a link to a folder is none.
+
+    Raises OSError for a folder that cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for inside, folders, names in os.walk(folder, onerror=fail):
         links = [name for name in folders if (Path(inside) / name).is_symlink()]
         yield from (Path(inside) / name for name in [*names, *links])
 

@@ -5,6 +5,7 @@ audit.toml, a reader -> Review
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 
 from deepssim_scan.audit.config.audit import AuditConfig
 from deepssim_scan.audit.config.waivers import read_waivers
@@ -28,7 +29,10 @@ def reviewing(
     """
     if not reader.strip():
         raise InputError("a reader must have a name")
-    waived = read_waivers(config.policy.waivers)
+    today = datetime.now(UTC).date()
+    waived = {
+        key for key, each in read_waivers(config.policy.waivers).items() if each.until >= today
+    }
     with ExitStack() as held:
         run = held.enter_context(config.machine.run(progress).opened())
         history = held.enter_context(History(config.history.path))

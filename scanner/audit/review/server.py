@@ -122,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers the page, its pictures and decisions, to whoever has the token."""
 
     server: Review
+    timeout = 5  # seconds: a connection that says nothing must not keep others waiting
 
     def do_GET(self) -> None:
         """Answer the page or a picture."""

@@ -8,6 +8,7 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from deepssim_scan.reporting.distributions import Distributions
@@ -62,11 +63,7 @@ class Content:
 
     def renamed(self, key: bytes) -> "Content":
         """Return the same with names that tell nobody anything without the key."""
-
-        def of(kind: str, name: str) -> str:
-            digest = hmac.new(key, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()
-            return f"{kind}-{digest[:12]}" if name else ""
-
+        of = partial(pseudonym, key)
         findings = [
             replace(
                 each,
@@ -85,7 +82,19 @@ class Content:
             )
             for each in self.subjects
         ]
-        return replace(self, findings=findings, subjects=subjects)
+        columns = {
+            name: column
+            | {"most": [each | {"value": of("value", each["value"])} for each in column["most"]]}
+            for name, column in self.summary["provenance"].items()
+        }
+        summary = dict(self.summary) | {"provenance": columns}
+        return replace(self, summary=summary, findings=findings, subjects=subjects)
+
+
+def pseudonym(key: bytes, kind: str, name: str) -> str:
+    """Return what stands for a name: its hash under a key, or "" for no name."""
+    digest = hmac.new(key, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()
+    return f"{kind}-{digest[:12]}" if name else ""
 
 
 def page(content: Content) -> str:

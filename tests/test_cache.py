@@ -73,11 +73,11 @@ def test_each_image_is_found_and_no_other(tmp_path_factory, sizes, random):
     ]
     order = [*range(len(known)), None, None]
     random.shuffle(order)
-    strangers = digests(np.random.default_rng(1000), 2)
+    others = digests(np.random.default_rng(1000), 2)
     images, candidates = (
         np.array(
             [
-                strangers[0] if at is None else getattr(known[at][0], name)[known[at][2]]
+                others[0] if at is None else getattr(known[at][0], name)[known[at][2]]
                 for at in order
             ],
             "S32",

@@ -98,6 +98,8 @@ def _show(audited: "Audited") -> None:
     """Print what the night found, what is wrong with it, and what it was decided to be."""
     from deepssim_scan.audit.outputs import told
 
+    if audited.went_on:
+        console.note("Went on with a night that was interrupted.")
     console.output.print(_table(audited))
     for each in audited.sets:
         _show_new(each)
@@ -148,11 +150,11 @@ def history(config: Config = DEFAULT, json: options.Json = False) -> None:
     from deepssim_scan.audit.history import History
 
     with History(read_config(config).history.path) as found:
-        nights = [(each, found.sets(each)) for each in found.nights()]
+        nights = [(each, found.quantities(each)) for each in found.nights()]
     if json:
         value = [
             {"night": each.number, "started": each.started, "finished": each.finished}
-            | {"state": each.state, "sets": {one.name: one.quantities for one in sets}}
+            | {"state": each.state, "sets": sets}
             for each, sets in nights
         ]
         console.show_json({"nights": value})
@@ -166,9 +168,9 @@ def history(config: Config = DEFAULT, json: options.Json = False) -> None:
     for each, sets in nights:
         state = Text(each.state, STYLES.get(each.state, "bold red"))
         first = str(each.number), each.started, state
-        for one in sets:
-            values = [f"{one.quantities[name]:,.0f}" for name in columns]
-            table.add_row(*first, Text(one.name), *values)
+        for of_set, quantities in sets.items():
+            values = [f"{quantities[name]:,.0f}" for name in columns]
+            table.add_row(*first, Text(of_set), *values)
         if not sets:
             table.add_row(*first)
     console.output.print(table)

@@ -176,6 +176,11 @@ class History(AbstractContextManager["History"]):
             for number, started, finished, state, facts in self._all(query)
         ]
 
+    def quantities(self, night: Night) -> dict[str, dict[str, Value]]:
+        """Return the quantities of each set of a night, by name, without its findings."""
+        query = "SELECT name, quantities FROM sets WHERE night = ? ORDER BY rowid"
+        return {name: json.loads(values) for name, values in self._all(query, night.number)}
+
     def last_facts(self) -> dict[str, Any]:
         """Return the facts of the last night that was finished; none where there is none."""
         finished = [night for night in self.nights() if night.finished is not None]

@@ -147,9 +147,8 @@ def _night(found: SetOfNight, audited: "Audited", history: History) -> Night:
     }
     gone = [each.key for each in found.findings if each.state == GONE]
     trend = {
-        night.number: float(each.quantities["duplicates"] or 0)
-        for night in [*history.nights()]
-        for each in history.sets(night)
-        if each.name == found.name
+        night.number: float(quantities[found.name]["duplicates"] or 0)
+        for night in history.nights()
+        if found.name in (quantities := history.quantities(night))
     }
     return Night(lines, states, gone, trend)

@@ -10,7 +10,7 @@ Dead Simple Signing Envelope, 1.0.2.
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -123,31 +123,32 @@ def read_private_key(path: Path) -> "Ed25519PrivateKey":
     Raises InputError where it is none, DependencyMissing without the extra `sign`.
     """
     serialization, ed25519 = _library()
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: no private key can be read ({error}). Make one with: "
-            f"openssl genpkey -algorithm ed25519 -out {path}"
-        ) from error
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path}: holds a key of another kind; an Ed25519 key is needed.")
-    return cast("Ed25519PrivateKey", key)
+    how = f"openssl genpkey -algorithm ed25519 -out {path}"
+
+    def load(data: bytes) -> Any:
+        return serialization.load_pem_private_key(data, None)
+
+    return cast("Ed25519PrivateKey", _read_key(path, load, ed25519.Ed25519PrivateKey, how))
 
 
 def read_public_key(path: Path) -> "Ed25519PublicKey":
     """Read the public part of an Ed25519 key in PEM; raises what `read_private_key` does."""
     serialization, ed25519 = _library()
+    how, load = f"openssl pkey -in KEY -pubout -out {path}", serialization.load_pem_public_key
+    return cast("Ed25519PublicKey", _read_key(path, load, ed25519.Ed25519PublicKey, how))
+
+
+def _read_key(path: Path, load: Callable[[bytes], Any], kind: type, how: str) -> Any:
+    """Read a key of a kind; `how` says with which command one is made."""
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
+        key = load(path.read_bytes())
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: no public key can be read ({error}). Make one with: "
-            f"openssl pkey -in KEY -pubout -out {path}"
+            f"{path}: no such key can be read ({error}). Make one with: {how}"
         ) from error
-    if not isinstance(key, ed25519.Ed25519PublicKey):
+    if not isinstance(key, kind):
         raise InputError(f"{path}: holds a key of another kind; an Ed25519 key is needed.")
-    return cast("Ed25519PublicKey", key)
+    return key
 
 
 def _library() -> Any:

@@ -178,6 +178,14 @@ Restart = Annotated[
     bool,
     machine_option("--restart", help="Discard what an interrupted run left, and start again."),
 ]
+Rebuild = Annotated[
+    bool,
+    machine_option(
+        "--rebuild",
+        help="Read every image again. Otherwise what did not change, by size and time of its file, "
+        "is taken from what is there.",
+    ),
+]
 MaxPixels = Annotated[
     int,
     machine_option(

@@ -1,6 +1,8 @@
 """Audits, night after night, on real files: the state of every finding, and what is read for it."""
 
 import json
+import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -86,11 +88,11 @@ def _small(monkeypatch):
     monkeypatch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
 
 
-def audited(root):
+def audited(root, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "_NULL", 120)
         patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
-        return audit(read_config(root / "audit.toml"), RUN)
+        return audit(read_config(root / "audit.toml"), RUN, **options)
 
 
 def plant(root, subject, name, angle=5):
@@ -164,6 +166,40 @@ def test_nights_of_a_changing_set(root, read):
     assert states(audited(root)) == {}
 
 
+def test_a_night_that_rebuilds_reads_what_kept_its_size_and_time(root):
+    path = root / "generated" / "first" / "40.png"
+
+    def put(image):
+        path.write_bytes(image.read_bytes().ljust(50_000, b"\0"))
+        os.utime(path, ns=(10**18, 10**18))
+
+    put(path)
+    assert states(audited(root)) == {}
+    put(root / "training" / "s03" / "1.png")
+    assert states(audited(root)) == {}
+    assert states(audited(root, rebuild=True)) == {"40.png": ("new", "")}
+
+
+def test_a_waiver_answers_for_its_subject_alone(root):
+    Image.open(root / "training" / "s03" / "1.png").rotate(1).save(
+        root / "training" / "s04" / "too.png"
+    )
+    plant(root, "s03", "copy.png")
+    (finding,) = audited(root).sets[0].findings
+    waive(root, finding.key, days(1))
+    found = audited(root)
+    one, other = found.sets[0].findings
+    assert (one.key, one.state, one.waiver) == (finding.key, "persisting", "holds")
+    assert (other.synthetic, other.state, other.waiver) == ("copy.png", "new", "")
+    assert {one.subject, other.subject} == {"s03", "s04"}
+    values = found.sets[0].quantities
+    assert (values["flagged"], values["duplicates"], values["waived"]) == (1, 1, 1)
+    assert found.decided.state == "failed"
+    assert not found.orphans
+    page = (root / "audits" / "nights" / "000003" / "first.html").read_text()
+    assert page.count(other.key) == page.count(one.key) > 0
+
+
 def test_what_did_not_change_is_not_read(root, read):
     shutil.copy2(root / "training" / "s01" / "0.png", root / "training" / "s01" / "3.png")
     plant(root, "s05", "copy.png")
@@ -175,6 +211,17 @@ def test_what_did_not_change_is_not_read(root, read):
     assert synthetic == []
     assert found.index.changes.new == 0
     assert states(found) == {"copy.png": ("persisting", "")}
+
+
+def test_all_nights_are_on_one_page_with_links_to_each(root):
+    plant(root, "s03", "copy.png")
+    audited(root)
+    page = (root / "audits" / "trend.html").read_text()
+    links = re.findall(r'href="([^"]+)"', page)
+    assert len(links) == 4
+    assert all((root / "audits" / each).is_file() for each in links)
+    assert "The last night, 2, " in page
+    assert re.search(r"<td>2</td>.*<td>failed</td>\n.*first</a></td>\n(.*\n){2}.*>1<", page)
 
 
 def test_two_nights_are_compared_and_listed(root):

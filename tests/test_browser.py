@@ -1,6 +1,7 @@
 """The pages in a real browser: sorted and filtered, by mouse and by keys, asking nobody."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -8,6 +9,10 @@ from playwright.sync_api import sync_playwright
 from test_page import HOSTILE, content, match
 from test_review import KEYS, NAME, decisions, serving
 
+from deepssim_scan.audit.config.quantities import QUANTITIES
+from deepssim_scan.audit.drift import BINS
+from deepssim_scan.audit.history import History, SetOfNight, now
+from deepssim_scan.audit.trend import TREND, write_trend
 from deepssim_scan.reporting.html.page import page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,12 +37,28 @@ def written(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def trend(tmp_path_factory):
+    """The page of forty nights of two synthetic sets."""
+    folder = tmp_path_factory.mktemp("trend")
+    known = dict.fromkeys(QUANTITIES, 0) | {"judged": 2000, "canary_recall": 0.97}
+    with History(folder, begin=True) as history:
+        for number in range(40):
+            night, _ = history.begin()
+            for name, count in (("ldm-v3", number % 7), ("gan-with-a-long-name", number // 20)):
+                values = known | {"duplicates": count, "similar_rate": number / 4000}
+                history.put(night, SetOfNight(name, {}, values, [0] * BINS, []))
+            history.finish(replace(night, finished=now(), state="failed"))
+        write_trend(history)
+    return folder / TREND
+
+
 @pytest.fixture
 def opened(browser, written):
     """Open the report; what it asks for, and what it complains of, is collected."""
     contexts = []
 
-    def open_page(**options):
+    def open_page(path=written, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         tab = context.new_page()
@@ -46,7 +67,7 @@ def opened(browser, written):
         tab.on("console", lambda message: tab.said.append(message.text))
         tab.on("pageerror", lambda error: tab.said.append(str(error)))
         tab.on("dialog", lambda dialog: tab.said.append("a dialog opened"))
-        tab.goto(written.as_uri())
+        tab.goto(path.as_uri())
         return tab
 
     yield open_page
@@ -127,8 +148,19 @@ def test_nothing_serious_is_found_by_axe(opened, scheme):
     assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
-def test_it_fits_on_a_phone(opened):
-    tab = opened(viewport={"width": 375, "height": 700})
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_trend_asks_nobody_and_nothing_serious_is_found_by_axe(opened, trend, scheme):
+    tab = opened(trend, color_scheme=scheme)
+    assert tab.asked == [trend.as_uri()] + [url for url in tab.asked if url.startswith("data:")]
+    assert tab.said == []
+    assert tab.locator("tbody tr").count() == 80
+    found = Axe().run(tab).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize("which", ["written", "trend"])
+def test_it_fits_on_a_phone(opened, request, which):
+    tab = opened(request.getfixturevalue(which), viewport={"width": 375, "height": 700})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
 
 

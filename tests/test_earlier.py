@@ -11,6 +11,7 @@ from PIL import Image
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs import identity
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
@@ -119,6 +120,18 @@ def test_images_that_did_not_change_are_not_read(night, read):
     # views and evidence are those of before.
     assert [name for _, name in read].count("renamed.png") == 1
     assert [name for _, name in read].count("0new.png") >= 2
+
+
+def test_a_rebuilt_report_takes_nothing_and_is_the_same(night, read):
+    before = contents(night / "report")
+    assert asked(night, "report", replace(NIGHT, rebuild=True)) == before
+    assert len({name for folder, name in read if folder == "synthetic"}) == 10
+
+
+def test_evidence_of_other_code_is_not_taken(night, read, monkeypatch):
+    monkeypatch.setattr(identity, "_code", lambda: "another")
+    asked(night, "report")
+    assert len({name for folder, name in read if folder == "synthetic"}) == 10
 
 
 def test_without_a_change_nothing_is_read(night, read):

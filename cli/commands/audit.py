@@ -46,6 +46,7 @@ def audit(
     config: Config = DEFAULT,
     init: Init = False,
     dry_run: DryRun = False,
+    rebuild: options.Rebuild = False,
     json: options.Json = False,
 ) -> None:
     """Audit synthetic sets against a training set, night by night.
@@ -67,7 +68,7 @@ def audit(
     from deepssim_scan.audit.night import audit as night
 
     with reporting(console.messages) as progress:
-        audited = night(asked, asked.machine.run(progress))
+        audited = night(asked, asked.machine.run(progress), rebuild=rebuild)
     console.show_json(audited.as_json()) if json else _show(audited)
     state = audited.decided.state
     options.leave(complete=state != "incomplete", flagged=state == "failed")

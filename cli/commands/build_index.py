@@ -58,15 +58,6 @@ Adapt = Annotated[
     ),
 ]
 
-Rebuild = Annotated[
-    bool,
-    options.output_option(
-        "--rebuild",
-        help="Build the index anew. Otherwise what did not change is taken from the index that is "
-        "there, if it has the same options.",
-    ),
-]
-
 
 def build_index(
     training: Training,
@@ -87,7 +78,7 @@ def build_index(
     workers: options.Workers = None,
     scheduler: options.SchedulerPlace = None,
     insecure: options.Insecure = False,
-    rebuild: Rebuild = False,
+    rebuild: options.Rebuild = False,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,

@@ -170,6 +170,7 @@ def query(
     workers: options.Workers = None,
     scheduler: options.SchedulerPlace = None,
     insecure: options.Insecure = False,
+    rebuild: options.Rebuild = False,
     restart: options.Restart = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
@@ -183,7 +184,9 @@ def query(
         verdict = VerdictConfig(top_k, rule.value, false_alarm, similar, duplicate)
         planted = CanaryConfig(canaries, min_canary_recall)
         page = PageConfig(thumbnails, options.key(pseudonyms))
-        config = QueryConfig(ingest, EmbedConfig(), evidence, verdict, planted, page, restart)
+        config = QueryConfig(
+            ingest, EmbedConfig(), evidence, verdict, planted, page, rebuild, restart
+        )
     with options.running(workers, max_seconds, max_memory, device, scheduler, insecure) as run:
         result = deepssim_scan.query(synthetic, index, report, config, run)
     _end(result, json, fail_on_flagged)

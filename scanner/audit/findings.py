@@ -6,12 +6,14 @@ A finding is known by the contents of its two images. So it stays the same when 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 
 from deepssim_scan.audit.config.waivers import Waiver
 from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.matches import duplicates_of
 
 NEW, PERSISTING, GONE = "new", "persisting", "gone"
 HOLDS, EXPIRED = "holds", "expired"
@@ -36,18 +38,56 @@ class Finding:
     p_value: float | None
 
 
+def asked_about(report: Path, flagged: Sequence[Match], held: Collection[str]) -> list[Match]:
+    """Return the matches that are findings: of each flagged image the first that is not waived.
+
+    `held` are the findings whose waivers hold; they stay among the findings. A waiver answers for
+    the subject of its training image. Where the image copies another subject, too, its match with
+    that one is a finding as well.
+    """
+    waived = [match.synthetic_row for match in flagged if match.finding in held]
+    every = duplicates_of(report, waived) if waived else {}
+    return [
+        each
+        for match in flagged
+        for each in _up_to_first(every.get(match.synthetic_row, [match]), held)
+    ]
+
+
+def _up_to_first(matches: Sequence[Match], held: Collection[str]) -> Iterator[Match]:
+    """Give the waived matches of an image, and the first of a subject that none answers for."""
+    answered = set[str]()
+    for match in matches:
+        whose = match.subject or match.training
+        if match.finding in held:
+            answered.add(whose)
+            yield match
+        elif whose not in answered:
+            yield match
+            return
+
+
+def holding(waivers: Mapping[str, Waiver], today: date) -> set[str]:
+    """Return the findings whose waivers hold on a day, the last one of a waiver included."""
+    return {key for key, waiver in waivers.items() if waiver.until >= today}
+
+
 def findings_of(
-    flagged: Iterable[Match], last: Mapping[str, Finding], waivers: Mapping[str, Waiver], now: date
+    flagged: Iterable[Match],
+    last: Mapping[str, Finding],
+    waivers: Collection[str],
+    held: Collection[str],
 ) -> list[Finding]:
     """Return the findings of a night, the strongest first, then those that are gone.
 
-    `last` are those of the last night, and `waivers` all that there are, by key.
+    `last` are those of the last night, `waivers` the findings that have one, and `held` those whose
+    waivers hold.
     """
     found = [
         Finding(
             key := str(match.finding),
             PERSISTING if key in last else NEW,
-            _waiver(waivers.get(key), now),
+            HOLDS if key in held else EXPIRED if key in waivers else "",
             match.synthetic,
             match.training,
             match.subject,
@@ -60,12 +100,6 @@ def findings_of(
     there = {each.key for each in found}
     gone = [replace(each, state=GONE) for key, each in last.items() if key not in there]
     return found + gone
-
-
-def _waiver(waiver: Waiver | None, now: date) -> str:
-    if waiver is None:
-        return ""
-    return HOLDS if waiver.until >= now else EXPIRED
 
 
 def counts_of(

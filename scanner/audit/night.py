@@ -7,10 +7,11 @@ What is written:
     HISTORY/history.sqlite          every night, its sets and findings, and readers' decisions
     HISTORY/reports/NAME/           the report of the last query of each set
     HISTORY/nights/NUMBER/          what the night was decided to be, and a page of each set
+    HISTORY/trend.html              all nights of all sets
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,10 +22,11 @@ from deepssim_scan.audit.config.audit import AuditConfig, Synthetic
 from deepssim_scan.audit.config.quantities import NOT_KNOWN, values_of
 from deepssim_scan.audit.config.waivers import Waiver, read_waivers
 from deepssim_scan.audit.drift import binned, drift
-from deepssim_scan.audit.findings import GONE, counts_of, findings_of
+from deepssim_scan.audit.findings import GONE, asked_about, counts_of, findings_of, holding
 from deepssim_scan.audit.history import History, Night, SetOfNight, now
-from deepssim_scan.audit.outputs import write_outputs
+from deepssim_scan.audit.outputs import night_folder, write_outputs
 from deepssim_scan.audit.policy import Decided, decide
+from deepssim_scan.audit.trend import write_trend
 from deepssim_scan.errors import ScanError, Unfinished
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
@@ -37,15 +39,16 @@ from deepssim_scan.jobs.query import QueryResult, query
 from deepssim_scan.reporting.matches import of_best, read_counts
 from deepssim_scan.storage.publish import locked
 
-REPORTS, NIGHTS = "reports", "nights"
+REPORTS = "reports"
 
 
 @dataclass(frozen=True, slots=True)
 class Audited:
     """A night that was decided: what was found of each set, and what could not be done.
 
-    `errors` says of a set why it could not be queried. `orphans` are waivers of findings that no
-    set has, and `dropped` names sets that the last night had and the configuration has not.
+    `errors` says of a set why it could not be queried. `held` are findings whose waivers hold.
+    `orphans` are waivers of findings that no set has, and `dropped` names sets that the last night
+    had and the configuration has not.
     """
 
     night: Night
@@ -53,6 +56,7 @@ class Audited:
     index: IndexResult
     sets: list[SetOfNight]
     errors: Mapping[str, str]
+    held: Collection[str]
     orphans: tuple[Waiver, ...]
     dropped: tuple[str, ...]
     decided: Decided
@@ -87,8 +91,10 @@ class Audited:
         }
 
 
-def audit(config: AuditConfig, run: RunContext) -> Audited:
+def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Audited:
     """Audit all synthetic sets of a configuration, and take down what was found.
+
+    What did not change is taken from the nights before, unless `rebuild` is true.
 
     Raises Busy when another audit of the same history runs, and what `build_index` raises. What is
     wrong with one synthetic set keeps no other from being audited.
@@ -97,8 +103,10 @@ def audit(config: AuditConfig, run: RunContext) -> Audited:
     config.report.key()  # which is needed last: that it cannot be read is told first
     with locked(folder.resolve()), run.opened() as run, History(folder, begin=True) as history:
         night, went_on = history.begin()
-        index = _index(config, run, history.last_facts().get("holdout"))
-        auditing = _Auditing(config, run, history, night, waivers)
+        known = history.last_facts().get("holdout")
+        index = _index(config, run, known, rebuild=rebuild)
+        held = holding(waivers, datetime.now(UTC).date())
+        auditing = _Auditing(config, run, history, night, waivers, held, rebuild)
         errors = {}
         for each in config.synthetic:
             try:
@@ -107,18 +115,21 @@ def audit(config: AuditConfig, run: RunContext) -> Audited:
                 errors[each.name] = str(error)
         audited = auditing.finished(index, errors, went_on=went_on)
         for number in history.forget(config.history.keep_days):
-            shutil.rmtree(_folder_of(config, number), ignore_errors=True)
+            shutil.rmtree(folder / night_folder(number), ignore_errors=True)
+        write_trend(history)
     return audited
 
 
-def _index(config: AuditConfig, run: RunContext, before: str | None) -> IndexResult:
+def _index(
+    config: AuditConfig, run: RunContext, before: str | None, *, rebuild: bool
+) -> IndexResult:
     """Bring the index up to date, and its calibration where hold-out images are given, or were.
 
     `before` tells which hold-out images the last night had (`_holdout`).
     """
     training = config.training
     ingest = training.ingest(training.key())
-    asked = IndexConfig(ingest=ingest, adapt=training.adapt)
+    asked = IndexConfig(ingest=ingest, adapt=training.adapt, rebuild=rebuild)
     try:
         result = build_index(training.images, training.index, asked, run)
     except Unfinished:  # the configuration is another one now, and it decides
@@ -148,6 +159,8 @@ class _Auditing:
     history: History
     night: Night
     waivers: Mapping[str, Waiver]
+    held: Collection[str]
+    rebuild: bool
 
     def audit(self, asked: Synthetic) -> None:
         """Query a set, compare with the last night, and take down what was found."""
@@ -155,7 +168,8 @@ class _Auditing:
         _, counts = read_counts(result.folder)
         last = self.history.last(asked.name, self.night)
         known = {each.key: each for each in last.findings if each.state != GONE} if last else {}
-        found = findings_of(counts.flagged, known, self.waivers, datetime.now(UTC).date())
+        matches = asked_about(result.folder, counts.flagged, self.held)
+        found = findings_of(matches, known, self.waivers, self.held)
         states = counts_of(found, self.history.decisions(), self.config.policy.readers)
         scores = binned(of_best(result.folder, "score"))
         moved = drift(last.scores, scores) if last else 0.0
@@ -165,7 +179,12 @@ class _Auditing:
     def _query(self, asked: Synthetic) -> QueryResult:
         policy, index = self.config.policy, self.config.training.index
         report = self._report(asked.name)
-        how = QueryConfig(asked.ingest(b""), verdict=policy.verdict, canaries=policy.planted)
+        how = QueryConfig(
+            asked.ingest(b""),
+            verdict=policy.verdict,
+            canaries=policy.planted,
+            rebuild=self.rebuild,
+        )
         try:
             return query(asked.images, index, report, how, self.run)
         except Unfinished:  # the configuration is another one now, and it decides
@@ -185,9 +204,9 @@ class _Auditing:
         night = replace(self.night, finished=now(), state=decided.state, facts=facts)
         names = {each.name for each in self.config.synthetic}
         dropped = tuple(each for each in self.history.last_sets(night) if each not in names)
-        audited = Audited(night, went_on, index, sets, errors, orphans, dropped, decided)
+        audited = Audited(night, went_on, index, sets, errors, self.held, orphans, dropped, decided)
         reports = {each.name: self._report(each.name) for each in sets}
-        folder = _folder_of(self.config, night.number)
+        folder = self.config.history.path / night_folder(night.number)
         write_outputs(folder, reports, audited, self.history, self.config, self.run)
         self.history.finish(night)
         return audited
@@ -199,7 +218,3 @@ class _Auditing:
         asked = {"fail_if": [each.text for each in policy.fail_if], "readers": policy.readers}
         known = {"holdout": _holdout(self.config, self.run), "versions": versions()}
         return told | asked | known | {"errors": dict(errors)}
-
-
-def _folder_of(config: AuditConfig, night: int) -> Path:
-    return config.history.path / NIGHTS / f"{night:06d}"

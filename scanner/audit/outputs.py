@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from deepssim_scan.audit.config.audit import AuditConfig
-from deepssim_scan.audit.findings import GONE, HOLDS
+from deepssim_scan.audit.findings import GONE, HOLDS, asked_about
 from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.policy import Broken
 from deepssim_scan.ingest.config import RunContext
@@ -18,7 +18,8 @@ from deepssim_scan.jobs.drawing import drawing
 from deepssim_scan.jobs.page import PICTURED
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, Night, page
-from deepssim_scan.reporting.matches import MatchCounts, read_counts
+from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.storage.files import replacing
 from deepssim_scan.storage.records import write_json
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from deepssim_scan.audit.night import Audited
 
 JSON, JUNIT = "night.json", "junit.xml"
+
+
+def night_folder(number: int) -> str:
+    """Return the folder of what a night leaves, from that of the history."""
+    return f"nights/{number:06d}"
 
 
 def write_outputs(
@@ -111,13 +117,14 @@ def _page(
 ) -> str:
     """Return the page of a set: that of its query, with what the nights say."""
     _, counts = read_counts(report)
+    flagged = asked_about(report, counts.flagged, audited.held)
     content = Content(
         f"{found.name}, night {audited.night.number}",
         found.summary,
-        counts.flagged,
+        flagged,
         counts.subjects,
         Distributions.read(report),
-        _pictures(counts, report, config, run) if config.report.thumbnails else (),
+        _pictures(flagged, report, config, run) if config.report.thumbnails else (),
         _night(found, audited, history),
     )
     key = config.report.key()
@@ -125,10 +132,10 @@ def _page(
 
 
 def _pictures(
-    counts: MatchCounts, report: Path, config: AuditConfig, run: RunContext
+    flagged: Sequence[Match], report: Path, config: AuditConfig, run: RunContext
 ) -> list[Pictures | None]:
     with drawing(report, config.training.index, run) as draw:
-        return draw(counts.flagged[:PICTURED])
+        return draw(flagged[:PICTURED])
 
 
 def _night(found: SetOfNight, audited: "Audited", history: History) -> Night:

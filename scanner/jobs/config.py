@@ -71,7 +71,10 @@ class CalibrateConfig:
 
 @dataclass(frozen=True, slots=True)
 class QueryConfig:
-    """How synthetic images are judged; `restart` drops what an interrupted run left."""
+    """How synthetic images are judged; `restart` drops what an interrupted run left.
+
+    What did not change is taken from the report in place, unless `rebuild` is true.
+    """
 
     ingest: IngestConfig = field(default_factory=IngestConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
@@ -79,6 +82,7 @@ class QueryConfig:
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     canaries: CanaryConfig = field(default_factory=CanaryConfig)
     page: PageConfig = field(default_factory=PageConfig)
+    rebuild: bool = False
     restart: bool = False
 
 

@@ -4,10 +4,12 @@ import hashlib
 import platform
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import deepssim_scan
 from deepssim_scan import __version__
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
@@ -23,16 +25,27 @@ from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
 
 _DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+_COMPUTING = ("imaging", "ingest", "encoder", "index", "matching")  # rooms
 _OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of this program and of all that its results depend on."""
-    found = {"deepssim-scan": __version__, "python": platform.python_version()}
+    found = {"deepssim-scan": __version__, "code": _code(), "python": platform.python_version()}
     for name in (*_OTHERS, *_DECODERS):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+@cache
+def _code() -> str:
+    """Return a digest of the modules that embeddings and evidence depend on."""
+    digest, package = hashlib.sha256(), Path(deepssim_scan.__file__).parent
+    for room in _COMPUTING:
+        for path in sorted((package / room).rglob("*.py")):
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def embedded(listing: Listing, embedder: Embedder, store: str) -> Stage:

@@ -10,6 +10,7 @@ index was built, or when a pair could not be verified.
 """
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.jobs.config import QueryConfig
-from deepssim_scan.jobs.earlier import earlier_report
+from deepssim_scan.jobs.earlier import EarlierReport, earlier_report
 from deepssim_scan.jobs.gallery import Gallery, files_or_none
 from deepssim_scan.jobs.identity import (
     embedded,
@@ -98,9 +99,10 @@ def query(
         with publishing(
             report, REPORT_FILES, job, restart=config.restart, progress=run.progress
         ) as folder:
-            _reuse(report.resolve(), folder, job)
+            if not config.rebuild:
+                _reuse(report.resolve(), folder, job)
             if not _is_finished(folder):
-                with earlier_report(report, job, config.ingest) as earlier:
+                with _earlier(report, job, config) as earlier:
                     QueryRun(folder, gallery, embedder, rule, config, earlier).work(listing)
             summary = read_json(folder / SUMMARY)
             _, counts = read_counts(folder)
@@ -186,6 +188,13 @@ def _is_finished(folder: Path) -> bool:
         return False
     pairs = read_json(folder / SUMMARY)["verification"] or {}
     return not pairs.get("not_registered")
+
+
+def _earlier(report: Path, job: Job, config: QueryConfig) -> AbstractContextManager[EarlierReport]:
+    """Give what is taken from the report in place: nothing, where all is read again."""
+    if config.rebuild:
+        return nullcontext(EarlierReport())
+    return earlier_report(report, job, config.ingest)
 
 
 def _reuse(published: Path, folder: Path, job: Job) -> None:

@@ -7,7 +7,7 @@ float32 that was compared with the bounds.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,6 +222,18 @@ def read_counts(folder: Path) -> tuple[int, MatchCounts]:
         rows += table.num_rows
         counts.add(table)
     return rows, counts
+
+
+def duplicates_of(folder: Path, images: Collection[int]) -> dict[int, list[Match]]:
+    """Return all matches of some synthetic images that are duplicates, by row, in order of rank."""
+    found: dict[int, list[Match]] = {row: [] for row in images}
+    rows, wanted = pa.array(sorted(images), pa.int64()), pa.scalar("duplicate")
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        asked = table.filter(pc.is_in(table["synthetic_row"], rows))
+        verdicts = pc.cast(asked["verdict"], pa.string())
+        for match in _matches(asked.filter(pc.equal(verdicts, wanted))):
+            found[match.synthetic_row].append(match)
+    return found
 
 
 def verdicts_of(folder: Path) -> list[str]:

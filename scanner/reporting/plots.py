@@ -59,18 +59,23 @@ def draw_distributions(found: Distributions, kind: str) -> bytes:
         return _bytes(figure, kind)
 
 
-def draw_trend(duplicates: Mapping[int, float], kind: str) -> bytes:
-    """Draw how many duplicates there are in each night."""
+def draw_trend(lines: Mapping[str, Mapping[int, float]], what: str, kind: str) -> bytes:
+    """Draw a quantity of each night, a line a synthetic set; `what` names the quantity."""
     from matplotlib.ticker import MaxNLocator
 
     with _figure() as figure:
         axes = figure.add_subplot()
-        axes.plot([*duplicates], [*duplicates.values()], marker="o", markersize=3)
+        for name, values in lines.items():
+            axes.plot([*values], [*values.values()], marker="o", markersize=3, label=name)
+        numbers = [value for values in lines.values() for value in values.values()]
+        whole = all(float(value).is_integer() for value in numbers)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=whole))
+        if len(lines) > 1:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
         axes.set_xlabel("night")
-        axes.set_ylabel("duplicates that are not waived")
+        axes.set_ylabel(what)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         return _bytes(figure, kind)
 
 

@@ -24,7 +24,7 @@ QUANTITIES = {
     "rejected": Quantity(float, "those that could not be read"),
     "blank": Quantity(float, "frames with nothing on them"),
     "flagged": Quantity(float, "images with the verdict duplicate"),
-    "duplicates": Quantity(float, "those of them that are not waived"),
+    "duplicates": Quantity(float, "those of them that copy a subject for whom no waiver answers"),
     "similar": Quantity(float, "images with the verdict similar"),
     "undecidable": Quantity(float, "images with next to nothing on them"),
     "flagged_rate": Quantity(float, "flagged, as a share of the judged images"),
@@ -62,14 +62,14 @@ def values_of(
 
     `findings` counts those in each of the states that are quantities.
     """
-    counts, waived = summary["counts"], findings["waived"]
+    counts, duplicates = summary["counts"], findings["new"] + findings["persisting"]
     judged, listed, flagged = counts["judged"], counts["listed"], counts["duplicate"]
     calibration, canaries = summary["calibration"] or {}, summary["canaries"] or {}
     values: dict[str, Value] = {
         "flagged": flagged,
-        "duplicates": flagged - waived,
+        "duplicates": duplicates,
         "flagged_rate": _share(flagged, judged),
-        "duplicate_rate": _share(flagged - waived, judged),
+        "duplicate_rate": _share(duplicates, judged),
         "similar_rate": _share(counts["similar"], judged),
         "rejected_rate": _share(counts["rejected"], listed),
         "subjects_memorized": summary["subjects"]["flagged"],

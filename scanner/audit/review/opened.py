@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from deepssim_scan.audit.config.audit import AuditConfig
 from deepssim_scan.audit.config.waivers import read_waivers
+from deepssim_scan.audit.findings import asked_about, holding
 from deepssim_scan.audit.history import History
 from deepssim_scan.audit.night import REPORTS
 from deepssim_scan.audit.review.server import Review, undecided
@@ -30,9 +31,7 @@ def reviewing(
     if not reader.strip():
         raise InputError("a reader must have a name")
     today = datetime.now(UTC).date()
-    waived = {
-        key for key, each in read_waivers(config.policy.waivers).items() if each.until >= today
-    }
+    waived = holding(read_waivers(config.policy.waivers), today)
     with ExitStack() as held:
         run = held.enter_context(config.machine.run(progress).opened())
         history = held.enter_context(History(config.history.path))
@@ -42,7 +41,7 @@ def reviewing(
             if report.is_dir():
                 _, counts = read_counts(report)
                 draw = held.enter_context(drawing(report, config.training.index, run))
-                matches = [match for match in counts.flagged if match.finding not in waived]
-                flagged[each.name] = matches, draw
+                found = asked_about(report, counts.flagged, waived)
+                flagged[each.name] = [match for match in found if match.finding not in waived], draw
         cases = undecided(flagged, history, reader)
         yield held.enter_context(Review(cases, history, reader, blinded=blinded, port=port))

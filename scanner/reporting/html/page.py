@@ -117,19 +117,24 @@ def page(content: Content) -> str:
         gone=night.gone if night else [],
         distribution=_grounds(draw_distributions(found, "svg")),
         distribution_text=_plotted(found),
-        trend=_grounds(draw_trend(night.trend, "svg")) if night else None,
+        trend=trend_plot("duplicates", {content.title: night.trend}) if night else None,
         kinds=_kinds(summary),
         provenance=summary["provenance"],
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
         subjects_text=_at_risk(summary, named),
-        findings_text=_findings(content.findings, rows, pictures),
+        findings_text=_findings(content, rows, pictures),
         method=_method(summary),
         facts=_facts(summary),
         made=f"Made {summary['made']}.",
         data=shown,
         **shown,
     )
+
+
+def trend_plot(what: str, lines: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
+    """Return a plot of a quantity by night, a line a synthetic set, on both grounds."""
+    return _grounds(draw_trend(lines, what, "svg"))
 
 
 def _grounds(svg: bytes) -> dict[str, str]:
@@ -287,9 +292,9 @@ def _pictures(found: Sequence[Pictures | None]) -> list[list[str]]:
     return drawn
 
 
-def _findings(findings: Sequence[Match], rows: Sequence[Any], pictures: Sequence[Any]) -> str:
-    lines = [f"{len(findings):,} images are flagged."]
-    if len(rows) < len(findings):
+def _findings(content: Content, rows: Sequence[Any], pictures: Sequence[Any]) -> str:
+    lines = [f"{content.summary['counts']['duplicate']:,} images are flagged."]
+    if len(rows) < len(content.findings):
         lines.append(f"The {len(rows):,} strongest are here; flagged.csv has all.")
     if pictures and len(pictures) < len(rows):
         lines.append(f"The first {len(pictures):,} have pictures.")

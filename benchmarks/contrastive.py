@@ -97,24 +97,38 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     run = RunContext(workers=options.workers)
-    listing = list_images(options.corpus)
+    network = train(
+        options.corpus, options.out, options.steps, options.batch, options.learning_rate, run
+    )
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()}, options.out
+    )
+    options.out.with_suffix(".state").unlink(missing_ok=True)
+
+
+def train(
+    corpus: Path, out: Path, steps: int, batch: int, rate: float, run: RunContext
+) -> ResNet50:
+    """Train on a folder of images, or go on from the state that lies beside `out`."""
+    listing = list_images(corpus)
     pool = load_dataset(listing, SMALL, TrainingConfig(), IngestConfig(), run).training
     torch.manual_seed(0)
     network = ResNet50().train()
-    optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=1e-3)
-    identity = f"{vars(options)} {hashlib.sha256(pool.pixels.numpy().data).hexdigest()}"
-    state, first = options.out.with_suffix(".state"), 0
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-3)
+    digest = hashlib.sha256(pool.pixels.numpy().data).hexdigest()
+    identity = f"{corpus} {steps} {batch} {rate} {digest}"
+    state, first = out.with_suffix(".state"), 0
     if state.exists():
         left_by, first, *states = torch.load(state, weights_only=True)
         if left_by != identity:
             raise SystemExit(f"{state}: left by a run with other images or options. Remove it.")
         for part, values in zip((network, optimizer), states, strict=True):
             part.load_state_dict(values)
-    for step in track(range(first, options.steps), "contrastive training"):
+    for step in track(range(first, steps), "contrastive training"):
         generator = Generator().manual_seed(step)
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _schedule(step, options.steps)
-        images = pool.draw(options.batch, generator)
+            group["lr"] = rate * _schedule(step, steps)
+        images = pool.draw(batch, generator)
         views = network(simulate_copy(torch.cat([images, images]), generator)[0][:, None])
         loss = _nt_xent(views)
         optimizer.zero_grad()
@@ -124,10 +138,7 @@ def main() -> None:
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
             with replacing(state) as file:
                 torch.save([identity, step + 1, network.state_dict(), optimizer.state_dict()], file)
-    save_file(
-        {name: value.contiguous() for name, value in network.state_dict().items()}, options.out
-    )
-    state.unlink(missing_ok=True)
+    return network
 
 
 def _nt_xent(views: Tensor) -> Tensor:

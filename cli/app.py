@@ -18,6 +18,7 @@ from deepssim_scan.cli.commands import (
     check,
     convert,
     demo,
+    evaluate,
     info,
     query,
     release,
@@ -66,6 +67,7 @@ for function, example in (
     (train.train, train.EXAMPLE),
     (convert.convert, convert.EXAMPLE),
     (demo.demo, demo.EXAMPLE),
+    (evaluate.evaluate, evaluate.EXAMPLE),
 ):
     app.command(cls=Command, epilog=f"Example: {example}")(function)
 app.add_typer(audit.app, name="audit", cls=Group)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.config import QueryConfig as QueryConfig
     from deepssim_scan.jobs.config import RepairConfig as RepairConfig
     from deepssim_scan.jobs.config import TrainConfig as TrainConfig
+    from deepssim_scan.jobs.evaluate import EvaluateConfig as EvaluateConfig
+    from deepssim_scan.jobs.evaluate import Evaluated as Evaluated
+    from deepssim_scan.jobs.evaluate import evaluate as evaluate
     from deepssim_scan.jobs.findings import Problem as Problem
     from deepssim_scan.jobs.query import QueryResult as QueryResult
     from deepssim_scan.jobs.query import query as query
@@ -78,6 +81,7 @@ _HOMES = {
     "jobs.config": (
         *("CalibrateConfig", "IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),
     ),
+    "jobs.evaluate": ("EvaluateConfig", "Evaluated", "evaluate"),
     "jobs.findings": ("Problem",),
     "jobs.query": ("QueryResult", "query"),
     "jobs.repair": ("repair",),

@@ -236,6 +236,18 @@ def duplicates_of(folder: Path, images: Collection[int]) -> dict[int, list[Match
     return found
 
 
+def judged_pairs(folder: Path) -> Iterator[tuple[str, str, str, float]]:
+    """Give synthetic image, training image, verdict and statistic of every match.
+
+    The statistic is NaN where the rule has none.
+    """
+    columns = ["synthetic", "training", "verdict", "statistic"]
+    for table in row_groups(folder / MATCHES, _COLUMNS):
+        some = table.select(columns)
+        some = some.set_column(3, "statistic", some["statistic"].fill_null(float("nan")))
+        yield from zip(*(some[name].to_pylist() for name in columns), strict=True)
+
+
 def verdicts_of(folder: Path) -> list[str]:
     """Return the verdict of every synthetic image, by its row."""
     found = list[str]()

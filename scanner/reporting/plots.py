@@ -6,7 +6,7 @@ A figure is drawn once, and its colours are replaced for the other ground.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ _INK = {LIGHT: "#1f2328", DARK: "#e6edf3"}
 _GROUND = {LIGHT: "#ffffff", DARK: "#0d1117"}
 # Of Okabe and Ito (2008), which people with colour blindness tell apart.
 _COLOURS = {"non-members": "#0072b2", "planted copies": "#d55e00", "synthetic images": "#009e73"}
+_BINS = 40
 _NAMES = {"statistic": "decision statistic of the best match", "score": "score of the best match"}
 
 
@@ -76,6 +77,35 @@ def draw_trend(lines: Mapping[str, Mapping[int, float]], what: str, kind: str) -
         axes.set_ylabel(what)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _bytes(figure, kind)
+
+
+def draw_labels(
+    scores: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[float, float]], kind: str
+) -> bytes:
+    """Draw the scores of the pairs of each label, and the two thresholds of each name."""
+    import numpy as np
+
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        every = np.concatenate([np.asarray(values, float) for values in scores.values()])
+        edges = np.linspace(every.min(), every.max() + 1e-9, _BINS + 1)
+        for (label, values), colour in zip(scores.items(), _COLOURS.values(), strict=True):
+            counts = np.histogram(values, edges)[0]
+            name = f"{label} ({len(values):,})"
+            axes.stairs(
+                counts / max(1, len(values)), edges, color=colour, linewidth=1.6, label=name
+            )
+        for (name, both), style in zip(bounds.items(), ("-", ":"), strict=False):
+            for bound in both:
+                axes.axvline(bound, color=_INK[LIGHT], linestyle=style, linewidth=1)
+            axes.plot([], [], color=_INK[LIGHT], linestyle=style, linewidth=1, label=name)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_xlabel("score")
+        axes.set_ylabel("share of the pairs of each label")
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, fontsize=8
+        )
         return _bytes(figure, kind)
 
 

@@ -1,0 +1,305 @@
+"""Metrics against labelled pairs: what is read, the figures, and each metric by an oracle."""
+
+import csv
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pictures import drawn
+from PIL import Image
+from skimage.metrics import structural_similarity
+from sklearn.metrics import f1_score
+from typer.testing import CliRunner
+
+from deepssim_scan.calibration import calibrate
+from deepssim_scan.cli.app import app
+from deepssim_scan.errors import InputError, InputMissing
+from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_positives
+from deepssim_scan.evaluation.labelled import LABELS, read_labelled, resolved
+from deepssim_scan.evaluation.metrics import METRICS, metric_of
+from deepssim_scan.imaging.names import KINDS
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.standardise import standardise
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
+from deepssim_scan.jobs.evaluate import EvaluateConfig, evaluate
+from deepssim_scan.reporting.matches import read_counts
+
+RUN = RunContext("cpu", workers=0)
+DIFFERENT, SIMILAR, DUPLICATE = range(3)
+
+
+def write(path, text):
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_both_forms_of_labels_are_read(tmp_path):
+    ours = write(
+        tmp_path / "ours.csv",
+        "label,synthetic,training,note\nduplicate,g/1.png,a.png,x\ndifferent,g/2.png,b.png,\n",
+    )
+    found = read_labelled(ours)
+    assert (found.training, found.synthetic) == (("a.png", "b.png"), ("g/1.png", "g/2.png"))
+    assert found.labels.tolist() == [DUPLICATE, DIFFERENT]
+    theirs = write(
+        tmp_path / "theirs.csv",
+        "real_key,synth_key,label\nU1___training,U1___gen-0,1\nU2___training,U1___gen-1,2\n"
+        "U2___training,U9___gen_0___x,0\n",
+    )
+    found = read_labelled(theirs)
+    assert found.training == ("U1/training", "U2/training", "U2/training")
+    assert found.synthetic == ("U1/gen-0", "U1/gen-1", "U9/gen_0___x")
+    assert found.labels.tolist() == [DUPLICATE, SIMILAR, DIFFERENT]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("training,synthetic\na,b\n", "wanted training, synthetic, label"),
+        ("training,synthetic,label\na,b,duplicate\na,c,copy\n", "line 3: .*found .*'copy'"),
+        ("training,synthetic,label\n,b,similar\n", "line 2"),
+        ("training,synthetic,label\na,b\n", "line 2"),
+        ("training,synthetic,label\n", "has no pairs"),
+        ("", "has the columns none"),
+    ],
+)
+def test_what_is_wrong_with_labels_is_told(tmp_path, text, told):
+    with pytest.raises(InputError, match=told):
+        read_labelled(write(tmp_path / "pairs.csv", text))
+
+
+def test_labels_that_are_no_text_or_not_there_are_told(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(b"training,synthetic,label\n\xff,b,similar\n")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_labelled(tmp_path / "pairs.csv")
+    with pytest.raises(InputMissing):
+        read_labelled(tmp_path / "none.csv")
+
+
+def test_names_are_resolved_with_or_without_suffix(tmp_path):
+    there = ["a/1.png", "a/2.png", "b.jpg", "b.png"]
+    assert resolved(["a/2", "a/1.png", "b.png"], there, tmp_path).tolist() == [1, 0, 3]
+    for name, told in (("c", "no such image"), ("b", "2 images"), ("a/1.jpg", "no such image")):
+        with pytest.raises(InputError, match=told):
+            resolved([name], there, tmp_path)
+
+
+def test_fitted_thresholds_are_the_best_of_all():
+    rng = np.random.default_rng(0)
+    for count in (6, 20, 40):
+        labels = rng.integers(0, 3, count)
+        scores = labels + rng.normal(0, 0.8, count)
+        bounds = fitted(labels, scores)
+        values = np.unique(scores)
+        cuts = [values[0] - 1, *((values[1:] + values[:-1]) / 2), values[-1] + 1]
+        best = max(
+            f1_score(
+                labels,
+                (scores > low).astype(int) + (scores > high),
+                labels=range(3),
+                average="macro",
+                zero_division=0,
+            )
+            for low, high in itertools.combinations_with_replacement(cuts, 2)
+        )
+        found = f1_score(
+            labels, bounds.judge(scores), labels=range(3), average="macro", zero_division=0
+        )
+        assert found == pytest.approx(best)
+
+
+def test_figures_of_a_perfect_and_of_a_useless_score():
+    labels = np.repeat([DIFFERENT, SIMILAR, DUPLICATE], 20)
+    groups = np.arange(60) % 10
+    perfect = figures(labels, labels.astype(float), labels, groups)
+    assert perfect["auc"] == perfect["macro_f1"] == perfect["silhouette"] == 1
+    assert perfect["true_positives_at_0.001"] == 1
+    assert perfect["macro_f1_95"] == [1, 1]
+    assert perfect["confusion"] == np.diag([20, 20, 20]).tolist()
+    scores = np.random.default_rng(0).random(60)
+    useless = figures(labels, scores, np.zeros(60, np.int64), groups)
+    low, high = useless["auc_95"]
+    assert low < 0.5 < high
+    assert useless["labels"]["duplicate"] == {"precision": 0, "recall": 0, "f1": 0}
+    assert useless["macro_f1"] == pytest.approx(0.5 / 3)
+
+
+def test_without_duplicates_nothing_is_said_of_them():
+    labels = np.array([DIFFERENT, SIMILAR] * 5)
+    found = figures(labels, np.arange(10.0), None, np.arange(10))
+    assert found["auc"] is found["auc_95"] is found["true_positives_at_0.01"] is None
+    assert "macro_f1" not in found
+
+
+def test_true_positives_are_above_what_a_share_of_the_others_passes():
+    labels = np.array([DIFFERENT] * 1000 + [DUPLICATE] * 10)
+    scores = np.concatenate([np.arange(1000.0), np.full(5, 998.5), np.full(5, 999.5)])
+    assert true_positives(labels, scores, 0.001) == 0.5
+    assert true_positives(labels, scores, 0.01) == 1
+
+
+def test_macro_f1_is_of_the_labels_that_there_are():
+    labels = np.array([DIFFERENT, DUPLICATE])
+    assert macro_f1(labels, labels) == 1
+
+
+@pytest.fixture(scope="module")
+def sides():
+    """Grey images of 128 pixels: three training images, and three that were made of them."""
+    training = [drawn(number, 128) for number in range(3)]
+    synthetic = [training[0], np.roll(training[1], 3, 1), training[2][:, ::-1]]
+    rule = METRICS["ssim"](None).standardisation
+    return [
+        [standardise(each.astype(np.float32), rule) for each in s] for s in (training, synthetic)
+    ]
+
+
+PAIRS = np.array(list(itertools.product(range(3), range(3))))
+
+
+def test_raw_metrics_are_what_others_compute(sides):
+    training, synthetic = sides
+    ssim, correlation = (
+        metric_of(name)[1].score(training, synthetic, PAIRS) for name in ("ssim", "correlation")
+    )
+    for (a, b), one, other in zip(PAIRS.tolist(), ssim, correlation, strict=True):
+        left, right = training[a], synthetic[b]
+        reach = float(np.ptp(left))
+        assert one == pytest.approx(structural_similarity(left, right, data_range=reach), abs=1e-5)
+        assert other == pytest.approx(np.corrcoef(left.ravel(), right.ravel())[0, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["deepssim", "registered-ssim"])
+def test_what_ignores_flips_and_shifts_has_each_source_first(sides, name):
+    scores = metric_of(name)[1].score(*sides, PAIRS).reshape(3, 3)
+    assert scores.argmax(0).tolist() == [0, 1, 2]
+    assert scores.diagonal().min() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["sscd", "dar", "semdedup"])
+def test_metrics_of_a_network_compare_its_features(sides, tmp_path, name):
+    class Means(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images[:, :1], 8).flatten(1)
+
+    torch.jit.script(Means()).save(tmp_path / "network.pt")
+    title, metric = metric_of(f"{name}={tmp_path / 'network.pt'}")
+    assert title == name
+    scores = metric.score(*sides, PAIRS).reshape(3, 3)
+    assert scores[0, 0] == pytest.approx(1, abs=1e-6)
+    assert np.abs(scores).max() <= 1 + 1e-6
+    assert scores[0, 0] > scores[1:, 0].max()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cosine", "must be one of deepssim"),
+        ("sscd", "needs the file"),
+        ("ssim=x.onnx", "takes no file"),
+        ("sscd=none.onnx", "no such file"),
+    ],
+)
+def test_metrics_that_cannot_be_used_are_told(text, told):
+    with pytest.raises((InputError, InputMissing), match=told):
+        metric_of(text)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_a_file_that_is_no_network_is_told(tmp_path, suffix):
+    path = write(tmp_path / f"network{suffix}", "no network")
+    with pytest.raises(InputError, match="is no network"):
+        metric_of(f"semdedup={path}")
+
+
+@pytest.fixture(scope="module")
+def case(people, tmp_path_factory):
+    """A training set with an index, six synthetic images, three of them copies, and labels."""
+    root = tmp_path_factory.mktemp("evaluate")
+    for number in range(40):
+        name = f"s{number:02d}"
+        shutil.copytree(people / "training" / name, root / "training" / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_NULL", 100)
+        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
+        build_index(root / "training", root / "index", IndexConfig(adapt="never"), RUN)
+    rows = []
+    (root / "generated").mkdir()
+    for number in range(6):
+        source = f"s{number:02d}/1.png" if number < 3 else f"s{number + 37}/1.png"
+        image = Image.open(people / "training" / source)
+        image.rotate(4).save(root / "generated" / f"{number}.png")
+        label = "duplicate" if number < 3 else "different"
+        rows.append([f"s{number:02d}/1.png", f"{number}.png", label])
+        rows.append([f"s{number + 20:02d}/1.png", f"{number}.png", "similar"])
+    with (root / "labelled.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["training", "synthetic", "label"], *rows])
+    return root
+
+
+def evaluated(case, out, **asked):
+    config = EvaluateConfig(index=case / "index", **asked)
+    sides = case / "training", case / "generated"
+    return evaluate(case / "labelled.csv", *sides, case / out, config, RUN)
+
+
+def test_verdicts_are_those_of_a_query(case):
+    found = evaluated(case, "verdicts", metrics=("verdicts",)).metrics["verdicts"]["own"]
+    assert found["labels"]["duplicate"]["recall"] == 1
+    assert found["labels"]["duplicate"]["precision"] == 1
+    _, counts = read_counts(case / "verdicts" / "report")
+    pairs = pq.read_table(case / "verdicts" / "pairs.parquet").to_pylist()
+    flagged = {(match.training, match.synthetic) for match in counts.flagged}
+    assert flagged == {
+        (row["training"], row["synthetic"])
+        for row in pairs
+        if row["verdicts, label"] == "duplicate"
+    }
+
+
+def test_what_is_written_holds_all_figures(case):
+    asked = "ssim", "correlation", "deepssim"
+    result = evaluated(case, "out", metrics=asked, fit=True)
+    told = json.loads((case / "out" / "evaluation.json").read_text())
+    assert told["metrics"] == json.loads(json.dumps(dict(result.metrics)))
+    assert set(told["metrics"]) == set(asked)
+    assert told["labels"] == list(LABELS)
+    pairs = pq.read_table(case / "out" / "pairs.parquet")
+    tested = np.array(pairs["tested"].to_pylist())
+    assert 0 < tested.sum() == told["metrics"]["ssim"]["fitted"]["pairs"] < len(tested)
+    # No subject is both in the pairs that thresholds were fitted on, and in those tested.
+    subject = np.array([name.partition("/")[0] for name in pairs["training"].to_pylist()])
+    assert not set(subject[tested]) & set(subject[~tested])
+    for name in asked:
+        assert (case / "out" / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (case / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert told["metrics"]["correlation"]["thresholds"]["own"] is None
+
+
+def test_the_command_prints_a_table(case):
+    sides = ["--training", case / "training", "--synthetic", case / "generated"]
+    asked = ["evaluate", "--pairs", case / "labelled.csv", *sides, "--metric", "deepssim"]
+    command = [*asked, "--metric", "ssim", "--out", case / "printed", "--workers", "1"]
+    found = CliRunner().invoke(app, [str(each) for each in command])
+    assert found.exit_code == 0, found.output
+    assert "12 pairs: 3 different, 6 similar, 3 duplicate" in found.output
+    assert "deepssim" in found.output
+
+
+def test_an_image_of_the_pairs_that_is_not_there_is_told(case, tmp_path):
+    pairs = write(tmp_path / "pairs.csv", "training,synthetic,label\ns00/1,9.png,similar\n")
+    with pytest.raises(InputError, match="holds none of the 1 images"):
+        evaluate(
+            pairs,
+            case / "training",
+            case / "generated",
+            tmp_path / "out",
+            EvaluateConfig(("ssim",)),
+            RUN,
+        )

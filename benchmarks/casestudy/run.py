@@ -1,0 +1,230 @@
+"""The case study: a generator that memorizes, and every metric against its samples.
+
+For every modality: training images and other people's; a generator at three levels of duplication;
+labels of its samples by search; an encoder adapted to the training images, with a calibrated index;
+the networks of other metrics; `deepssim-scan evaluate` on the samples as they are, and augmented;
+and what each metric finds as a filter, at the score that other people's images reach.
+
+    make casestudy
+    make casestudy IMAGES=folder-of-a-folder-a-person
+
+Every step is kept, and a run that was stopped goes on. Results are in
+benchmarks/results/casestudy_NAME.json, of which `write_docs.py` makes docs/case-study.md.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import harness
+from filters import as_filters
+from generator import REPEATS, SIZES, generate, read, write_images
+from images import PSEUDO, write_pseudo, write_split
+from label import write_labels
+from networks import write_efficientnet
+
+from deepssim_scan.evaluation.labelled import LABELS
+
+HERE = Path(__file__).parent
+SUBJECTS, OTHERS = 40, 250  # pseudo-people of the training set, and others
+LARGEST_ANGLE, GAMMA = 10.0, 0.5
+
+
+def main() -> None:
+    """Run what was not run, and write the results of each modality."""
+    options = _options()
+    for name in [options.images.name] if options.images else PSEUDO:
+        work = options.work / name
+        made = _case(name, work, options)
+        told = {"name": name, "people": "real" if options.images else "pseudo-people"}
+        harness.write(f"casestudy_{name}", options, {}, {}, **told, **made)
+
+
+def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one modality; return what docs are made of."""
+    size = SIZES[options.size]
+    _once(work / "images.done", lambda: _write_images(name, work, size.side, options))
+    training = read(work / "training", size.side)
+    made = {}
+    for level in REPEATS:
+        out = work / level
+        told = work / level / "generator.json"
+        if not told.exists():
+            generate(training, size, out, level, options.count, options.seed)
+        made[level] = json.loads(told.read_text("utf-8"))
+        labelled = partial(_label, work, level, training, size.side)
+        _once(work / f"{level}.labelled", labelled)
+    _once(work / "pairs.done", lambda: _gather(work, options.seed))
+    index = _index(work, options)
+    metrics = _metrics(work, index, options)
+    evaluations = {how: _evaluate(work, how, index, metrics) for how in ("aligned", "augmented")}
+    filters = work / "filters.json"
+    _once(filters, lambda: _write(filters, as_filters(work, metrics)))
+    return {
+        "generators": made,
+        "rates": {level: _rate(work / level / "labelled.csv") for level in REPEATS},
+        "evaluations": evaluations,
+        "filters": json.loads(filters.read_text("utf-8")),
+    }
+
+
+def _once(mark: Path, work: Callable[[], Any]) -> None:
+    """Do some work, unless the file that marks its end is there."""
+    if not mark.exists():
+        work()
+        mark.touch()
+
+
+def _write_images(name: str, work: Path, side: int, options: argparse.Namespace) -> None:
+    if options.images is None:
+        write_pseudo(name, range(SUBJECTS), side, work / "training")
+        write_pseudo(name, range(1000, 1000 + OTHERS), side, work / "others")
+        return
+    people = len(list(options.images.iterdir()))
+    count = min(options.subjects, people // 2)
+    write_split(options.images, range(count), side, work / "training", options.each)
+    write_split(options.images, range(count, people), side, work / "others", options.each)
+
+
+def _label(work: Path, level: str, training: Any, side: int) -> None:
+    samples = read(work / level / "samples", side)
+    names = [f"{level}/{name}" for name in samples.names]
+    out = work / level / "labelled.csv"
+    write_labels(samples.pixels[:, 0], names, training.pixels[:, 0], training.names, out)
+
+
+def _gather(work: Path, seed: int) -> None:
+    """Put the samples of all levels into one folder, as they are and augmented."""
+    lines = [(work / level / "labelled.csv").read_text("utf-8").splitlines() for level in REPEATS]
+    text = "\n".join([lines[0][0], *(row for part in lines for row in part[1:])])
+    (work / "labelled.csv").write_text(text + "\n", "utf-8")
+    for level in REPEATS:
+        files = sorted((work / level / "samples").iterdir())
+        shutil.copytree(work / level / "samples", work / "aligned" / level, dirs_exist_ok=True)
+        pixels = np.stack([np.asarray(Image.open(file), np.float32) / 255 for file in files])
+        random = torch.Generator().manual_seed(seed)
+        write_images(augmented(torch.from_numpy(pixels), random), work / "augmented" / level, "")
+
+
+def augmented(images: Tensor, random: torch.Generator) -> Tensor:
+    """Change images (N, S, S) as the paper's robustness test does, with probability 0.8 each.
+
+    A flip on either axis, a rotation within 10 degrees, a gamma from 0.5 to 1.5.
+    """
+    count = len(images)
+    draws = torch.rand(4, count, generator=random) < 0.8
+    turned = images
+    for number, axis in enumerate((1, 2)):
+        turned = torch.where(draws[number][:, None, None], turned.flip(axis), turned)
+    degrees = (torch.rand(count, generator=random) * 2 - 1) * LARGEST_ANGLE * draws[2]
+    gamma = 1 + (torch.rand(count, generator=random) * 2 - 1) * GAMMA * draws[3]
+    rotated = [
+        np.asarray(Image.fromarray(image.numpy()).rotate(float(angle), Image.Resampling.BICUBIC))
+        for image, angle in zip(turned, degrees, strict=True)
+    ]
+    return torch.from_numpy(np.stack(rotated)).clamp(0, 1) ** gamma[:, None, None]
+
+
+def _index(work: Path, options: argparse.Namespace) -> Path:
+    """Adapt an encoder to the training images, and calibrate their index."""
+    index = work / "index"
+    command = ["build-index", "--training", work / "training", "--index", index]
+    _once(work / "index.done", lambda: _run(*command, "--adapt", "always", workers=options.workers))
+    return index
+
+
+def _metrics(work: Path, index: Path, options: argparse.Namespace) -> dict[str, str]:
+    """Return what each metric is called in tables, and how `evaluate` is asked for it."""
+    dar, features = work / "dar.pt", work.parent / "efficientnet.pt"
+    program = [sys.executable, str(HERE / "train_dar.py"), "--steps", str(options.dar_steps)]
+    if not dar.exists():
+        asked = ["--training", str(work / "training"), "--out", str(dar)]
+        subprocess.run([*program, *asked], check=True)
+    if not features.exists():
+        write_efficientnet(features)
+    found = {
+        "DeepSSIM, cosine, adapted": f"deepssim={index / 'encoder.safetensors'}",
+        "DeepSSIM, cosine, bundled": "deepssim",
+        "ours: verdicts": "verdicts",
+        "ours: registered SSIM": "registered-ssim",
+        "SSCD": f"sscd={options.sscd}" if options.sscd else "",
+        "Dar et al.": f"dar={dar}",
+        "SemDeDup-like (EfficientNet-Lite0)": f"semdedup={features}",
+        "SSIM": "ssim",
+        "pixel correlation": "correlation",
+    }
+    return {name: asked for name, asked in found.items() if asked}
+
+
+def _evaluate(work: Path, how: str, index: Path, metrics: dict[str, str]) -> dict[str, Any]:
+    """Evaluate all metrics on the samples, as they are or augmented."""
+    out = work / f"evaluation-{how}"
+    sides = ["--training", work / "training", "--synthetic", work / how, "--index", index]
+    asked = [part for each in metrics.values() for part in ("--metric", each)]
+    command = ["evaluate", "--pairs", work / "labelled.csv", *sides, *asked, "--fit", "--out", out]
+    _once(work / f"evaluation-{how}.done", lambda: _run(*command, workers=None))
+    found = json.loads((out / "evaluation.json").read_text("utf-8"))["metrics"]
+    titles = {
+        asked if asked.startswith("deepssim") else asked.partition("=")[0]: name
+        for name, asked in metrics.items()
+    }
+    return {titles[title]: figures for title, figures in found.items()}
+
+
+def _rate(path: Path) -> dict[str, Any]:
+    """Return how many samples are duplicates, by their best pair, and of how many subjects."""
+    rows = [line.split(",") for line in path.read_text("utf-8").splitlines()[1:]]
+    best = [row for row in rows if row[4] == "best"]
+    copies = [row for row in best if row[2] == "duplicate"]
+    subjects = {str(Path(row[0]).parent) for row in copies}
+    labels = Counter(row[2] for row in best)
+    return {
+        "samples": len(best),
+        "labels": {name: labels[name] for name in LABELS},
+        "subjects": len(subjects),
+        "training_images": len({row[0] for row in copies}),
+    }
+
+
+def _run(*command: Any, workers: int | None) -> None:
+    """Run a command of deepssim-scan, as a user does."""
+    program = Path(sys.executable).with_name("deepssim-scan")
+    more = [] if workers is None else ["--workers", workers]
+    done = subprocess.run([str(each) for each in (program, *command, *more)], check=False)
+    if done.returncode not in (0, 4):
+        raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+
+def _options() -> argparse.Namespace:
+    made = harness.parser(__doc__, {"count": 200, "subjects": 40, "each": 4, "dar_steps": 300})
+    made.add_argument(
+        "--images", type=Path, help="folder of real people, a folder or file a person"
+    )
+    made.add_argument("--size", choices=SIZES, default="small")
+    made.add_argument("--sscd", type=Path, help="SSCD's network, in ONNX or TorchScript")
+    made.add_argument("--work", type=Path, default=Path("casestudy"))
+    made.add_argument("--workers", type=int)
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

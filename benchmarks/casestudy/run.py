@@ -47,7 +47,7 @@ LARGEST_ANGLE, GAMMA = 10.0, 0.5
 def main() -> None:
     """Run what was not run, and write the results of each modality."""
     options = _options()
-    for name in [options.images.name] if options.images else PSEUDO:
+    for name in [options.images.name] if options.images else options.modalities:
         work = options.work / name
         made = _case(name, work, options)
         told = {"name": name, "people": "real" if options.images else "pseudo-people"}
@@ -218,6 +218,7 @@ def _options() -> argparse.Namespace:
     made.add_argument(
         "--images", type=Path, help="folder of real people, a folder or file a person"
     )
+    made.add_argument("--modalities", nargs="+", choices=PSEUDO, default=PSEUDO)
     made.add_argument("--size", choices=SIZES, default="small")
     made.add_argument("--sscd", type=Path, help="SSCD's network, in ONNX or TorchScript")
     made.add_argument("--work", type=Path, default=Path("casestudy"))

@@ -9,7 +9,7 @@ CHECKED := $(SOURCES) tests benchmarks deploy
 APART := candidates canaries formats gpu planted report subjects verdicts
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo encoder test faults lint format wheel bench clean
+.PHONY: demo encoder test faults lint format wheel bench casestudy clean
 
 encoder: $(READY)
 	$(BIN)/python benchmarks/bundled_encoder.py
@@ -45,6 +45,12 @@ wheel: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[bench]'
 	for bench in $(BENCHMARKS); do $(BIN)/python $$bench || exit 1; done
+
+casestudy: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[casestudy]'
+	$(BIN)/python benchmarks/casestudy/run.py $(if $(IMAGES),--images $(IMAGES)) \
+		$(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SSCD),--sscd $(SSCD))
+	$(BIN)/python benchmarks/casestudy/write_docs.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -263,6 +263,23 @@ def test_verdicts_are_those_of_a_query(case):
     }
 
 
+def test_an_index_of_other_images_is_told(case, tmp_path):
+    shutil.copytree(case / "training", tmp_path / "training")
+    (tmp_path / "training" / "s03").rename(tmp_path / "training" / "other")
+    pairs = write(tmp_path / "p.csv", "training,synthetic,label\nother/1.png,0.png,similar\n")
+    config = EvaluateConfig(("verdicts",), index=case / "index")
+    with pytest.raises(InputError, match=r"holds 0 of the 1 .*other/1.png is not among them"):
+        evaluate(pairs, tmp_path / "training", case / "generated", tmp_path / "out", config, RUN)
+
+
+def test_thresholds_are_not_fitted_to_one_label(case, tmp_path):
+    rows = "".join(f"s{number:02d}/1.png,{number % 6}.png,similar\n" for number in range(20))
+    pairs = write(tmp_path / "pairs.csv", f"training,synthetic,label\n{rows}")
+    config = EvaluateConfig(("ssim",), fit=True)
+    with pytest.raises(InputError, match="10 pairs of 1 kinds of label"):
+        evaluate(pairs, case / "training", case / "generated", tmp_path / "out", config, RUN)
+
+
 def test_what_is_written_holds_all_figures(case):
     asked = "ssim", "correlation", "deepssim"
     result = evaluated(case, "out", metrics=asked, fit=True)

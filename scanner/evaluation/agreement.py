@@ -30,8 +30,11 @@ def fitted(labels: Labels, scores: NDArray[np.float64]) -> Bounds:
 
     Raises InputError where the labels are of one kind.
     """
-    if len(set(labels.tolist())) < 2:
-        raise InputError("thresholds are fitted to pairs of two labels or more, found one.")
+    if (kinds := len(set(labels.tolist()))) < 2:
+        raise InputError(
+            f"thresholds are fitted on the pairs of half of the training subjects: {len(labels):,} "
+            f"pairs of {kinds} kinds of label, where two kinds are needed. Label more pairs."
+        )
     cuts = _cuts(scores)
     below = np.array([[(scores[labels == each] <= cut).sum() for cut in cuts] for each in range(3)])
     total = np.bincount(labels, minlength=3)
@@ -114,7 +117,7 @@ def auc(labels: Labels, scores: NDArray[np.float64]) -> float | None:
     copies = labels == _DUPLICATE
     if copies.all() or not copies.any():
         return None
-    return float(_sklearn().roc_auc_score(copies, scores))
+    return float(sklearn_metrics().roc_auc_score(copies, scores))
 
 
 def true_positives(labels: Labels, scores: NDArray[np.float64], rate: float) -> float | None:
@@ -134,7 +137,7 @@ def silhouette(labels: Labels, scores: NDArray[np.float64]) -> float | None:
     """Return how far the scores of the labels lie apart, -1 to 1; None for one label."""
     if not 2 <= len(set(labels.tolist())) < len(labels):
         return None
-    return float(_sklearn().silhouette_score(scores[:, None], labels))
+    return float(sklearn_metrics().silhouette_score(scores[:, None], labels))
 
 
 def macro_f1(labels: Labels, predicted: Labels) -> float:
@@ -146,18 +149,18 @@ def _f1(labels: Labels, predicted: Labels, average: str) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a label that a draw has none of
         there = np.unique(labels)
-        return float(_sklearn().f1_score(labels, predicted, labels=there, average=average))
+        return float(sklearn_metrics().f1_score(labels, predicted, labels=there, average=average))
 
 
 def _of_predicted(labels: Labels, predicted: Labels) -> dict[str, Any]:
-    found = _sklearn().precision_recall_fscore_support(
+    found = sklearn_metrics().precision_recall_fscore_support(
         labels, predicted, labels=range(3), zero_division=0
     )
     by_label = {
         name: {"precision": float(p), "recall": float(r), "f1": float(f)}
         for name, p, r, f in zip(LABELS, *found[:3], strict=True)
     }
-    confusion = _sklearn().confusion_matrix(labels, predicted, labels=range(3))
+    confusion = sklearn_metrics().confusion_matrix(labels, predicted, labels=range(3))
     return {
         "weighted_f1": _f1(labels, predicted, "weighted"),
         "labels": by_label,
@@ -165,7 +168,8 @@ def _of_predicted(labels: Labels, predicted: Labels) -> dict[str, Any]:
     }
 
 
-def _sklearn() -> Any:
+def sklearn_metrics() -> Any:
+    """Return scikit-learn's metrics; DependencyMissing without it."""
     try:
         from sklearn import metrics
     except ImportError as error:

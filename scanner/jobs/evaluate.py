@@ -5,7 +5,7 @@
 The metric "verdicts" is a query of the synthetic images, as a user makes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.evaluation.agreement import Labels, figures, fitted
+from deepssim_scan.evaluation.agreement import Labels, figures, fitted, sklearn_metrics
 from deepssim_scan.evaluation.images import Images, read_images
 from deepssim_scan.evaluation.labelled import LABELS, Labelled, read_labelled, resolved
 from deepssim_scan.evaluation.metrics import metric_of
@@ -31,10 +31,11 @@ from deepssim_scan.matching.decision import Bounds
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.reporting.matches import judged_pairs
 from deepssim_scan.reporting.plots import draw_labels
-from deepssim_scan.storage.files import replacing
-from deepssim_scan.storage.layout import INDEX_MANIFEST
+from deepssim_scan.storage.files import replacing, shown
+from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
 from deepssim_scan.storage.parquet import writing
 from deepssim_scan.storage.records import write_json
+from deepssim_scan.store.store import Store
 
 VERDICTS = "verdicts"
 METRICS = ("deepssim", VERDICTS, "ssim", "registered-ssim", "correlation")
@@ -104,6 +105,7 @@ def evaluate(
     DependencyMissing without what a metric needs, and what `build_index` and `query` raise.
     """
     config, run = config or EvaluateConfig(), run or RunContext()
+    sklearn_metrics()  # which is needed last: its absence is told first
     labelled = read_labelled(pairs)
     chosen = dict(metric_of(text) for text in config.metrics if text != VERDICTS)
     out.mkdir(parents=True, exist_ok=True)
@@ -159,11 +161,14 @@ class _Sides:
     def scored_by_query(self, out: Path, config: EvaluateConfig) -> Scored:
         """Score the pairs by a query: its verdicts, and the decision statistic.
 
-        A pair that is not among the candidates has the lowest statistic, and is different.
+        A pair that is not among the candidates has the lowest statistic, and is different. So is
+        one that is undecidable.
         """
+        training, synthetic, pairs = self._images(RULE)
         index = config.index or out / "index"
         if not (index / INDEX_MANIFEST).is_file():
             build_index(self.training, index, IndexConfig(ingest=self.ingest), self.run)
+        _check_index(index, training.names)
         how = QueryConfig(
             IngestConfig(read_options=self.ingest.read_options), verdict=config.verdict
         )
@@ -172,7 +177,6 @@ class _Sides:
             (training, synthetic): (verdict, statistic)
             for synthetic, training, verdict, statistic in judged_pairs(result.folder)
         }
-        training, synthetic, pairs = self._images(RULE)
         names = [(training.names[a], synthetic.names[b]) for a, b in pairs.tolist()]
         found = [judged.get(pair, ("different", np.nan)) for pair in names]
         statistics = np.array([statistic for _, statistic in found], np.float64)
@@ -208,6 +212,18 @@ class _Sides:
             ]
             self._read[rule] = sides[0], sides[1], np.stack(numbers, 1)
         return self._read[rule]
+
+
+def _check_index(index: Path, names: Sequence[str]) -> None:
+    """Raise InputError where an index has not all of the training images of the pairs."""
+    with Store.open(index / STORE) as store:
+        there = {shown(record.name) for record in store.embedded()}
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise InputError(
+            f"{index}: holds {len(names) - len(missing):,} of the {len(names):,} training images "
+            f"of the pairs; {missing[0]} is not among them. Give the index of these images."
+        )
 
 
 def _tested(groups: Labels) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """A review: who has the address sees the findings and decides, and nobody else."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from deepssim_scan.audit.history import History
+from deepssim_scan.audit.review import server
 from deepssim_scan.audit.review.agreement import DECISIONS, agreements
 from deepssim_scan.audit.review.server import Review, undecided
 from deepssim_scan.reporting.match import Match
@@ -93,6 +95,19 @@ def test_each_finding_is_shown_once_and_what_is_decided_is_kept(tmp_path):
         assert review.cases == {}
     with serving(tmp_path, reader="B") as review:
         assert [*review.cases] == KEYS
+
+
+def test_a_browser_that_goes_on_before_its_answer_is_no_error(tmp_path, capfd, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    with serving(tmp_path) as review:
+        with monkeypatch.context() as patch:
+            patch.setattr(server._Handler, "_answer", gone)
+            with pytest.raises(http.client.RemoteDisconnected):
+                ask(review.address)
+        assert ask(review.address)[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_blinded_reader_sees_no_name_and_no_number(tmp_path):

@@ -7,6 +7,7 @@ The address holds a token that is drawn anew each time. Whoever does not know it
 
 import json
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -88,6 +89,11 @@ class Review(HTTPServer):
         self.history.decide(finding, self.reader, decision, blinded=self.blinded)
         self.decided[finding] = decision
         return True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went on before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def _shown(self, case: Case) -> dict[str, Any]:
         """Return what the page says of a case; of a blinded one no number and no name."""

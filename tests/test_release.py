@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +257,31 @@ def test_a_sample_of_a_report_is_embedded_again(judged):
         assert [problem.where for problem in checked.problems] == [str(synthetic)]
     finally:
         synthetic.write_bytes(data)
+
+
+def test_a_sample_of_a_release_is_embedded_again(judged, tmp_path):
+    report = tmp_path / "report"
+    shutil.copytree(judged / "report", report)
+    release(report, tmp_path / "cleared", ReleaseConfig(), RUN)
+    config = VerifyConfig(report=report)
+    found = verify(tmp_path / "cleared", config, RUN)
+    assert found.intact
+    # Of the volume three slices are no blanks.
+    assert found.counts["images embedded again"] == len(CLEARED) + 2
+    assert verify(tmp_path / "cleared", VerifyConfig(2, report=report), RUN).counts[
+        "images embedded again"
+    ] in (2, 4)
+    # The same release, of a report that never saw one of its files.
+    shutil.copytree(judged / "synthetic", tmp_path / "others")
+    save(Image.fromarray(drawn(99, 64)), tmp_path / "others" / "a" / "0.png")
+    index = json.loads((report / "job.json").read_text())["index"]
+    query(tmp_path / "others", Path(index), tmp_path / "other-report", CONFIG, RUN)
+    found = verify(tmp_path / "cleared", VerifyConfig(report=tmp_path / "other-report"), RUN)
+    assert [(Path(each.where).name, each.what) for each in found.problems] == [
+        ("0.png", "was not cleared by the report")
+    ]
+    with pytest.raises(InputError, match="is no release"):
+        verify(report, config, RUN)
 
 
 def test_a_statement_that_was_written_in_another_way_is_damaged(judged, tmp_path):

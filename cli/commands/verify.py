@@ -16,11 +16,17 @@ PublicKey = Annotated[
         "--public-key", metavar="FILE", help="Public key in PEM that a release must be signed with."
     ),
 ]
+Report = Annotated[
+    Path | None,
+    options.input_option(
+        "--report",
+        metavar="DIR",
+        help="Report that a release was made from: a sample of the released files is judged by it.",
+    ),
+]
 Sample = Annotated[
     int,
-    options.verdict_option(
-        "--sample", metavar="N", min=0, help="Images of a report that are embedded again."
-    ),
+    options.verdict_option("--sample", metavar="N", min=0, help="Images that are embedded again."),
 ]
 Seed = Annotated[int, options.verdict_option("--seed", metavar="N", help="Draws the sample.")]
 
@@ -28,6 +34,7 @@ Seed = Annotated[int, options.verdict_option("--seed", metavar="N", help="Draws 
 def verify(
     path: Verified,
     public_key: PublicKey = None,
+    report: Report = None,
     sample: Sample = 100,
     seed: Seed = 0,
     json: options.Json = False,
@@ -40,7 +47,7 @@ def verify(
     from deepssim_scan.audit.release.verify import verify as verified
     from deepssim_scan.cli.commands.check import show
 
-    config = VerifyConfig(sample, seed, public_key)
+    config = VerifyConfig(sample, seed, public_key, report)
     with options.running(workers, max_seconds, max_memory) as run:
         checked = verified(path, config, run)
     show(checked, json)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from torch import Tensor
 
-from deepssim_scan.evaluation.metrics.metric import BATCH, Pairs, Scores
-from deepssim_scan.evaluation.metrics.ssim import refuse_file, stacked
+from deepssim_scan.evaluation.metrics.metric import Pairs, Scores
+from deepssim_scan.evaluation.metrics.ssim import pair_by_pair, refuse_file
 from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.ingest.pixels import Pixels
@@ -26,10 +26,10 @@ class RegisteredSSIM:
     def score(
         self, training: Sequence[Pixels], synthetic: Sequence[Pixels], pairs: Pairs
     ) -> Scores:
-        """Score pairs; see `Metric`."""
-        found = []
-        for first in range(0, len(pairs), BATCH):
-            left, right = stacked(training, synthetic, pairs[first : first + BATCH])
-            found.append(compare(right, left).cpu().measures[:, NAMES.index("ssim_1")].numpy())
-        scores: Scores = np.nan_to_num(np.concatenate(found), nan=-1.0).astype(np.float64)
-        return scores
+        """Score pairs; see `Metric`. One of which nothing could be compared has -1."""
+        return pair_by_pair(_registered, training, synthetic, pairs)
+
+
+def _registered(training: Tensor, synthetic: Tensor) -> Tensor:
+    found = compare(synthetic, training).cpu().measures[:, NAMES.index("ssim_1")]
+    return found.nan_to_num(nan=-1.0)

@@ -1,10 +1,11 @@
 """The SSIM of images as they are, which DeepSSIM estimates for images that are aligned."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.evaluation.metrics.metric import BATCH, Pairs, Scores
@@ -33,20 +34,26 @@ class RawSSIM:
         self, training: Sequence[Pixels], synthetic: Sequence[Pixels], pairs: Pairs
     ) -> Scores:
         """Score pairs; see `Metric`."""
-        found = []
-        for first in range(0, len(pairs), BATCH):
-            left, right = stacked(training, synthetic, pairs[first : first + BATCH])
-            found.append(ssim(left, right, image_range(left)).numpy())
-        return np.concatenate(found).astype(np.float64)
+        return pair_by_pair(
+            lambda left, right: ssim(left, right, image_range(left)), training, synthetic, pairs
+        )
 
 
-def stacked(
-    training: Sequence[Pixels], synthetic: Sequence[Pixels], pairs: Pairs
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the images of pairs: (P, H, W) twice."""
-    sides = (training, pairs[:, 0]), (synthetic, pairs[:, 1])
-    left, right = (
-        torch.from_numpy(np.stack([images[n] for n in numbers.tolist()]))
-        for images, numbers in sides
-    )
-    return left, right
+def pair_by_pair(
+    of: Callable[[Tensor, Tensor], Tensor],
+    training: Sequence[Pixels],
+    synthetic: Sequence[Pixels],
+    pairs: Pairs,
+) -> Scores:
+    """Return what a function gives of the images of pairs: (P, H, W) twice -> (P,)."""
+    found = []
+    for first in range(0, len(pairs), BATCH):
+        part = pairs[first : first + BATCH]
+        sides = (training, part[:, 0]), (synthetic, part[:, 1])
+        left, right = (
+            torch.from_numpy(np.stack([images[n] for n in numbers.tolist()]))
+            for images, numbers in sides
+        )
+        found.append(of(left, right).numpy())
+    scores: Scores = np.concatenate(found).astype(np.float64)
+    return scores

@@ -13,6 +13,7 @@ benchmarks/results/casestudy_NAME.json, of which `write_docs.py` makes docs/case
 """
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -34,14 +36,17 @@ import harness
 from filters import as_filters
 from generator import REPEATS, SIZES, generate, read, write_images
 from images import PSEUDO, write_pseudo, write_split
-from label import write_labels
+from label import DIFFERENT, DUPLICATE, write_labels
 from networks import write_efficientnet
 
+from deepssim_scan.evaluation.agreement import macro_f1
 from deepssim_scan.evaluation.labelled import LABELS
+from deepssim_scan.matching.decision import Bounds
 
 HERE = Path(__file__).parent
 SUBJECTS, OTHERS = 40, 250  # pseudo-people of the training set, and others
 LARGEST_ANGLE, GAMMA = 10.0, 0.5
+NEAR = 0.03  # of a threshold of the labels, in SSIM
 
 
 def main() -> None:
@@ -78,6 +83,7 @@ def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
         "generators": made,
         "rates": {level: _rate(work / level / "labelled.csv") for level in REPEATS},
         "evaluations": evaluations,
+        "clear": {how: _clear(work, how, found, metrics) for how, found in evaluations.items()},
         "filters": json.loads(filters.read_text("utf-8")),
     }
 
@@ -178,11 +184,35 @@ def _evaluate(work: Path, how: str, index: Path, metrics: dict[str, str]) -> dic
     command = ["evaluate", "--pairs", work / "labelled.csv", *sides, *asked, "--fit", "--out", out]
     _once(work / f"evaluation-{how}.done", lambda: _run(*command, workers=None))
     found = json.loads((out / "evaluation.json").read_text("utf-8"))["metrics"]
-    titles = {
-        asked if asked.startswith("deepssim") else asked.partition("=")[0]: name
-        for name, asked in metrics.items()
-    }
+    titles = {_title(asked): name for name, asked in metrics.items()}
     return {titles[title]: figures for title, figures in found.items()}
+
+
+def _clear(
+    work: Path, how: str, evaluation: dict[str, Any], metrics: dict[str, str]
+) -> dict[str, Any]:
+    """Return the macro F1 of each metric on the pairs whose SSIM is not near a threshold of labels.
+
+    The thresholds of the metrics are those fitted on all pairs of the validation part.
+    """
+    pairs = pq.read_table(work / f"evaluation-{how}" / "pairs.parquet").to_pydict()
+    with (work / "labelled.csv").open(newline="", encoding="utf-8") as file:
+        values = np.array([float(row["ssim"]) for row in csv.DictReader(file)])
+    near = (np.abs(values[:, None] - [DIFFERENT, DUPLICATE]) < NEAR).any(1)
+    tested = np.array(pairs["tested"])
+    labels = np.array([LABELS.index(label) for label in pairs["label"]])
+    told: dict[str, Any] = {"near": int((near & tested).sum()), "pairs": int(tested.sum())}
+    kept = tested & ~near
+    for name, asked in metrics.items():
+        bounds = Bounds(*evaluation[name]["thresholds"]["fitted"])
+        predicted = bounds.judge(np.array(pairs[_title(asked)])[kept])
+        told[name] = macro_f1(labels[kept], predicted.astype(np.int64))
+    return told
+
+
+def _title(asked: str) -> str:
+    """Return what `evaluate` calls a metric that is asked for so."""
+    return asked if asked.startswith("deepssim") else asked.partition("=")[0]
 
 
 def _rate(path: Path) -> dict[str, Any]:

@@ -30,12 +30,16 @@ _SLOW = ("verdicts", "registered-ssim")  # not scored with all training images
 
 
 def as_filters(work: Path, metrics: dict[str, str]) -> dict[str, Any]:
-    """Return the sensitivity of every metric on aligned and on augmented samples."""
-    copies = _copies(work)
-    told: dict[str, Any] = {}
+    """Return the sensitivity of every metric on aligned and on augmented samples.
+
+    What is known is kept in filters.json, a metric at a time.
+    """
+    copies, path = _copies(work), work / "filters.json"
+    told = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for name, asked in metrics.items():
-        if asked not in _SLOW:
+        if name not in told and asked not in _SLOW:
             told[name] = _by_score(work, asked, copies)
+            path.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     told["ours: verdicts"] = _by_query(work, copies)
     return told
 

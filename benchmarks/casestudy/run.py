@@ -77,14 +77,12 @@ def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     index = _index(work, options)
     metrics = _metrics(work, index, options)
     evaluations = {how: _evaluate(work, how, index, metrics) for how in ("aligned", "augmented")}
-    filters = work / "filters.json"
-    _once(filters, lambda: _write(filters, as_filters(work, metrics)))
     return {
         "generators": made,
         "rates": {level: _rate(work / level / "labelled.csv") for level in REPEATS},
         "evaluations": evaluations,
         "clear": {how: _clear(work, how, found, metrics) for how, found in evaluations.items()},
-        "filters": json.loads(filters.read_text("utf-8")),
+        "filters": as_filters(work, metrics) if options.filters else {},
     }
 
 
@@ -239,10 +237,6 @@ def _run(*command: Any, workers: int | None) -> None:
         raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
 
 
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-
-
 def _options() -> argparse.Namespace:
     made = harness.parser(__doc__, {"count": 200, "subjects": 40, "each": 4, "dar_steps": 300})
     made.add_argument(
@@ -253,6 +247,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--sscd", type=Path, help="SSCD's network, in ONNX or TorchScript")
     made.add_argument("--work", type=Path, default=Path("casestudy"))
     made.add_argument("--workers", type=int)
+    made.add_argument("--no-filters", dest="filters", action="store_false")
     return made.parse_args()
 
 

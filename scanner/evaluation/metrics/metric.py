@@ -23,6 +23,7 @@ Vectors = NDArray[np.float32]
 """Unit-norm rows: (N, D)."""
 
 BATCH = 32
+_AT_ONCE = 1024  # pairs
 
 
 class Metric(Protocol):
@@ -43,9 +44,12 @@ class Metric(Protocol):
 
 
 def products(training: Vectors, synthetic: Vectors, pairs: Pairs) -> Scores:
-    """Return the inner products of pairs of rows."""
-    left, right = training[pairs[:, 0]], synthetic[pairs[:, 1]]
-    found: Scores = np.einsum("pd,pd->p", left.astype(np.float64), right.astype(np.float64))
+    """Return the inner products of pairs of rows, some pairs at a time."""
+    found = np.empty(len(pairs), np.float64)
+    for first in range(0, len(pairs), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        left, right = training[pairs[part, 0]], synthetic[pairs[part, 1]]
+        found[part] = np.einsum("pd,pd->p", left.astype(np.float64), right.astype(np.float64))
     return found
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     for name in [options.images.name] if options.images else options.modalities:
         work = options.work / name
         made = _case(name, work, options)
-        told = {"name": name, "people": "real" if options.images else "pseudo-people"}
+        told = {"modality": name, "people": "real" if options.images else "pseudo-people"}
         harness.write(f"casestudy_{name}", options, {}, {}, **told, **made)
 
 

@@ -69,7 +69,7 @@ def rates(studies: list[Study]) -> list[str]:
             losses = f"{made['autoencoder_loss']:.4f}, {made['diffusion_loss']:.4f}"
             rows.append(
                 _row(
-                    study["name"],
+                    study["modality"],
                     level,
                     f"{made['steps']:,}",
                     rate["samples"],
@@ -104,7 +104,7 @@ def metrics(studies: list[Study]) -> list[str]:
             by_label = [f"{each['precision']:.2f}, {each['recall']:.2f}" for each in labels]
             f1 = [_interval(told[how]["fitted"], "macro_f1") for how in HOW]
             rule = f"{own['macro_f1']:.2f}" if "macro_f1" in own else "none"
-            rows.append(_row(study["name"], name, *f1, rule, *by_label, f"{fitted['auc']:.3f}"))
+            rows.append(_row(study["modality"], name, *f1, rule, *by_label, f"{fitted['auc']:.3f}"))
     return rows
 
 
@@ -117,7 +117,7 @@ def filters(studies: list[Study]) -> list[str]:
             shares = [_share(told[rate]) for rate in rates_of]
             flagged = told.get("others flagged at 0.001")
             others = f"{told['others']:,}" + (f", {flagged['found']} flagged" if flagged else "")
-            rows.append(_row(study["name"], name, *shares, others))
+            rows.append(_row(study["modality"], name, *shares, others))
     return rows
 
 

@@ -110,6 +110,8 @@ def metrics(studies: list[Study]) -> list[str]:
 
 def filters(studies: list[Study]) -> list[str]:
     """Return the table of what metrics find of generated near-duplicates."""
+    if not any(study["filters"] for study in studies):
+        return ["Not measured yet: `run.py` was given `--no-filters`."]
     rates_of = ("aligned at 0.001", "augmented at 0.001", "augmented at 0.01")
     rows = [_row("", "metric", *rates_of, "other people's images"), _rule(6)]
     for study in studies:

@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import shutil
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -261,6 +263,24 @@ def test_verdicts_are_those_of_a_query(case):
         for row in pairs
         if row["verdicts, label"] == "duplicate"
     }
+
+
+def test_that_a_query_is_not_complete_is_told(case, tmp_path):
+    class Told:
+        texts: ClassVar[list[str]] = []
+
+        def __call__(self, *_):
+            pass
+
+        def warn(self, text):
+            self.texts.append(text)
+
+    shutil.copytree(case / "generated", tmp_path / "generated")
+    (tmp_path / "generated" / "damaged.png").write_bytes(b"none")
+    config = EvaluateConfig(("verdicts",), index=case / "index")
+    sides = case / "training", tmp_path / "generated"
+    evaluate(case / "labelled.csv", *sides, tmp_path / "out", config, replace(RUN, progress=Told()))
+    assert any("the query is not complete" in text for text in Told.texts)
 
 
 def test_an_index_of_other_images_is_told(case, tmp_path):

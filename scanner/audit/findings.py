@@ -60,8 +60,9 @@ def _up_to_first(matches: Sequence[Match], held: Collection[str]) -> Iterator[Ma
     for match in matches:
         whose = match.subject or match.training
         if match.finding in held:
+            if whose not in answered:  # the same image may be there under two names
+                yield match
             answered.add(whose)
-            yield match
         elif whose not in answered:
             yield match
             return

@@ -173,6 +173,11 @@ class _Sides:
             IngestConfig(read_options=self.ingest.read_options), verdict=config.verdict
         )
         result = query(self.synthetic, index, out / "report", how, self.run)
+        if not result.complete:
+            self.run.progress.warn(
+                f"{result.folder}: the query is not complete, so its verdicts may miss copies. Its "
+                "summary.json says why."
+            )
         judged = {
             (training, synthetic): (verdict, statistic)
             for synthetic, training, verdict, statistic in judged_pairs(result.folder)

@@ -17,7 +17,7 @@ from deepssim_scan.execution import Scheduler
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions, read_key
 from deepssim_scan.ingest.config.selection import Selection
-from deepssim_scan.matching.config import CanaryConfig, VerdictConfig
+from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, VerdictConfig
 from deepssim_scan.progress import SILENT, Progress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -123,8 +123,8 @@ class Policy(Part):
 
     @property
     def verdict(self) -> VerdictConfig:
-        """How images are judged."""
-        return VerdictConfig(false_alarm=self.false_alarm)
+        """How images are judged; all candidates are listed, since a waiver answers for some."""
+        return VerdictConfig(top_k=CANDIDATES, false_alarm=self.false_alarm)
 
     @property
     def planted(self) -> CanaryConfig:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binom
+from scipy.stats import beta, binom
 from test_rule import calibration
 
 from deepssim_scan.calibration.calibrate import Found, Planted
@@ -68,9 +68,11 @@ def test_without_a_canary_nothing_is_known():
 
 @pytest.mark.parametrize("count", [10, 60, 200])
 def test_a_detector_as_good_as_it_was_calibrated_passes_but_for_one_run_in_a_thousand(count):
-    """Of 75 % that the calibration found; the least number is the last that chance explains."""
-    rule = CalibratedRule(calibration(), RATE)
-    assert rule.calibration.found(RATE) == 0.75
+    """Of 80 % that the calibration found; the least number is the last that chance explains."""
+    copies = {"identity": (2.0,) * 300, "noise": (2.0, 0.0) * 100}
+    rule = CalibratedRule(calibration(planted=copies), RATE)
+    assert rule.calibration.found(RATE) == 0.8
+    lowest = beta.ppf(0.025, 400, 101)  # of Clopper and Pearson
     passes = []
     for found in range(count + 1):
         statistics = np.repeat([[9.0], [0.0]], [found, count - found], 0)
@@ -79,7 +81,17 @@ def test_a_detector_as_good_as_it_was_calibrated_passes_but_for_one_run_in_a_tho
         )
     least = passes.index(True)
     assert all(passes[least:])
-    assert binom.cdf(least - 1, count, 0.75) < 0.001 <= binom.cdf(least, count, 0.75)
+    assert binom.cdf(least - 1, count, lowest) < 0.001 <= binom.cdf(least, count, lowest)
+
+
+def test_a_calibration_that_found_all_of_a_few_does_not_ask_for_all():
+    """Of 40 of 40, one detector in forty finds 91.2 % or less."""
+    rule = CalibratedRule(calibration(planted={"identity": (2.0,) * 40}), RATE)
+    assert rule.calibration.found(RATE) == 1
+    for found, passed in ((28, True), (27, True), (19, False), (0, False)):
+        statistics = np.repeat([[9.0], [0.0]], [found, 28 - found], 0)
+        counted = count_canaries(planted([0] * 28), looked_for(statistics), rule, None)
+        assert counted.passed == passed
 
 
 @pytest.mark.parametrize(("count", "least"), [(-1, None), (5, 1.5), (5, -0.1)])

@@ -73,8 +73,13 @@ class Calibration:
 
     def found(self, rate: float) -> float:
         """Return the share of all planted copies that are flagged at a false-alarm rate."""
+        found, planted = self.count_found(rate)
+        return found / planted
+
+    def count_found(self, rate: float) -> tuple[int, int]:
+        """Return how many planted copies are flagged at a false-alarm rate, and how many are."""
         every = np.concatenate([np.array(values) for values in self.planted.values()])
-        return float((every > self.null.threshold(rate)).mean())
+        return int((every > self.null.threshold(rate)).sum()), len(every)
 
     def summary(self, rate: float) -> dict[str, Any]:
         """Return what reports say of it, at a false-alarm rate: JSON values."""

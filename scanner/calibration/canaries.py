@@ -54,15 +54,16 @@ def count_canaries(
     """Count the canaries that a rule flags.
 
     The least share, where none is given, is what a detector as good as it was calibrated reaches
-    but for one run in a thousand.
+    but for one run in a thousand. How good that is has an interval, of which the lower bound counts:
+    a calibration that found all of its planted copies does not ask for all canaries.
     """
     statistics = rule.calibration.statistic.of(found.features)
     hit = (statistics > rule.bounds.duplicate).any(1)  # never where there is no evidence: NaN
     kinds = {name: planted.kinds == kind for kind, name in enumerate(KINDS)}
     count = len(planted.kinds)
     if least is None:
-        wanted = rule.calibration.found(rule.rate)
-        least = binomial_quantile(_CHANCE, count, wanted) / max(count, 1)
+        lowest, _ = clopper_pearson(*rule.calibration.count_found(rule.rate))
+        least = binomial_quantile(_CHANCE, count, lowest) / max(count, 1)
     return Canaries(
         {name: int(of.sum()) for name, of in kinds.items() if of.any()},
         {name: int((hit & of).sum()) for name, of in kinds.items() if of.any()},

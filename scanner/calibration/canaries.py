@@ -54,8 +54,8 @@ def count_canaries(
     """Count the canaries that a rule flags.
 
     The least share, where none is given, is what a detector as good as it was calibrated reaches
-    but for one run in a thousand. How good that is has an interval, of which the lower bound counts:
-    a calibration that found all of its planted copies does not ask for all canaries.
+    but for one run in a thousand. How good that is has an interval, and its lower bound counts: a
+    calibration that found all of its planted copies does not ask for all canaries.
     """
     statistics = rule.calibration.statistic.of(found.features)
     hit = (statistics > rule.bounds.duplicate).any(1)  # never where there is no evidence: NaN

@@ -183,6 +183,19 @@ def test_what_ignores_flips_and_shifts_has_each_source_first(sides, name):
     assert scores.diagonal().min() > 0.8
 
 
+def test_registered_ssim_undoes_gamma_and_is_that_of_whole_images(sides):
+    training, _ = sides
+    low, high = training[0].min(), training[0].max()
+    brighter = ((training[0] - low) / (high - low)) ** 0.6
+    changed = ((brighter - brighter.mean()) / brighter.std()).astype(np.float32)
+    score = metric_of("registered-ssim")[1].score
+    pairs = np.array([[0, 0], [0, 1]])
+    same, undone = score(training[:1], [training[0], changed], pairs).tolist()
+    assert same > 0.999
+    plain = structural_similarity(training[0], changed, data_range=float(np.ptp(training[0])))
+    assert undone > max(0.97, plain)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("name", ["sscd", "dar", "semdedup"])
 def test_metrics_of_a_network_compare_its_features(sides, tmp_path, name):

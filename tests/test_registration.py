@@ -11,7 +11,7 @@ from PIL import Image
 from deepssim_scan.imaging.coarse import search
 from deepssim_scan.imaging.comparison import Comparison, compare
 from deepssim_scan.imaging.names import FLIPS, NAMES
-from deepssim_scan.imaging.registration import register
+from deepssim_scan.imaging.registration import register, undone
 from deepssim_scan.imaging.sides import sides
 from deepssim_scan.ingest.standardise import Standardisation, standardise
 from deepssim_scan.training.pseudo_subjects import mni152, slices
@@ -144,6 +144,20 @@ def test_the_aligned_pair_is_what_scipy_makes_of_the_found_transform(heads):
         under_gamma = ((small - low) / span) ** found.gamma[n].item() * span + low
         np.testing.assert_allclose(found.training[n], under_gamma, atol=1e-3)
         assert np.corrcoef(wanted[inside], under_gamma[inside])[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("flip", range(4))
+def test_what_pillow_planted_is_undone(heads, flip):
+    """Where nothing left the image, it is the training image again."""
+    options = {"degrees": 8.0, "scale": 0.93, "shift": (5.0, -4.0)}
+    copies = standard([planted(image, flip, **options) for image in heads])
+    many = [
+        torch.tensor([each] * len(heads)) for each in (flip, options["degrees"], options["scale"])
+    ]
+    moved = undone(copies, *many, torch.tensor([options["shift"]] * len(heads)))
+    middle = slice(None), slice(16, 112), slice(16, 112)
+    for one, other in zip(moved[middle], standard(heads)[middle], strict=True):
+        assert np.corrcoef(one.flatten(), other.flatten())[0, 1] > 0.98
 
 
 def test_what_left_the_image_does_not_count():

@@ -326,10 +326,10 @@ def generate(
 ) -> dict[str, Any]:
     """Train both networks as far as they are not, write samples to `out`, and say what was done.
 
-    The autoencoder lies beside `out`, for every level of duplication.
+    The autoencoder lies beside `out`, for every level of duplication and every seed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    first = train_autoencoder(pictures, size, out.parent / "autoencoder.pt", seed)
+    first = train_autoencoder(pictures, size, out.parent / "autoencoder.pt", 0)
     coder = first.network.eval()
     second, scale = train_diffusion(pictures, coder, size, out / "diffusion.pt", duplication, seed)
     found = sample(second.network, coder, size, scale, pictures.conditions, count, seed)

@@ -13,9 +13,11 @@ shares no step with the registration of `deepssim_scan`, whose verdicts are meas
 """
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from deepssim_scan.evaluation.labelled import LABELS
 from deepssim_scan.imaging.ssim import image_range, ssim
 
 DUPLICATE, DIFFERENT = 0.85, 0.60
@@ -242,3 +245,26 @@ def write_labels(
             how_found = int(found.orientation[each]), *told
             writer.writerow([*names_of, label(value), f"{value:.4f}", chosen, *how_found])
     return best
+
+
+def duplicates(labelled: Path) -> set[str]:
+    """Return the images of a labelled.csv whose best pair is a duplicate."""
+    return {row["synthetic"] for row in _best(labelled) if row["label"] == "duplicate"}
+
+
+def rate_of(labelled: Path) -> dict[str, Any]:
+    """Return how many images of a labelled.csv copy, by their best pair, and how many subjects."""
+    best = _best(labelled)
+    copies = [row for row in best if row["label"] == "duplicate"]
+    labels = Counter(row["label"] for row in best)
+    return {
+        "samples": len(best),
+        "labels": {name: labels[name] for name in LABELS},
+        "subjects": len({str(Path(row["training"]).parent) for row in copies}),
+        "training_images": len({row["training"] for row in copies}),
+    }
+
+
+def _best(labelled: Path) -> list[dict[str, str]]:
+    with labelled.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["chosen"] == "best"]

@@ -1,9 +1,10 @@
 """The case study: a generator that memorizes, and every metric against its samples.
 
 For every modality: training images and other people's; a generator at three levels of duplication;
-labels of its samples by search; an encoder adapted to the training images, with a calibrated index;
-the networks of other metrics; `deepssim-scan evaluate` on the samples as they are, and augmented;
-and what each metric finds as a filter, at the score that other people's images reach.
+labels of its samples by search; an encoder trained on the training images, with an index that is
+calibrated by a hold-out; the networks of other metrics; `deepssim-scan evaluate` on the samples as
+they are, and augmented; what each metric finds as a filter, at the score that other people's images
+reach; and how much of it another seed of the encoder or of the generator changes.
 
     make casestudy
     make casestudy IMAGES=folder-of-a-folder-a-person
@@ -19,7 +20,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,17 +34,29 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import harness
 from filters import as_filters
-from generator import REPEATS, SIZES, generate, read, write_images
+from generator import REPEATS, SIZES, Pictures, generate, read, write_images
 from images import PSEUDO, write_pseudo, write_split
-from label import DIFFERENT, DUPLICATE, write_labels
+from label import DIFFERENT, DUPLICATE, rate_of, write_labels
 from networks import write_efficientnet
+from seeds import ENCODER, label_samples, over_seeds, run, train_encoder
 
 from deepssim_scan.evaluation.agreement import macro_f1
 from deepssim_scan.evaluation.labelled import LABELS
 from deepssim_scan.matching.decision import Bounds
 
 HERE = Path(__file__).parent
-SUBJECTS, OTHERS = 40, 250  # pseudo-people of the training set, and others
+SUBJECTS, OTHERS = 40, 250  # pseudo-people of the training set; others, and of the hold-out
+MOST = 10  # images of another real person
+LABELLED = 200  # images of others, whose best pair is labelled, too
+SIZES_OF = {
+    "count": 200,
+    "subjects": 40,
+    "each": 4,
+    "train_steps": 1500,
+    "dar_steps": 300,
+    "seeds": 3,
+    "seed_steps": 300,
+}
 LARGEST_ANGLE, GAMMA = 10.0, 0.5
 NEAR = 0.03  # of a threshold of the labels, in SSIM
 
@@ -71,18 +83,20 @@ def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
         if not told.exists():
             generate(training, size, out, level, options.count, options.seed)
         made[level] = json.loads(told.read_text("utf-8"))
-        labelled = partial(_label, work, level, training, size.side)
-        _once(work / f"{level}.labelled", labelled)
+        _once(work / f"{level}.labelled", partial(label_samples, work / level, training))
+    _once(work / "others.labelled", lambda: _label_others(work, training))
     _once(work / "pairs.done", lambda: _gather(work, options.seed))
     index = _index(work, options)
     metrics = _metrics(work, index, options)
     evaluations = {how: _evaluate(work, how, index, metrics) for how in ("aligned", "augmented")}
     return {
         "generators": made,
-        "rates": {level: _rate(work / level / "labelled.csv") for level in REPEATS},
+        "rates": {level: rate_of(work / level / "labelled.csv") for level in REPEATS},
+        "others": rate_of(work / "others.csv"),
         "evaluations": evaluations,
         "clear": {how: _clear(work, how, found, metrics) for how, found in evaluations.items()},
-        "filters": as_filters(work, metrics) if options.filters else {},
+        "filters": as_filters(work, metrics),
+        "seeds": over_seeds(work, training, size, options),
     }
 
 
@@ -97,18 +111,23 @@ def _write_images(name: str, work: Path, side: int, options: argparse.Namespace)
     if options.images is None:
         write_pseudo(name, range(SUBJECTS), side, work / "training")
         write_pseudo(name, range(1000, 1000 + OTHERS), side, work / "others")
+        write_pseudo(name, range(2000, 2000 + OTHERS), side, work / "holdout")
         return
     people = len(list(options.images.iterdir()))
     count = min(options.subjects, people // 2)
+    middle = (count + people) // 2
     write_split(options.images, range(count), side, work / "training", options.each)
-    write_split(options.images, range(count, people), side, work / "others", options.each)
+    write_split(options.images, range(count, middle), side, work / "others", MOST)
+    write_split(options.images, range(middle, people), side, work / "holdout", MOST)
 
 
-def _label(work: Path, level: str, training: Any, side: int) -> None:
-    samples = read(work / level / "samples", side)
-    names = [f"{level}/{name}" for name in samples.names]
-    out = work / level / "labelled.csv"
-    write_labels(samples.pixels[:, 0], names, training.pixels[:, 0], training.names, out)
+def _label_others(work: Path, training: Pictures) -> None:
+    """Label some images of other people, too: what the definition says where nothing is copied."""
+    others = read(work / "others", training.pixels.shape[2])
+    last = len(others.names) - 1
+    rows = np.linspace(0, last, min(LABELLED, last + 1)).round().astype(int)
+    names, pixels = [others.names[row] for row in rows], others.pixels[rows, 0]
+    write_labels(pixels, names, training.pixels[:, 0], training.names, work / "others.csv")
 
 
 def _gather(work: Path, seed: int) -> None:
@@ -144,10 +163,14 @@ def augmented(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _index(work: Path, options: argparse.Namespace) -> Path:
-    """Adapt an encoder to the training images, and calibrate their index."""
-    index = work / "index"
-    command = ["build-index", "--training", work / "training", "--index", index]
-    _once(work / "index.done", lambda: _run(*command, "--adapt", "always", workers=options.workers))
+    """Train an encoder on the training images, and calibrate their index by the hold-out."""
+    index, encoder = work / "index", work / ENCODER
+    train_encoder(work, encoder, options.train_steps, options.seed)
+    sides = ["--training", work / "training", "--index", index]
+    build = ["--encoder", encoder, "--adapt", "never", "--no-calibrate"]
+    _once(work / "built.done", lambda: run("build-index", *sides, *build))
+    calibrate = ["calibrate", *sides, "--holdout", work / "holdout"]
+    _once(work / "index.done", lambda: run(*calibrate))
     return index
 
 
@@ -161,7 +184,7 @@ def _metrics(work: Path, index: Path, options: argparse.Namespace) -> dict[str, 
     if not features.exists():
         write_efficientnet(features)
     found = {
-        "DeepSSIM, cosine, adapted": f"deepssim={index / 'encoder.safetensors'}",
+        "DeepSSIM, cosine, trained": f"deepssim={work / ENCODER}",
         "DeepSSIM, cosine, bundled": "deepssim",
         "ours: verdicts": "verdicts",
         "ours: registered SSIM": "registered-ssim",
@@ -180,7 +203,7 @@ def _evaluate(work: Path, how: str, index: Path, metrics: dict[str, str]) -> dic
     sides = ["--training", work / "training", "--synthetic", work / how, "--index", index]
     asked = [part for each in metrics.values() for part in ("--metric", each)]
     command = ["evaluate", "--pairs", work / "labelled.csv", *sides, *asked, "--fit", "--out", out]
-    _once(work / f"evaluation-{how}.done", lambda: _run(*command, workers=None))
+    _once(work / f"evaluation-{how}.done", lambda: run(*command))
     found = json.loads((out / "evaluation.json").read_text("utf-8"))["metrics"]
     titles = {_title(asked): name for name, asked in metrics.items()}
     return {titles[title]: figures for title, figures in found.items()}
@@ -213,32 +236,8 @@ def _title(asked: str) -> str:
     return asked if asked.startswith("deepssim") else asked.partition("=")[0]
 
 
-def _rate(path: Path) -> dict[str, Any]:
-    """Return how many samples are duplicates, by their best pair, and of how many subjects."""
-    rows = [line.split(",") for line in path.read_text("utf-8").splitlines()[1:]]
-    best = [row for row in rows if row[4] == "best"]
-    copies = [row for row in best if row[2] == "duplicate"]
-    subjects = {str(Path(row[0]).parent) for row in copies}
-    labels = Counter(row[2] for row in best)
-    return {
-        "samples": len(best),
-        "labels": {name: labels[name] for name in LABELS},
-        "subjects": len(subjects),
-        "training_images": len({row[0] for row in copies}),
-    }
-
-
-def _run(*command: Any, workers: int | None) -> None:
-    """Run a command of deepssim-scan, as a user does."""
-    program = Path(sys.executable).with_name("deepssim-scan")
-    more = [] if workers is None else ["--workers", workers]
-    done = subprocess.run([str(each) for each in (program, *command, *more)], check=False)
-    if done.returncode not in (0, 4):
-        raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
-
-
 def _options() -> argparse.Namespace:
-    made = harness.parser(__doc__, {"count": 200, "subjects": 40, "each": 4, "dar_steps": 300})
+    made = harness.parser(__doc__, SIZES_OF)
     made.add_argument(
         "--images", type=Path, help="folder of real people, a folder or file a person"
     )
@@ -246,8 +245,6 @@ def _options() -> argparse.Namespace:
     made.add_argument("--size", choices=SIZES, default="small")
     made.add_argument("--sscd", type=Path, help="SSCD's network, in ONNX or TorchScript")
     made.add_argument("--work", type=Path, default=Path("casestudy"))
-    made.add_argument("--workers", type=int)
-    made.add_argument("--no-filters", dest="filters", action="store_false")
     return made.parse_args()
 
 

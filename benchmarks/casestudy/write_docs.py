@@ -21,12 +21,13 @@ DOCS = ROOT / "docs" / "case-study.md"
 EARLIER = ("SSCD", "Dar et al.", "SemDeDup-like (EfficientNet-Lite0)")
 COMPARED = (
     "DeepSSIM, cosine, bundled",
-    "DeepSSIM, cosine, adapted",
+    "DeepSSIM, cosine, trained",
     "ours: registered SSIM",
     "ours: verdicts",
     *EARLIER,
 )
 HOW = ("aligned", "augmented")
+_LABELS = ("duplicate", "similar", "different")
 
 Study = dict[str, Any]
 
@@ -64,7 +65,7 @@ def rates(studies: list[Study]) -> list[str]:
     for study in studies:
         for level, made in study["generators"].items():
             rate = study["rates"][level]
-            labels = [rate["labels"][name] for name in ("duplicate", "similar", "different")]
+            labels = [rate["labels"][name] for name in _LABELS]
             shares = [f"{count / rate['samples']:.1%}" for count in labels]
             losses = f"{made['autoencoder_loss']:.4f}, {made['diffusion_loss']:.4f}"
             rows.append(
@@ -78,6 +79,10 @@ def rates(studies: list[Study]) -> list[str]:
                     losses,
                 )
             )
+        others = study["others"]
+        shares = (f"{others['labels'][name] / others['samples']:.1%}" for name in _LABELS)
+        who = "other people's images"
+        rows.append(_row(study["modality"], who, "", others["samples"], *shares, "", ""))
     return rows
 
 
@@ -100,7 +105,7 @@ def metrics(studies: list[Study]) -> list[str]:
         for name in study["evaluations"]["augmented"]:
             told = {how: study["evaluations"][how][name] for how in HOW}
             fitted, own = told["augmented"]["fitted"], told["augmented"]["own"]
-            labels = [fitted["labels"][name] for name in ("duplicate", "similar", "different")]
+            labels = [fitted["labels"][name] for name in _LABELS]
             by_label = [f"{each['precision']:.2f}, {each['recall']:.2f}" for each in labels]
             f1 = [_interval(told[how]["fitted"], "macro_f1") for how in HOW]
             rule = f"{own['macro_f1']:.2f}" if "macro_f1" in own else "none"
@@ -110,24 +115,65 @@ def metrics(studies: list[Study]) -> list[str]:
 
 def filters(studies: list[Study]) -> list[str]:
     """Return the table of what metrics find of generated near-duplicates."""
-    if not any(study["filters"] for study in studies):
-        return ["Not measured yet: `run.py` was given `--no-filters`."]
-    rates_of = ("aligned at 0.001", "augmented at 0.001", "augmented at 0.01")
-    rows = [_row("", "metric", *rates_of, "other people's images"), _rule(6)]
+    rates_of = [f"{how} at {rate}" for rate in ("0.001", "0.01") for how in HOW]
+    titles = [f"{how}, {rate}" for rate in ("0.1 %", "1 %") for how in HOW]
+    rows = [_row("", "metric", *titles), _rule(6)]
     for study in studies:
         for name, told in study["filters"].items():
-            shares = [_share(told[rate]) for rate in rates_of]
-            flagged = told.get("others flagged at 0.001")
-            others = f"{told['others']:,}" + (f", {flagged['found']} flagged" if flagged else "")
-            rows.append(_row(study["modality"], name, *shares, others))
+            rows.append(_row(study["modality"], name, *(_share(told[rate]) for rate in rates_of)))
+    return rows
+
+
+def flagged(studies: list[Study]) -> list[str]:
+    """Return the table of what queries flag with their defaults."""
+    titles = "false alarms asked for", "other people's images flagged"
+    of_duplicates = (f"of the duplicates by label, {how}" for how in HOW)
+    rows = [_row("", *titles, *of_duplicates), _rule(5)]
+    for study in studies:
+        told = study["filters"]["ours: verdicts"]
+        shares = (_share(told[f"{side} flagged"]) for side in ("others", *HOW))
+        rows.append(_row(study["modality"], f"{told['false_alarm']:.2%}", *shares))
+    return rows
+
+
+def seeds(studies: list[Study]) -> list[str]:
+    """Return the table of what other seeds of the encoder and of the generator give."""
+    encoders = "macro F1 of encoders, augmented", "labels that two of them agree on"
+    generators = "duplicates by label, by generator", "samples flagged", "duplicates flagged"
+    rows = [_row("", *encoders, *generators), _rule(6)]
+    for study in studies:
+        told, made = study["seeds"]["encoders"], study["seeds"]["generators"]
+        f1 = ", ".join(f"{value:.3f}" for value in told["macro_f1"])
+        agreed = ", ".join(f"{value:.0%}" for value in told["agreement"])
+        counts = [
+            (each["labels"]["duplicate"], each["flagged"], each["flagged_duplicates"])
+            for each in made
+        ]
+        columns = (", ".join(map(str, column)) for column in zip(*counts, strict=True))
+        rows.append(_row(study["modality"], f1, agreed, *columns))
     return rows
 
 
 def averages(studies: list[Study]) -> list[str]:
     """Return the macro F1 on augmented samples, averaged over modalities."""
-    clear = "of pairs not near a threshold of the labels"
-    rows = [_row("metric", "macro F1, augmented, mean", "against the best earlier one", clear)]
-    rows.append(_rule(4))
+    groups = {
+        people: [study for study in studies if study["people"] == people]
+        for people in ("pseudo-people", "real")
+    }
+    kept = {people: some for people, some in groups.items() if some}
+    titles = (
+        f"{people}: {title}"
+        for people in kept
+        for title in ("macro F1", "above the best earlier", "not near a threshold of the labels")
+    )
+    rows = [_row("metric", *titles), _rule(1 + 3 * len(kept))]
+    columns = [_averages(some) for some in kept.values()]
+    cells = {name: [cell for each in columns for cell in each[name]] for name in COMPARED}
+    return rows + [_row(name, *found) for name, found in cells.items()]
+
+
+def _averages(studies: list[Study]) -> dict[str, tuple[str, str, str]]:
+    """Return of each metric the mean macro F1, its gain, and the mean of pairs that are clear."""
     mean, apart = (
         {name: float(np.mean([of(study, name) for study in studies])) for name in COMPARED}
         for of in (
@@ -136,17 +182,19 @@ def averages(studies: list[Study]) -> list[str]:
         )
     )
     best = max(mean[name] for name in EARLIER)
-    for name, value in mean.items():
-        gain = f"{value / best - 1:+.0%}"
-        rows.append(_row(name, f"{value:.3f}", gain, f"{apart[name]:.3f}"))
-    return rows
+    return {
+        name: (f"{value:.3f}", f"{value / best - 1:+.0%}", f"{apart[name]:.3f}")
+        for name, value in mean.items()
+    }
 
 
 TABLES: dict[str, Callable[[list[Study]], list[str]]] = {
     "rates": rates,
     "metrics": metrics,
-    "filters": filters,
     "averages": averages,
+    "filters": filters,
+    "flagged": flagged,
+    "seeds": seeds,
 }
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from deepssim_scan.imaging.pose import Pose, flipped, refine
 from deepssim_scan.imaging.sides import FINE, Sides
 from deepssim_scan.imaging.warp import gamma as raised
-from deepssim_scan.imaging.warp import read_grid, sampling_grid
+from deepssim_scan.imaging.warp import read_at, read_grid, sampling_grid
 
 _STEPS = 6  # of Gauss and Newton
 _GAMMAS = (9, 1.0), (5, 0.125)  # how many are tried, and how far in logarithm: first, around it
@@ -67,6 +67,19 @@ def register(synthetic: Sides, training: Sides, flip: Tensor, pose: Pose) -> Reg
     return Registered(flip, *transform, exponent, found, raised(training.images, exponent), inside)
 
 
+def undone(
+    images: Tensor, flip: Tensor, degrees: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    """Undo the geometry of transforms (P,), as in `Registered`, of synthetic images (P, H, W).
+
+    Beyond the border its value continues.
+    """
+    mirrored, one_axis = _mirrored(flip)
+    angle = torch.deg2rad(torch.where(one_axis, degrees, -degrees))
+    half = torch.tensor([images.shape[2], images.shape[1]], device=flip.device) / 2
+    return read_at(flipped(images, flip), angle, torch.where(mirrored, -shift, shift) / half, scale)
+
+
 def _transform(flip: Tensor, pose: Pose, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
     """Return the transform of the training image: degrees and scale (P,), shift (P, 2) in pixels.
 
@@ -74,11 +87,16 @@ def _transform(flip: Tensor, pose: Pose, shape: torch.Size) -> tuple[Tensor, Ten
     one at F(Ax + s), so the synthetic one at y is the training image at F(FAF)^-1 (y - Fs):
     flipped, then scaled and rotated by FAF, and shifted by Fs.
     """
-    flipped = torch.stack([flip & 1, flip >> 1], 1) > 0
-    one_axis = flipped.sum(1) == 1
+    mirrored, one_axis = _mirrored(flip)
     half = torch.tensor([shape[2], shape[1]], device=flip.device) * (FINE / 2)
     degrees = torch.rad2deg(torch.where(one_axis, pose.angle, -pose.angle))
-    return degrees, pose.scale, torch.where(flipped, -pose.shift, pose.shift) * half
+    return degrees, pose.scale, torch.where(mirrored, -pose.shift, pose.shift) * half
+
+
+def _mirrored(flip: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell which axes flips (P,) mirror, (P, 2), and whether that is one of the two, (P,)."""
+    axes = torch.stack([flip & 1, flip >> 1], 1) > 0
+    return axes, axes.sum(1) == 1
 
 
 def _best_gamma(training: Tensor, found: Tensor, counted: Tensor) -> Tensor:

@@ -67,9 +67,7 @@ def register(synthetic: Sides, training: Sides, flip: Tensor, pose: Pose) -> Reg
     return Registered(flip, *transform, exponent, found, raised(training.images, exponent), inside)
 
 
-def undone(
-    images: Tensor, flip: Tensor, degrees: Tensor, scale: Tensor, shift: Tensor
-) -> Tensor:
+def undone(images: Tensor, flip: Tensor, degrees: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Undo the geometry of transforms (P,), as in `Registered`, of synthetic images (P, H, W).
 
     Beyond the border its value continues.

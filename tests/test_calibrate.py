@@ -110,6 +110,33 @@ def test_a_non_member_is_looked_for_without_its_own_subject(calibrator):
     assert not left_out.same.any()
 
 
+@pytest.mark.parametrize(("alike", "least", "most"), [(True, 0.8, 1.0), (False, 0.0, 0.2)])
+def test_another_image_of_the_same_patient_is_flagged_where_it_is_nearly_the_same(
+    tmp_path, monkeypatch, alike, least, most
+):
+    """The second image of a patient is the first one, moved and noisy, or another person's."""
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    monkeypatch.setattr(module, "_AGAIN", 1)
+    volume, noise = mni152(), torch.Generator().manual_seed(0)
+    for subject in range(24):
+        seeds = [subject, subject if alike else 1000 + subject]
+        for number, seed in enumerate(seeds):
+            person = torch.Generator().manual_seed(seed)
+            (pixels,) = slices(volume, 2, [0.45], 128, person)
+            if number:
+                pixels = pixels.roll(5, 1) + 0.02 * torch.randn(128, 128, generator=noise)
+            path = tmp_path / "training" / f"s{subject:02d}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_image(pixels.clamp(0, 1)).save(path)
+    result = build_index(
+        tmp_path / "training", tmp_path / "index", IndexConfig(adapt="never"), RUN
+    ).calibration
+    flagged, asked = result.count_same_patient(result.false_alarm(None))
+    assert 30 < asked <= 48  # but for those that are the same image
+    assert least <= flagged / asked <= most
+    assert Calibration.read(tmp_path / "index").same_patient == result.same_patient
+
+
 def adapted(calibrator, subjects):
     """The calibrator with an encoder that says that it was trained on images of some subjects."""
     numbers = zip(calibrator.groups.number, calibrator.store.embedded(), strict=True)

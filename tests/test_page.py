@@ -56,6 +56,7 @@ def summary(**changed):
             "expected_false_alarms": 0.02,
             "non_members": {"images": 600, "subjects": 10, "from": "known"},
             "sensitivity": 0.99,
+            "same_patient": {"images": 40, "flagged": 2},
             "planted": 560,
             "digest": "ab" * 32,
         },

@@ -87,6 +87,11 @@ def show(found: "Calibration") -> None:
         f"Planted copies found: {said['sensitivity']:.1%} of {said['planted']:,}; the fewest of "
         f"{worst!r}, {kinds[worst]:.0%}"
     )
+    if again := said["same_patient"]:
+        console.say(
+            f"Another image of the same patient: {again['flagged'] / again['images']:.1%} of "
+            f"{again['images']:,} are taken for copies. No copy does not mean: not this patient."
+        )
     if said["training_duplicates"]:
         console.warn(
             f"{said['training_duplicates']:,} pairs of training images of different subjects are "

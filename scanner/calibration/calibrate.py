@@ -28,7 +28,7 @@ from deepssim_scan.ingest.pipeline import CHUNK
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.matching.probe import Probe
-from deepssim_scan.matching.statistic import FEATURES, Array, features
+from deepssim_scan.matching.statistic import FEATURES, Array, Statistic, features
 from deepssim_scan.matching.views import NEVER, Views
 from deepssim_scan.store.reread import Held, Reader
 from deepssim_scan.store.store import Store
@@ -40,6 +40,7 @@ FEWEST_TURNED = 200
 """Images that are turned and inverted, at least, to know how like others they are then."""
 
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
+_AGAIN = 6  # times as many images has the null as are looked for among others of their subjects
 _TURNED = 600  # images that are turned and inverted, at most
 _BLOCK = 512  # images looked for at once
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
@@ -112,6 +113,7 @@ class Calibrator:
         positive, of_whom = found.features[hit], found.group[hit.any(1)]
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
+        statistic = fit(null.features, positive)
         return Calibration(
             encoder=self.store.manifest.encoder,
             store=self.store.digest,
@@ -120,13 +122,14 @@ class Calibrator:
             tta_views=self.probe.views.count,
             enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
-            statistic=fit(null.features, positive),
+            statistic=statistic,
             null=NullDistribution.of(
                 _best(judge(null.features, null.group)), null.group, self.seed
             ),
             planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
+            same_patient=self._same_patient(statistic, len(null.group) // _AGAIN, rng),
         )
 
     def _views(self, rng: np.random.Generator) -> Views:
@@ -201,6 +204,25 @@ class Calibrator:
         }
         names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
         return found.only(found.whole & ~same.any(1)), tuple((a, b) for a, b in names)
+
+    def _same_patient(
+        self, statistic: Statistic, most: int, rng: np.random.Generator
+    ) -> tuple[float | None, ...]:
+        """Look for images among the others of their subjects, and all else.
+
+        Return the statistic of the best image of the same subject. An image that is there twice is
+        left out.
+        """
+        if not self.groups.subjects:
+            return ()
+        several = np.flatnonzero(np.bincount(self.groups.number)[self.groups.number] > 1)
+        images = self._read(self.groups.some(most, rng, several))
+        rows = np.array(sorted(images), np.int64)
+        itself = [rows[at : at + 1] for at in range(len(rows))]
+        found = self.look_for([images[row] for row in rows], self.groups.number[rows], itself)
+        own = self.groups.number[found.rows] == found.group[:, None]
+        best = _best(np.where(own, statistic.of(found.features), np.nan))[~found.same.any(1)]
+        return tuple(None if np.isnan(value) else float(value) for value in best)
 
     def _not_seen(self) -> Rows:
         """Return the rows of groups that the encoder was not trained on; all, where it saw all.

@@ -38,7 +38,9 @@ class Calibration:
     of neighbouring files left out, or "hold-out" images. `planted` holds the statistic
     of every planted copy by kind; `source_first` is the share of them whose source has the highest
     score; `duplicates` are training images of different subjects that are copies of each other;
-    `changed` files of the training set are new or others since it was made.
+    `changed` files of the training set are new or others since it was made. `same_patient` is of
+    images of subjects of whom there are others: the statistic of the best of those, None where
+    none of them was registered.
     """
 
     encoder: str
@@ -54,6 +56,7 @@ class Calibration:
     source_first: float
     duplicates: tuple[tuple[str, str], ...]
     changed: int = 0
+    same_patient: tuple[float | None, ...] = ()
     digest: str = ""
 
     def false_alarm(self, asked: float | None) -> float:
@@ -81,8 +84,17 @@ class Calibration:
         every = np.concatenate([np.array(values) for values in self.planted.values()])
         return int((every > self.null.threshold(rate)).sum()), len(every)
 
+    def count_same_patient(self, rate: float) -> tuple[int, int]:
+        """Return how many images are taken for copies of another image of the same patient.
+
+        Of how many such images, too.
+        """
+        found = np.array(self.same_patient, float)
+        return int((found > self.null.threshold(rate)).sum()), len(found)
+
     def summary(self, rate: float) -> dict[str, Any]:
         """Return what reports say of it, at a false-alarm rate: JSON values."""
+        flagged, asked = self.count_same_patient(rate)
         return {
             "false_alarm": rate,
             "false_alarm_upper_95": self.null.upper_bound(self.null.threshold(rate)),
@@ -98,6 +110,7 @@ class Calibration:
             "sensitivity_by_kind": self.sensitivity(rate),
             "source_first": self.source_first,
             "training_duplicates": len(self.duplicates),
+            "same_patient": {"images": asked, "flagged": flagged} if asked else None,
             "digest": self.digest,
         }
 
@@ -123,6 +136,7 @@ class Calibration:
         value["null"] = self.null.as_json()
         value["planted"] = {kind: list(values) for kind, values in self.planted.items()}
         value["duplicates"] = [list(pair) for pair in self.duplicates]
+        value["same_patient"] = list(self.same_patient)
         write_json(folder / CALIBRATION, value)
 
     @classmethod
@@ -150,6 +164,7 @@ class Calibration:
                     "null": NullDistribution.from_json(value["null"], path),
                     "planted": {kind: tuple(each) for kind, each in value["planted"].items()},
                     "duplicates": tuple(tuple(pair) for pair in value["duplicates"]),
+                    "same_patient": tuple(value.get("same_patient", ())),
                     "digest": sha256(path),
                 }
             )

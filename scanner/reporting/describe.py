@@ -94,6 +94,7 @@ def _calibration(path: Path) -> dict[str, Any] | None:
         "non_members": len(value["null"]["statistics"]),
         "planted": sum(map(len, value["planted"].values())),
         "training_duplicates": len(value["duplicates"]),
+        "same_patient": len(value.get("same_patient", ())),
     }
 
 

@@ -1,4 +1,4 @@
-"""report.html of a query: what the page says, and the page.
+"""report.html of a query: tables, plots and pictures.
 
 summary.json, findings, subjects, distributions -> HTML
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.render import data_url, render
+from deepssim_scan.reporting.html.words import at_risk, left_out, method, verdict
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
@@ -111,8 +112,8 @@ def page(content: Content) -> str:
         "report.html.j2",
         "script.js",
         title=content.title,
-        verdict=_verdict(summary),
-        left_out=_left_out(summary),
+        verdict=verdict(summary),
+        left_out=left_out(summary),
         broken=[{"tone": tone, "text": text} for tone, text in night.lines] if night else [],
         gone=night.gone if night else [],
         distribution=_grounds(draw_distributions(found, "svg")),
@@ -122,9 +123,9 @@ def page(content: Content) -> str:
         provenance=summary["provenance"],
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
-        subjects_text=_at_risk(summary, named),
+        subjects_text=at_risk(summary, named=named),
         findings_text=_findings(content, rows, pictures),
-        method=_method(summary),
+        method=method(summary),
         facts=_facts(summary),
         made=f"Made {summary['made']}.",
         data=shown,
@@ -142,69 +143,6 @@ def _grounds(svg: bytes) -> dict[str, str]:
     return {ground: data_url(on_ground(svg, ground), "image/svg+xml") for ground in (LIGHT, DARK)}
 
 
-def _verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the verdict in one sentence, its tone, and how often it is wrong."""
-    counts, most = summary["counts"], summary["most_copies_95"]
-    flagged, judged = counts["duplicate"], counts["judged"]
-    more = "" if most is None else f"; at most {most:.2%} of all are copies (95\u00a0%)"
-    if flagged:
-        what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
-        text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
-    else:
-        text, tone = f"No copy was found among {judged:,} images{more}.", "good"
-    if not summary["complete"]:
-        text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
-    return {"text": text, "tone": tone, "rates": _rates(summary)}
-
-
-def _rates(summary: Mapping[str, Any]) -> list[str]:
-    """Say how often verdicts are wrong."""
-    found, canaries = summary["calibration"], summary["canaries"]
-    if found is None:
-        return ["Judged by fixed scores: how often the verdicts are wrong is not known."]
-    people = found["non_members"]
-    if people["from"] == "bundled":
-        return [
-            "Judged by a calibration of pseudo-subjects, because the training set is too small: "
-            "how often the verdicts are wrong is not known."
-        ]
-    lines = [
-        f"False alarms: of images of other people, {found['false_alarm']:.2g} are flagged, at most "
-        f"{found['false_alarm_upper_95']:.2g} (95 %). {found['expected_false_alarms']:.1f} are "
-        "expected in this run."
-    ]
-    if canaries:
-        lines.append(
-            f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
-            "training images were found."
-        )
-    return lines
-
-
-def _left_out(summary: Mapping[str, Any]) -> list[str]:
-    """Say what has no verdict, and what was not verified."""
-    counts, pairs = summary["counts"], summary["verification"]
-    told = (
-        (counts["rejected"], "synthetic images could not be read; rejected.csv says why"),
-        (counts["training_rejected"], "training images could not be read: copies of them are not "
-         "found"),
-        (counts["blank"], "frames have nothing on them; blank.csv lists them"),
-        (counts["undecidable"], "images have next to nothing on them: people cannot be told apart "
-         "by them"),
-        (summary["excluded"], "files were left out, as was asked for"),
-        (summary["ignored"], "files are no images, or were not asked for"),
-        (pairs["not_registered"] if pairs else 0, "pairs could not be verified, because an image "
-         "is gone or has changed"),
-    )  # fmt: skip
-    lines = [f"{count:,} {what}." for count, what in told if count]
-    if pairs is None:
-        lines.append("No pair was verified, as was asked for: verdicts are by the score alone.")
-    canaries = summary["canaries"]
-    if canaries and not canaries["passed"]:
-        lines.append(f"Fewer planted copies were found than {canaries['least']:.0%}.")
-    return lines
-
-
 def _kinds(summary: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     canaries = summary["canaries"]
     return [(kind, *counts) for kind, counts in canaries["by_kind"].items()] if canaries else []
@@ -217,13 +155,6 @@ def _plotted(found: Distributions) -> str:
         "of planted copies, and of the synthetic images. Images to the right of the solid line are "
         "flagged; those right of the dotted line are similar."
     )
-
-
-def _at_risk(summary: Mapping[str, Any], named: bool) -> str:
-    flagged = summary["subjects"]["flagged"]
-    if not named:
-        return f"{flagged:,} training images are copied. No subjects are told apart."
-    return f"{flagged:,} of {summary['subjects']['training']:,} subjects are copied."
 
 
 def _subject(each: Reproduced) -> dict[str, Any]:
@@ -301,31 +232,6 @@ def _findings(content: Content, rows: Sequence[Any], pictures: Sequence[Any]) ->
     if not pictures:
         lines.append("Pictures of patients are not in this page.")
     return " ".join(lines)
-
-
-def _method(summary: Mapping[str, Any]) -> list[str]:
-    """Say in words how the verdicts came about."""
-    found = summary["calibration"]
-    lines = [
-        f"Each synthetic image was embedded, and its {summary['candidates']} most similar training "
-        "images were registered with it: flip, rotation, scale, shift, gamma and a smooth "
-        "displacement were undone, and what is left was compared."
-    ]
-    if found is None or found["non_members"]["from"] == "bundled":
-        return lines
-    people = found["non_members"]
-    origin = {
-        "hold-out": "images of people who are not in the training set",
-        "runs": "training images, each looked for without its neighbouring files",
-    }.get(people["from"], "training images, each looked for without its own subject")
-    return [
-        *lines,
-        f"An image is flagged when its best match is stronger than that of nearly all people who "
-        f"are not in the training set. They are represented by {people['images']:,} "
-        f"{origin}.",
-        f"In the calibration {found['sensitivity']:.1%} of {found['planted']:,} copies that were "
-        "changed at random were found.",
-    ]
 
 
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

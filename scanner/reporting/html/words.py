@@ -1,0 +1,115 @@
+"""What the page of a query says in sentences.
+
+summary.json -> sentences
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict in one sentence, its tone, and how often it is wrong."""
+    counts, most = summary["counts"], summary["most_copies_95"]
+    flagged, judged = counts["duplicate"], counts["judged"]
+    more = "" if most is None else f"; at most {most:.2%} of all are copies (95\u00a0%)"
+    if flagged:
+        what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
+        text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
+    else:
+        text, tone = f"No copy was found among {judged:,} images{more}.", "good"
+    if not summary["complete"]:
+        text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
+    return {"text": text, "tone": tone, "rates": _rates(summary)}
+
+
+def _rates(summary: Mapping[str, Any]) -> list[str]:
+    """Say how often verdicts are wrong."""
+    found, canaries = summary["calibration"], summary["canaries"]
+    if found is None:
+        return ["Judged by fixed scores: how often the verdicts are wrong is not known."]
+    people = found["non_members"]
+    if people["from"] == "bundled":
+        return [
+            "Judged by a calibration of pseudo-subjects, because the training set is too small: "
+            "how often the verdicts are wrong is not known."
+        ]
+    lines = [
+        f"False alarms: of images of other people, {found['false_alarm']:.2g} are flagged, at most "
+        f"{found['false_alarm_upper_95']:.2g} (95 %). {found['expected_false_alarms']:.1f} are "
+        "expected in this run."
+    ]
+    if canaries:
+        lines.append(
+            f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
+            "training images were found."
+        )
+    return lines
+
+
+def left_out(summary: Mapping[str, Any]) -> list[str]:
+    """Say what has no verdict, and what was not verified."""
+    counts, pairs = summary["counts"], summary["verification"]
+    told = (
+        (counts["rejected"], "synthetic images could not be read; rejected.csv says why"),
+        (counts["training_rejected"], "training images could not be read: copies of them are not "
+         "found"),
+        (counts["blank"], "frames have nothing on them; blank.csv lists them"),
+        (counts["undecidable"], "images have next to nothing on them: people cannot be told apart "
+         "by them"),
+        (summary["excluded"], "files were left out, as was asked for"),
+        (summary["ignored"], "files are no images, or were not asked for"),
+        (pairs["not_registered"] if pairs else 0, "pairs could not be verified, because an image "
+         "is gone or has changed"),
+    )  # fmt: skip
+    lines = [f"{count:,} {what}." for count, what in told if count]
+    if pairs is None:
+        lines.append("No pair was verified, as was asked for: verdicts are by the score alone.")
+    canaries = summary["canaries"]
+    if canaries and not canaries["passed"]:
+        lines.append(f"Fewer planted copies were found than {canaries['least']:.0%}.")
+    return lines
+
+
+def at_risk(summary: Mapping[str, Any], *, named: bool) -> str:
+    """Say how many subjects are copied."""
+    flagged = summary["subjects"]["flagged"]
+    if not named:
+        return f"{flagged:,} training images are copied. No subjects are told apart."
+    return f"{flagged:,} of {summary['subjects']['training']:,} subjects are copied."
+
+
+def method(summary: Mapping[str, Any]) -> list[str]:
+    """Say in words how the verdicts came about."""
+    found = summary["calibration"]
+    lines = [
+        f"Each synthetic image was embedded, and its {summary['candidates']} most similar training "
+        "images were registered with it: flip, rotation, scale, shift, gamma and a smooth "
+        "displacement were undone, and what is left was compared."
+    ]
+    if found is None or found["non_members"]["from"] == "bundled":
+        return lines
+    people = found["non_members"]
+    origin = {
+        "hold-out": "images of people who are not in the training set",
+        "runs": "training images, each looked for without its neighbouring files",
+    }.get(people["from"], "training images, each looked for without its own subject")
+    return [
+        *lines,
+        f"An image is flagged when its best match is stronger than that of nearly all people who "
+        f"are not in the training set. They are represented by {people['images']:,} "
+        f"{origin}.",
+        f"In the calibration {found['sensitivity']:.1%} of {found['planted']:,} copies that were "
+        "changed at random were found.",
+        *_same_patient(found["same_patient"]),
+    ]
+
+
+def _same_patient(found: Mapping[str, int] | None) -> list[str]:
+    """Say how often another image of the same patient is taken for a copy."""
+    if found is None:
+        return ["No copy does not mean: not this patient. Another image of one is no copy."]
+    return [
+        "No copy does not mean: not this patient. Of training images of whose patient there are "
+        f"others, {found['flagged'] / found['images']:.1%} of {found['images']:,} were taken for "
+        "copies of one of those."
+    ]

@@ -68,6 +68,17 @@ def summary(**changed):
             "by_kind": {"exact": [100, 100], "noise": [98, 100]},
         },
         "most_copies_95": 0.1234,
+        "membership": {
+            "members": 900,
+            "non_members": 800,
+            "auc": {"value": 0.71, "low": 0.66, "high": 0.75},
+            "true_positives": {
+                "0.01": {"value": 0.4, "low": 0.3, "high": 0.5},
+                "0.001": {"value": 0.3, "low": 0.2, "high": 0.4},
+            },
+            "control": {"value": 0.49, "low": 0.44, "high": 0.54},
+            "seen": False,
+        },
         "verification": {"registered": 160, "not_registered": 0},
         "candidates": 8,
         "excluded": 0,

@@ -15,6 +15,7 @@ from deepssim_scan.audit.review.agreement import agreements
 from deepssim_scan.errors import InputError
 from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
+from deepssim_scan.reporting.html.words import membership
 
 _NOT_MEASURED = "not measured by this program"
 
@@ -116,7 +117,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     calibration, canaries = summary["calibration"], summary["canaries"]
     judged, flagged = counts["judged"], counts["duplicate"]
     most = summary["most_copies_95"]
-    worst = _worst(found, key)
+    worst, told = _worst(found, key), summary["membership"]
     who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
@@ -128,7 +129,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("False-alarm rate", _rate(calibration)),
         Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),
         Field("Canary recall", _canaries(canaries)),
-        Field("Membership inference", _NOT_MEASURED),
+        Field("Membership inference", membership(told) if told else "not measured: no hold-out"),
     ]
 
 

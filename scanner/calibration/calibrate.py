@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
 from deepssim_scan.calibration.groups import Groups
+from deepssim_scan.calibration.membership import MOST, HeldOut
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.encoder.views import LATER
 from deepssim_scan.errors import InputError
@@ -40,7 +41,7 @@ FEWEST_TURNED = 200
 """Images that are turned and inverted, at least, to know how like others they are then."""
 
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
-_AGAIN = 6  # times as many images has the null as are looked for among others of their subjects
+_AGAIN = 200  # images that are looked for among others of their subjects, at most
 _TURNED = 600  # images that are turned and inverted, at most
 _BLOCK = 512  # images looked for at once
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
@@ -129,7 +130,8 @@ class Calibrator:
             planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
-            same_patient=self._same_patient(statistic, len(null.group) // _AGAIN, rng),
+            holdout=self._embedded(holdout, rng) if holdout else None,
+            same_patient=self._same_patient(statistic, min(_AGAIN, len(null.group) // 2), rng),
         )
 
     def _views(self, rng: np.random.Generator) -> Views:
@@ -224,14 +226,15 @@ class Calibrator:
         best = _best(np.where(own, statistic.of(found.features), np.nan))[~found.same.any(1)]
         return tuple(None if np.isnan(value) else float(value) for value in best)
 
-    def _not_seen(self) -> Rows:
-        """Return the rows of groups that the encoder was not trained on; all, where it saw all.
+    def _embedded(self, holdout: Sequence[tuple[Pixels, int]], rng: np.random.Generator) -> HeldOut:
+        """Embed hold-out images, against which members are told apart (`membership`)."""
+        some = [holdout[at] for at in np.sort(rng.permutation(len(holdout))[:MOST]).tolist()]
+        rows = self.probe.embedder.embed_pixels([pixels for pixels, _ in some])
+        return HeldOut(rows, np.array([subject for _, subject in some], np.int64))
 
-        The embeddings of images that it was trained on lie further apart than those of others.
-        """
-        seen = self.probe.embedder.loaded.seen
-        rows = [row for row, record in enumerate(self.store.embedded()) if record.digest in seen]
-        left = np.flatnonzero(~np.isin(self.groups.number, self.groups.number[rows]))
+    def _not_seen(self) -> Rows:
+        """Return the rows of groups that the encoder was not trained on; all, where it saw all."""
+        left = self.groups.unseen(self.store, self.probe.embedder.loaded.seen)
         if len(left) >= FEWEST:
             return left
         self.reader.run.progress.warn(

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from deepssim_scan.calibration.membership import HeldOut
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.errors import Damaged, InputError, InputMissing
 from deepssim_scan.matching.statistic import Statistic
@@ -40,7 +41,7 @@ class Calibration:
     score; `duplicates` are training images of different subjects that are copies of each other;
     `changed` files of the training set are new or others since it was made. `same_patient` is of
     images of subjects of whom there are others: the statistic of the best of those, None where
-    none of them was registered.
+    none of them was registered. `holdout` are the embeddings of hold-out images, where there are.
     """
 
     encoder: str
@@ -57,6 +58,7 @@ class Calibration:
     duplicates: tuple[tuple[str, str], ...]
     changed: int = 0
     same_patient: tuple[float | None, ...] = ()
+    holdout: HeldOut | None = None
     digest: str = ""
 
     def false_alarm(self, asked: float | None) -> float:
@@ -137,6 +139,7 @@ class Calibration:
         value["planted"] = {kind: list(values) for kind, values in self.planted.items()}
         value["duplicates"] = [list(pair) for pair in self.duplicates]
         value["same_patient"] = list(self.same_patient)
+        value["holdout"] = self.holdout and self.holdout.as_json()
         write_json(folder / CALIBRATION, value)
 
     @classmethod
@@ -165,10 +168,11 @@ class Calibration:
                     "planted": {kind: tuple(each) for kind, each in value["planted"].items()},
                     "duplicates": tuple(tuple(pair) for pair in value["duplicates"]),
                     "same_patient": tuple(value.get("same_patient", ())),
+                    "holdout": HeldOut.from_json(held) if (held := value.get("holdout")) else None,
                     "digest": sha256(path),
                 }
             )
-        except (AttributeError, InputError, KeyError, TypeError) as error:
+        except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
             raise Damaged(
                 f"{path}: holds no calibration ({error}). Run `deepssim-scan calibrate` again."
             ) from error

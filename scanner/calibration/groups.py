@@ -4,6 +4,7 @@ store -> Groups: a number for every row (N,), and the rows that are left out bes
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,14 @@ class Groups:
         if self.subjects:
             return np.flatnonzero(self.number == self.number[row])
         return np.arange(max(0, row - _RUN), min(len(self.number), row + _RUN + 1))
+
+    def unseen(self, store: Store, seen: Collection[str]) -> NDArray[np.int64]:
+        """Return the rows of groups of which an encoder has `seen` no image (by their digests).
+
+        The embeddings of images that it was trained on lie further apart than those of others.
+        """
+        rows = [row for row, record in enumerate(store.embedded()) if record.digest in seen]
+        return np.flatnonzero(~np.isin(self.number, self.number[rows]))
 
     def some(
         self, most: int, rng: np.random.Generator, among: NDArray[np.int64] | None = None

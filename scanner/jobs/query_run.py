@@ -23,6 +23,7 @@ from deepssim_scan.jobs.earlier import EarlierReport
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.gathering import Gathering, part_files
 from deepssim_scan.jobs.identity import context_of, versions
+from deepssim_scan.jobs.membership import membership_of
 from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
@@ -227,6 +228,7 @@ class QueryRun:
             "bounds": asdict(self.rule.bounds),
             "calibration": _calibration(self.rule, counts.verdicts["duplicate"], judged),
             "canaries": canaries and canaries.as_json(),
+            "membership": membership_of(self.gallery, self.embedder, self.rule, store),
             "most_copies_95": _most_copies(canaries, counts.verdicts["duplicate"], judged),
             "verification": pairs if verify else None,
             "candidates": min(self.config.evidence.candidates, training.rows),

@@ -37,6 +37,9 @@ QUANTITIES = {
     "copies_at_most": Quantity(float, "upper 95 % bound of the share of copies"),
     "false_alarm": Quantity(float, "share of images of other people that is flagged"),
     "expected_false_alarms": Quantity(float, "how many of the judged images that are"),
+    "membership_auc": Quantity(float, "chance that a training image has a nearer synthetic image "
+    "than one of the hold-out; 0.5 is none"),
+    "membership_auc_low": Quantity(float, "lower 95 % bound of that chance"),
     "new": Quantity(float, "findings that the last night did not have"),
     "persisting": Quantity(float, "findings that the last night had, too"),
     "gone": Quantity(float, "findings of the last night that are no more"),
@@ -65,6 +68,7 @@ def values_of(
     counts, duplicates = summary["counts"], findings["new"] + findings["persisting"]
     judged, listed, flagged = counts["judged"], counts["listed"], counts["duplicate"]
     calibration, canaries = summary["calibration"] or {}, summary["canaries"] or {}
+    membership = (summary["membership"] or {}).get("auc", {})
     values: dict[str, Value] = {
         "flagged": flagged,
         "duplicates": duplicates,
@@ -78,6 +82,8 @@ def values_of(
         "copies_at_most": summary["most_copies_95"],
         "false_alarm": calibration.get("false_alarm"),
         "expected_false_alarms": calibration.get("expected_false_alarms"),
+        "membership_auc": membership.get("value"),
+        "membership_auc_low": membership.get("low"),
         "drift": drift,
     }
     same = "listed", "judged", "rejected", "blank", "similar", "undecidable"

@@ -13,7 +13,7 @@ from typing import Any
 
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.render import data_url, render
-from deepssim_scan.reporting.html.words import at_risk, left_out, method, verdict
+from deepssim_scan.reporting.html.words import at_risk, left_out, membership, method, verdict
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
@@ -120,6 +120,7 @@ def page(content: Content) -> str:
         distribution_text=_plotted(found),
         trend=trend_plot("duplicates", {content.title: night.trend}) if night else None,
         kinds=_kinds(summary),
+        membership=membership(summary["membership"]) if summary["membership"] else None,
         provenance=summary["provenance"],
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],

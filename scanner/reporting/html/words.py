@@ -113,3 +113,21 @@ def _same_patient(found: Mapping[str, int] | None) -> list[str]:
         f"others, {found['flagged'] / found['images']:.1%} of {found['images']:,} were taken for "
         "copies of one of those."
     ]
+
+
+def membership(found: Mapping[str, Any]) -> str:
+    """Say how well members are told from others by their nearest synthetic image."""
+    auc, control, at = found["auc"], found["control"], found["true_positives"]["0.01"]
+    told = "not told" if auc["low"] <= 0.5 else "told"
+    seen = " The encoder was trained on the members, so this may say too much." * found["seen"]
+    return (
+        f"Membership: by their nearest synthetic image, {found['members']:,} training images are "
+        f"{told} from {found['non_members']:,} of the hold-out: AUC {_estimate(auc)}, where 0.5 is "
+        f"chance. At 1 % false positives {at['value']:.1%} of the members are found "
+        f"({at['low']:.1%} to {at['high']:.1%}). Two halves of the hold-out have an AUC of "
+        f"{_estimate(control)}.{seen}"
+    )
+
+
+def _estimate(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"

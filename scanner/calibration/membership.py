@@ -1,0 +1,165 @@
+"""Whether a synthetic set tells who was in its training set: the search the other way round.
+
+training and hold-out images, each with its nearest synthetic image -> Membership
+
+A generator can give away its members without copying any image. Here an attacker has images of
+people, and takes those for members that have a near synthetic image (the distance to the closest
+record; why it is no proof of privacy: arXiv:2505.01524). Non-members are those of a hold-out. In
+the control two halves of the hold-out play both parts, so that it shows nothing but chance.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepssim_scan.store.array import Vectors
+
+FALSE_POSITIVES = 0.01, 0.001
+MOST = 2000
+"""Images of either side, at most."""
+
+_DRAWS = 1000
+_CHUNK = 1 << 14  # synthetic images that are compared at once
+
+Scores = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """Images (N,) of one side: the score of each with its nearest synthetic image, and whose."""
+
+    scores: Scores
+    subjects: Numbers
+
+    def half(self, subjects: Numbers) -> "Side":
+        """Return the images of some subjects."""
+        kept = np.isin(self.subjects, subjects)
+        return Side(self.scores[kept], self.subjects[kept])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Embeddings (N, D) of the images of a hold-out, and the subject of each (N,)."""
+
+    rows: Vectors
+    subjects: Numbers
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in values of JSON."""
+        rows = base64.b64encode(self.rows.astype("<f4").tobytes()).decode()
+        return {"subjects": self.subjects.tolist(), "rows": rows}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `as_json` returned."""
+        subjects = np.array(value["subjects"], np.int64)
+        rows = np.frombuffer(base64.b64decode(value["rows"]), "<f4")
+        return cls(rows.reshape(len(subjects), -1).astype(np.float32), subjects)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure, and its interval of 95 % over draws of subjects."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, float]:
+        """Return it in values of JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """How well members are told from non-members by their nearest synthetic image.
+
+    auc is the chance that a member has the higher score, 0.5 where nothing is told. true_positives
+    are the shares of the members that are found, by the share of non-members that are taken for
+    members. `control` is the auc of two halves of the non-members.
+    """
+
+    members: int
+    non_members: int
+    auc: Estimate
+    true_positives: dict[float, Estimate]
+    control: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what summary.json says of it."""
+        return {
+            "members": self.members,
+            "non_members": self.non_members,
+            "auc": self.auc.as_json(),
+            "true_positives": {f"{r:g}": e.as_json() for r, e in self.true_positives.items()},
+            "control": self.control.as_json(),
+        }
+
+
+def nearest(rows: Vectors, synthetic: Iterable[Vectors]) -> Scores:
+    """Return the cosine of unit-norm rows (N, D) with the nearest of synthetic ones: (N,)."""
+    best = np.full(len(rows), -1.0, np.float32)
+    for shard in synthetic:
+        for first in range(0, len(shard), _CHUNK):
+            part = shard[first : first + _CHUNK]
+            np.maximum(best, (rows @ part.T).max(1), out=best)
+    return best.astype(np.float64)
+
+
+def membership(members: Side, others: Side, seed: int = 0) -> Membership:
+    """Tell how well members are told from others, who are of two subjects at least."""
+    rng = np.random.default_rng(seed)
+    auc, *found = _estimates(members, others, rng)
+    subjects = rng.permutation(np.unique(others.subjects))
+    first, second = (others.half(some) for some in np.array_split(subjects, 2))
+    control, *_ = _estimates(first, second, rng)
+    rates = dict(zip(FALSE_POSITIVES, found, strict=True))
+    return Membership(len(members.scores), len(others.scores), auc, rates, control)
+
+
+def _estimates(members: Side, others: Side, rng: np.random.Generator) -> list[Estimate]:
+    """Return the AUC, and the true positives at each rate, with intervals."""
+    _, level = np.unique(np.concatenate([members.scores, others.scores]), return_inverse=True)
+    count = len(members.scores)
+    sides = (members, level[:count]), (others, level[count:])
+    ours, theirs = (_weights(side, of, int(level.max()) + 1, rng) for side, of in sides)
+    figures = [_auc(ours, theirs), *(_found(ours, theirs, rate) for rate in FALSE_POSITIVES)]
+    return [
+        Estimate(float(all_[0]), *map(float, np.quantile(all_[1:], [0.025, 0.975])))
+        for all_ in figures
+    ]
+
+
+def _weights(side: Side, level: Numbers, levels: int, rng: np.random.Generator) -> Scores:
+    """Return the share of the images at each score (draws + 1, levels): all, then draws of them.
+
+    A draw takes as many subjects as there are, with replacement, and all images of each.
+    """
+    names, subject = np.unique(side.subjects, return_inverse=True)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS)
+    times = np.concatenate([np.ones((1, len(names))), drawn])
+    found = np.zeros((len(times), levels))
+    for image, at in enumerate(level.tolist()):
+        found[:, at] += times[:, subject[image]]
+    shares: Scores = found / found.sum(1, keepdims=True)
+    return shares
+
+
+def _auc(ours: Scores, theirs: Scores) -> Scores:
+    """Return the chance (draws,) that one of ours has the higher score; ties are halves."""
+    below = theirs.cumsum(1) - theirs / 2
+    chance: Scores = (ours * below).sum(1)
+    return chance
+
+
+def _found(ours: Scores, theirs: Scores, rate: float) -> Scores:
+    """Return the share (draws,) of ours above the score that a share `rate` of theirs passes."""
+    passing = 1 - theirs.cumsum(1)
+    bound = (passing <= rate + 1e-12).argmax(1)
+    above: Scores = 1 - np.take_along_axis(ours.cumsum(1), bound[:, None], 1)[:, 0]
+    return above.clip(0, 1)

@@ -2,8 +2,8 @@
 
 A third of the people is the training set, a third the hold-out, and a third neither. Two synthetic
 sets are queried with the defaults: copies of the images of half of the training set's people, made
-in the ways of `held_out.COPIES`; and the images of those who are in neither set. Of the second,
-the hold-out is split into halves `--trials` times: how often does the control cover 0.5?
+in the ways of `held_out.COPIES`; and the images of those who are in neither set. With the second,
+all others are dealt out anew `--trials` times: how often do the intervals cover 0.5?
 
     python benchmarks/bench_membership.py --images DIR --name brain_tcga
 """
@@ -19,6 +19,7 @@ from harness import console, parser, write
 from held_out import COPIES, changed
 
 from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.membership import Side, membership, nearest
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -26,7 +27,7 @@ from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, QueryConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CanaryConfig
-from deepssim_scan.storage.layout import SYNTHETIC
+from deepssim_scan.storage.layout import STORE, SYNTHETIC
 from deepssim_scan.store.store import Store
 
 
@@ -45,11 +46,11 @@ def main() -> None:
         build_index(work / "training", work / "index", run=run)
         calibrate(work / "index", CalibrateConfig(holdout=work / "holdout"), run)
         found = {each: queried(work, each, run) for each in ("copies", "neither")}
-        covered = control(work, options.trials)
+        intervals = covered(work, options.trials)
     for which, told in found.items():
         console.print(which, told)
-    console.print(f"the control covers 0.5 in {covered} of {options.trials}")
-    write(f"membership_{options.name}", options, {}, {}, sets=found, control_covers=covered)
+    console.print(f"intervals that cover 0.5, of {options.trials}: {intervals}")
+    write(f"membership_{options.name}", options, {}, {}, sets=found, covered=intervals)
 
 
 def save(people: Set, folder: Path) -> None:
@@ -75,18 +76,30 @@ def queried(work: Path, which: str, run: RunContext) -> dict[str, Any]:
     return {**told["membership"], "flagged": told["counts"]["duplicate"]}
 
 
-def control(work: Path, trials: int) -> int:
-    """Return in how many splits of the hold-out the interval of the control covers 0.5."""
+def covered(work: Path, trials: int) -> dict[str, int]:
+    """Return how often intervals cover 0.5 where nobody is a member: of the AUC and the control.
+
+    Each time those of the training set and of the hold-out are dealt out anew. The synthetic set is
+    that of people who are in neither.
+    """
     held = Calibration.read(work / "index").holdout
     if held is None:
         raise SystemExit("the calibration has no hold-out")
+    with Store.open(work / "index" / STORE) as store:
+        rows = np.concatenate([held.rows, store.read(0, store.rows)])
+        number = groups_of(store).number
+    subjects = np.concatenate([held.subjects, held.subjects.max() + 1 + number])
     with Store.open(work / "report-neither" / SYNTHETIC) as store:
-        scores = nearest(held.rows, (shard for _, shard in store.shards()))
-    others, covered = Side(scores, held.subjects), 0
+        every = Side(nearest(rows, (shard for _, shard in store.shards())), subjects)
+    counts = {"auc": 0, "control": 0}
     for seed in range(trials):
-        found = membership(others, others, seed).control
-        covered += found.low <= 0.5 <= found.high
-    return covered
+        dealt = np.random.default_rng(seed).permutation(np.unique(subjects))
+        members, others = (every.half(some) for some in np.array_split(dealt, 2))
+        found = membership(members, others, seed)
+        for name in counts:
+            estimate = getattr(found, name)
+            counts[name] += estimate.low <= 0.5 <= estimate.high
+    return counts
 
 
 def _options() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console
-from deepssim_scan.reporting.html.words import membership
+from deepssim_scan.reporting.html.words import copied_volumes, membership
 from deepssim_scan.storage.layout import REPORT
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def show(result: "QueryResult") -> None:
     left_out = rejected, blank, summary["excluded"], summary["ignored"]
     console.show_left_out(result.folder, *left_out)
     _show_subjects(summary["subjects"], counts)
+    if summary["volumes"] is not None:
+        console.say(copied_volumes(summary["volumes"]))
     _show_calibration(summary)
     _show_canaries(summary)
     _show_membership(summary["membership"])

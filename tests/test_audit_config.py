@@ -270,6 +270,7 @@ def test_every_quantity_has_a_value_and_no_other_has():
         "canaries": None,
         "most_copies_95": None,
         "membership": None,
+        "volumes": None,
     }
     found = values_of(summary, findings, None)
     assert found.keys() == QUANTITIES.keys() == NOT_KNOWN.keys()

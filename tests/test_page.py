@@ -16,6 +16,7 @@ from deepssim_scan.reporting.html.page import Content, page
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.subjects import reproduced
+from deepssim_scan.reporting.volumes import CopiedVolume
 
 TRANSFORM = {
     "flip": "horizontal",
@@ -31,6 +32,14 @@ EDGES = np.linspace(-2, 10, 61)
 SHOWN = Distributions(
     "statistic", EDGES.tolist(), [5] * 60, [1] * 60, [0] * 20 + [3] * 40, 2.0, 4.0
 )
+
+
+VOLUMES = [
+    CopiedVolume(
+        "v.nii", "duplicate", 9, 8, "t.nii", "p1", 7, 1.0, 1e-4, 0.9, "f", 0.95, 0.8,
+        (1.0, 2.0, 3.0), (0.0, 0.1, 0.0), 1.0,
+    )
+]  # fmt: skip
 
 
 def summary(**changed):
@@ -68,6 +77,7 @@ def summary(**changed):
             "by_kind": {"exact": [100, 100], "noise": [98, 100]},
         },
         "most_copies_95": 0.1234,
+        "volumes": {"judged": 9, "flagged": 2, "duplicate": 1},
         "membership": {
             "members": 900,
             "non_members": 800,
@@ -108,7 +118,7 @@ def match(number, synthetic=None, training="p1/a.png", subject="p1"):
 
 def content(findings=None, **changed):
     found = [match(0), match(1)] if findings is None else findings
-    return Content("Copies", summary(**changed), found, reproduced(found), SHOWN)
+    return Content("Copies", summary(**changed), found, reproduced(found), VOLUMES, SHOWN)
 
 
 class _Parsed(HTMLParser):

@@ -141,7 +141,7 @@ def seeds(studies: list[Study]) -> list[str]:
     encoders = "macro F1 of encoders, augmented", "labels that two of them agree on"
     generators = "duplicates by label, by generator", "samples flagged", "duplicates flagged"
     rows = [_row("", *encoders, *generators), _rule(6)]
-    for study in studies:
+    for study in (each for each in studies if each["seeds"]):
         told, made = study["seeds"]["encoders"], study["seeds"]["generators"]
         f1 = ", ".join(f"{value:.3f}" for value in told["macro_f1"])
         agreed = ", ".join(f"{value:.0%}" for value in told["agreement"])

@@ -15,9 +15,7 @@ from deepssim_scan.audit.review.agreement import agreements
 from deepssim_scan.errors import InputError
 from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
-from deepssim_scan.reporting.html.words import membership
-
-_NOT_MEASURED = "not measured by this program"
+from deepssim_scan.reporting.html.words import copied_volumes, membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
-        Field("Volumes flagged", _NOT_MEASURED),
+        Field("Volumes copied", copied_volumes(summary["volumes"]) or "there are no volumes"),
         Field("Copied", f"{subjects['flagged']:,} {who}"),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from deepssim_scan.audit.config.waivers import Waiver
-from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.match import Match, strongest_of_each
 from deepssim_scan.reporting.matches import duplicates_of
 
 NEW, PERSISTING, GONE = "new", "persisting", "gone"
@@ -41,17 +41,21 @@ class Finding:
 def asked_about(report: Path, flagged: Sequence[Match], held: Collection[str]) -> list[Match]:
     """Return the matches that are findings: of each flagged image the first that is not waived.
 
+    Slices of one volume are one finding, for which the strongest stands.
+
     `held` are the findings whose waivers hold; they stay among the findings. A waiver answers for
     the subject of its training image. Where the image copies another subject, too, its match with
     that one is a finding as well.
     """
     waived = [match.synthetic_row for match in flagged if match.finding in held]
     every = duplicates_of(report, waived) if waived else {}
-    return [
-        each
-        for match in flagged
-        for each in _up_to_first(every.get(match.synthetic_row, [match]), held)
-    ]
+    return strongest_of_each(
+        [
+            each
+            for match in flagged
+            for each in _up_to_first(every.get(match.synthetic_row, [match]), held)
+        ]
+    )
 
 
 def _up_to_first(matches: Sequence[Match], held: Collection[str]) -> Iterator[Match]:

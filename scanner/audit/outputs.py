@@ -21,6 +21,7 @@ from deepssim_scan.reporting.html.page import Content, Night, page
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.reporting.pictures import Pictures
+from deepssim_scan.reporting.volumes import read_volumes
 from deepssim_scan.storage.files import replacing
 from deepssim_scan.storage.records import write_json
 
@@ -123,6 +124,7 @@ def _page(
         found.summary,
         flagged,
         counts.subjects,
+        read_volumes(report),
         Distributions.read(report),
         _pictures(flagged, report, config, run) if config.report.thumbnails else (),
         _night(found, audited, history),

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from deepssim_scan.store.array import Vectors
 
@@ -129,10 +130,20 @@ def _estimates(members: Side, others: Side, rng: np.random.Generator) -> list[Es
     sides = (members, level[:count]), (others, level[count:])
     ours, theirs = (_weights(side, of, int(level.max()) + 1, rng) for side, of in sides)
     figures = [_auc(ours, theirs), *(_found(ours, theirs, rate) for rate in FALSE_POSITIVES)]
-    return [
-        Estimate(float(all_[0]), *map(float, np.quantile(all_[1:], [0.025, 0.975])))
-        for all_ in figures
-    ]
+    fewest = min(len(np.unique(side.subjects)) for side in (members, others))
+    return [_estimate(all_, fewest) for all_ in figures]
+
+
+def _estimate(figures: Scores, subjects: int) -> Estimate:
+    """Return the first figure, and the interval of the others, which are of draws.
+
+    Draws of few subjects vary too little: the interval is widened by what Student's t distribution
+    is wider than the normal one, and as a variance is that is divided by n - 1.
+    """
+    value, freedom = float(figures[0]), subjects - 1
+    wider = (subjects / freedom) ** 0.5 * stdtrit(freedom, 0.975) / ndtri(0.975)
+    ends = value + wider * (np.quantile(figures[1:], [0.025, 0.975]) - value)
+    return Estimate(value, *map(float, ends.clip(0, 1)))
 
 
 def _weights(side: Side, level: Numbers, levels: int, rng: np.random.Generator) -> Scores:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 State = Literal["embedded", "rejected", "blank"]
 
 
+_VOLUMES = "nifti:", "dicom:"  # how the modes begin of formats of volumes
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One file, or one frame of a file, and what became of it.
@@ -52,6 +55,14 @@ class ImageRecord:
     def digest(self) -> str:
         """A short digest of the image's bytes and frame, by which an encoder knows it again."""
         return hashlib.sha256(f"{self.sha256} {self.frame}".encode()).hexdigest()[:12]
+
+    @property
+    def in_volume(self) -> bool:
+        """Whether it is a slice of a volume: of a NIfTI file, or a DICOM file of several frames.
+
+        An array, or a TIFF, of several images can as well hold images of several people.
+        """
+        return self.frames > 1 and self.mode.startswith(_VOLUMES)
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ listing -> store -> evidence -> verdicts -> tables, summary.json
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from deepssim_scan.jobs.gathering import Gathering, part_files
 from deepssim_scan.jobs.identity import context_of, versions
 from deepssim_scan.jobs.membership import membership_of
 from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
+from deepssim_scan.jobs.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views
@@ -34,6 +35,7 @@ from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.provenance import provenance
 from deepssim_scan.reporting.subjects import write_subjects
 from deepssim_scan.reporting.tables import write_left_out
+from deepssim_scan.reporting.volumes import write_volumes
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import (
     EVIDENCE,
@@ -94,7 +96,9 @@ class QueryRun:
             write_left_out(self.folder, store)
             write_flagged(self.folder, counts.flagged)
             write_subjects(self.folder, counts.subjects)
-            summary = self._summary(store, counts, pairs)
+            volumes = self._volumes(store, listing, counts)
+            write_volumes(self.folder, volumes.copied)
+            summary = self._summary(store, counts, pairs) | {"volumes": volumes.as_json()}
             judged = time.monotonic()
             summary |= {
                 "provenance": self._provenance(store, counts),
@@ -164,7 +168,17 @@ class QueryRun:
             return ()
         synthetic = Reader(store, listing, RULE, self.embedder.run)
         training = Reader(self.gallery.store, self.gallery.files, RULE, self.embedder.run)
-        return pictures_of(counts.flagged, synthetic, training)
+        return pictures_of(counts.findings, synthetic, training)
+
+    def _volumes(self, store: Store, listing: Listing, counts: MatchCounts) -> Volumes:
+        """Find the synthetic volumes that are copies, and align them if that is possible."""
+        training, run = self.gallery.store, self.embedder.run
+        found = volumes_of(store, training, counts.flagged, self.rule)
+        if self.gallery.files is None:
+            return found
+        ours = Reader(store, listing, RULE, run)
+        theirs = Reader(training, self.gallery.files, RULE, run)
+        return replace(found, copied=aligned(found.copied, ours, theirs))
 
     def _judged(self, store: Store, first: int, part: Part) -> JudgedPairs:
         """Judge the pairs of one shard, and keep the strongest of each image."""

@@ -26,7 +26,7 @@ from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.matching.decision import VERDICTS
 from deepssim_scan.matching.evidence import Evidence
-from deepssim_scan.reporting.match import Match, finding_of
+from deepssim_scan.reporting.match import Match, finding_of, strongest_of_each
 from deepssim_scan.reporting.subjects import Reproduced, reproduced
 from deepssim_scan.reporting.tables import write_csv
 from deepssim_scan.storage.files import shown
@@ -173,6 +173,11 @@ class MatchCounts:
     def flagged(self) -> list[Match]:
         """The rank-1 matches that are duplicates, the strongest first, ties by path."""
         return _matches(self._flagged)
+
+    @property
+    def findings(self) -> list[Match]:
+        """The strongest of the flagged matches of each finding."""
+        return strongest_of_each(self.flagged)
 
     @property
     def strongest(self) -> list[Match]:

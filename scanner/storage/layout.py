@@ -10,10 +10,12 @@ INDEX, INDEX_MANIFEST, CALIBRATION = "flat.faiss", "index.json", "calibration.js
 """In an index folder: the FAISS index, what it was built of, and its calibration."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
-SUBJECTS, DISTRIBUTIONS = "subjects.parquet", "distributions.json"
+SUBJECTS, VOLUMES, DISTRIBUTIONS = "subjects.parquet", "volumes.parquet", "distributions.json"
 REPORT = "report.html"
 PLOTS = "distribution.svg", "distribution.png"
-JUDGED_FILES = (*(MATCHES, FLAGGED, SUBJECTS, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),)
+JUDGED_FILES = (
+    *(MATCHES, FLAGGED, SUBJECTS, VOLUMES, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),
+)
 """In a report folder: what is made of the evidence, beside summary.json."""
 
 SYNTHETIC, EVIDENCE = "synthetic", "evidence"

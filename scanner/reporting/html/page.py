@@ -13,14 +13,22 @@ from typing import Any
 
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.render import data_url, render
-from deepssim_scan.reporting.html.words import at_risk, left_out, membership, method, verdict
+from deepssim_scan.reporting.html.words import (
+    at_risk,
+    copied_volumes,
+    left_out,
+    membership,
+    method,
+    verdict,
+)
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
 from deepssim_scan.reporting.subjects import Reproduced
+from deepssim_scan.reporting.volumes import COPY, CopiedVolume
 
 PAGE = 100  # findings shown at once
-_SUBJECTS = 20
+_SUBJECTS = _VOLUMES = 20
 _MOST_BYTES = 4_000_000  # of findings
 _MOST_PICTURES = 4_000_000
 _COLUMNS = (
@@ -58,6 +66,7 @@ class Content:
     summary: Mapping[str, Any]
     findings: Sequence[Match]
     subjects: Sequence[Reproduced]
+    volumes: Sequence[CopiedVolume]
     distributions: Distributions
     pictures: Sequence[Pictures | None] = ()
     night: Night | None = None
@@ -83,13 +92,23 @@ class Content:
             )
             for each in self.subjects
         ]
+        volumes = [
+            replace(
+                each,
+                synthetic=of("synthetic", each.synthetic),
+                training=of("training", each.training),
+                subject=of("subject", each.subject),
+            )
+            for each in self.volumes
+        ]
         columns = {
             name: column
             | {"most": [each | {"value": of("value", each["value"])} for each in column["most"]]}
             for name, column in self.summary["provenance"].items()
         }
         summary = dict(self.summary) | {"provenance": columns}
-        return replace(self, summary=summary, findings=findings, subjects=subjects)
+        tables = replace(self, findings=findings, subjects=subjects, volumes=volumes)
+        return replace(tables, summary=summary)
 
 
 def pseudonym(key: bytes, kind: str, name: str) -> str:
@@ -125,6 +144,8 @@ def page(content: Content) -> str:
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
         subjects_text=at_risk(summary, named=named),
+        volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
+        volumes_text=copied_volumes(summary["volumes"]),
         findings_text=_findings(content, rows, pictures),
         method=method(summary),
         facts=_facts(summary),
@@ -169,12 +190,25 @@ def _subject(each: Reproduced) -> dict[str, Any]:
     }
 
 
+def _volume(each: CopiedVolume) -> dict[str, Any]:
+    return {
+        "synthetic": each.synthetic,
+        "training": each.training,
+        "copied": f"{each.copied:,} of {each.slices:,}",
+        "verdict": "copy" if each.verdict == COPY else "single slices",
+        "order": "-" if each.order is None else f"{each.order:.2f}",
+        "ncc": "-" if each.ncc is None else f"{each.ncc:.2f}",
+        "ssim": "-" if each.ssim is None else f"{each.ssim:.2f}",
+    }
+
+
 def _rows(findings: Sequence[Match], night: Night | None) -> list[list[Any]]:
     """Return the rows of the findings, the strongest first, as many as the page may hold."""
     rows, left = list[list[Any]](), _MOST_BYTES
     for each in findings:
         numbers = [_rounded(value) for value in (each.score, each.ssim, each.p_value)]
-        names = [each.finding, each.synthetic, each.training, each.subject or None]
+        more = f" and {each.images - 1:,} more" if each.images > 1 else ""
+        names = [each.finding, each.synthetic + more, each.training, each.subject or None]
         row = [*names, *numbers, _changed(each.transform)]
         row += [night.states.get(str(each.finding))] if night else []
         left -= len(json.dumps(row)) + 1

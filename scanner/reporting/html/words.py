@@ -115,6 +115,15 @@ def _same_patient(found: Mapping[str, int] | None) -> list[str]:
     ]
 
 
+def copied_volumes(found: Mapping[str, int] | None) -> str:
+    """Say how many volumes are copies; nothing where there are none."""
+    if found is None:
+        return ""
+    alone = found["flagged"] - found["duplicate"]
+    more = f" Of {alone:,} more, single slices are flagged." if alone else ""
+    return f"{found['duplicate']:,} of {found['judged']:,} volumes are copies.{more}"
+
+
 def membership(found: Mapping[str, Any]) -> str:
     """Say how well members are told from others by their nearest synthetic image."""
     auc, control, at = found["auc"], found["control"], found["true_positives"]["0.01"]

@@ -1,21 +1,27 @@
 """Who is reproduced: counted again from the flagged matches."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deepssim_scan.calibration import calibrate
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig
+from deepssim_scan.jobs.demo import to_image
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import best_matches
-from deepssim_scan.reporting.subjects import reproduced, write_subjects
+from deepssim_scan.reporting.subjects import read_subjects, reproduced, write_subjects
+from deepssim_scan.training.pseudo_subjects import mni152, slices
 
 
 def match(number, subject, training):
@@ -56,11 +62,13 @@ def test_every_subject_is_counted_once_the_worst_first(matches):
 def test_what_is_written_is_read_again(tmp_path, count):
     found = reproduced([match(number, f"s{number}", "t.png") for number in range(count)])
     write_subjects(tmp_path, found)
+    near = [replace(each, score=pytest.approx(each.score)) for each in found]
+    assert read_subjects(tmp_path) == near
     table = pq.read_table(tmp_path / "subjects.parquet")
     assert table["subject"].to_pylist() == [f"s{number}" for number in range(count)]
     assert table.schema.names == [
         *("subject", "named", "synthetic_images", "training_images"),
-        *("p_value", "score", "synthetic", "training"),
+        *("p_value", "score", "synthetic", "training", "training_row", "rarity"),
     ]
 
 
@@ -88,3 +96,25 @@ def test_row_of_subjects_of_a_report(people, tmp_path):
         assert row["training"] == best.training == copies[row["synthetic"][0]]
         assert row["p_value"] == best.p_value <= result.summary["calibration"]["false_alarm"]
         assert row["score"] == pytest.approx(best.score)
+
+
+def test_who_is_unlike_all_others_is_rare(people, tmp_path):
+    """Of 180 axial slices of pseudo-people one is replaced by a sagittal one."""
+    shutil.copytree(people / "training", tmp_path / "training")
+    odd, run = tmp_path / "training" / "s30" / "1.png", RunContext("cpu", 0)
+    person = torch.Generator().manual_seed(30)
+    to_image(slices(mni152(), 0, [0.5], 128, person)[0]).save(odd)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_NULL", 60)
+        patch.setattr(calibrate, "_PLANTED", 28)
+        built = IndexConfig(adapt="never")
+        build_index(tmp_path / "training", tmp_path / "index", built, run)
+    for name, source in (("odd", odd), ("plain", tmp_path / "training" / "s20" / "1.png")):
+        (tmp_path / "synthetic").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "synthetic" / f"{name}.png")
+    config = QueryConfig(canaries=CanaryConfig(0))
+    query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", config, run)
+    found = {each.synthetic: each for each in read_subjects(tmp_path / "report")}
+    assert found["odd.png"].rare
+    assert not found["plain.png"].rare
+    assert "1 of them is rare" in (tmp_path / "report" / "report.html").read_text()

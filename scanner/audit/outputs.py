@@ -21,6 +21,7 @@ from deepssim_scan.reporting.html.page import Content, Night, page
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.reporting.pictures import Pictures
+from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
 from deepssim_scan.storage.files import replacing
 from deepssim_scan.storage.records import write_json
@@ -123,7 +124,7 @@ def _page(
         f"{found.name}, night {audited.night.number}",
         found.summary,
         flagged,
-        counts.subjects,
+        read_subjects(report),
         read_volumes(report),
         Distributions.read(report),
         _pictures(flagged, report, config, run) if config.report.thumbnails else (),

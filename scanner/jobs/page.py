@@ -16,6 +16,7 @@ from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import MatchCounts, of_best
 from deepssim_scan.reporting.pictures import Pictures, draw
 from deepssim_scan.reporting.plots import draw_distributions
+from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
 from deepssim_scan.storage.files import replacing
 from deepssim_scan.storage.layout import PLOTS, REPORT
@@ -44,7 +45,7 @@ def write_page(
 ) -> None:
     """Write the page."""
     found = Distributions.read(folder)
-    tables = counts.findings, counts.subjects, read_volumes(folder)
+    tables = counts.findings, read_subjects(folder), read_volumes(folder)
     content = Content(_TITLE, summary, *tables, found, pictures)
     text = page(content.renamed(config.pseudonyms) if config.pseudonyms else content)
     with replacing(folder / REPORT) as file:

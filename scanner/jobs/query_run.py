@@ -25,6 +25,7 @@ from deepssim_scan.jobs.gathering import Gathering, part_files
 from deepssim_scan.jobs.identity import context_of, versions
 from deepssim_scan.jobs.membership import membership_of
 from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
+from deepssim_scan.jobs.rarity import with_rarity
 from deepssim_scan.jobs.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
@@ -95,7 +96,7 @@ class QueryRun:
             counts, pairs = self._judge(store)
             write_left_out(self.folder, store)
             write_flagged(self.folder, counts.flagged)
-            write_subjects(self.folder, counts.subjects)
+            write_subjects(self.folder, with_rarity(counts.subjects, self.gallery))
             volumes = self._volumes(store, listing, counts)
             write_volumes(self.folder, volumes.copied)
             summary = self._summary(store, counts, pairs) | {"volumes": volumes.as_json()}

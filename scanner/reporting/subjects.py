@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.storage.layout import SUBJECTS
-from deepssim_scan.storage.parquet import writing
+from deepssim_scan.storage.parquet import row_groups, writing
+
+_RARE = 0.95
 
 _COLUMNS = pa.schema(
     [
@@ -24,6 +26,8 @@ _COLUMNS = pa.schema(
         ("score", pa.float32()),
         ("synthetic", pa.string()),
         ("training", pa.string()),
+        ("training_row", pa.int64()),
+        ("rarity", pa.float64()),
     ]
 )
 
@@ -34,6 +38,8 @@ class Reproduced:
 
     `subject` is its name or keyed hash; where nobody is told apart (`named` is false), the name of
     the training image. `synthetic_images` flagged images copy `training_images` images of it.
+    `rarity` is the share of the training images that have another subject's image nearer to them
+    than the copied one has; None where it is not known.
     """
 
     subject: str
@@ -44,6 +50,13 @@ class Reproduced:
     score: float
     synthetic: str
     training: str
+    training_row: int = -1
+    rarity: float | None = None
+
+    @property
+    def rare(self) -> bool:
+        """Whether its images are unlike those of nearly all others."""
+        return self.rarity is not None and self.rarity >= _RARE
 
 
 def reproduced(flagged: Sequence[Match]) -> list[Reproduced]:
@@ -64,10 +77,17 @@ def reproduced(flagged: Sequence[Match]) -> list[Reproduced]:
             matches[0].score,
             matches[0].synthetic,
             matches[0].training,
+            matches[0].training_row,
         )
         for (name, named), matches in of.items()
     ]
     return sorted(subjects, key=lambda each: -each.synthetic_images)
+
+
+def read_subjects(folder: Path) -> list[Reproduced]:
+    """Read subjects.parquet."""
+    tables = row_groups(folder / SUBJECTS, _COLUMNS)
+    return [Reproduced(**row) for table in tables for row in table.to_pylist()]
 
 
 def write_subjects(folder: Path, subjects: Sequence[Reproduced]) -> None:

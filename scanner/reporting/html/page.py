@@ -19,6 +19,7 @@ from deepssim_scan.reporting.html.words import (
     left_out,
     membership,
     method,
+    rare,
     verdict,
 )
 from deepssim_scan.reporting.match import Match
@@ -144,6 +145,7 @@ def page(content: Content) -> str:
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
         subjects_text=at_risk(summary, named=named),
+        rare_text=rare(sum(each.rare for each in content.subjects)),
         volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
         volumes_text=copied_volumes(summary["volumes"]),
         findings_text=_findings(content, rows, pictures),
@@ -186,6 +188,8 @@ def _subject(each: Reproduced) -> dict[str, Any]:
         "synthetic_images": each.synthetic_images,
         "training_images": each.training_images,
         "p_value": p_value,
+        "rarity": "-" if each.rarity is None else f"{each.rarity:.2f}",
+        "rare": each.rare,
         "synthetic": each.synthetic,
     }
 

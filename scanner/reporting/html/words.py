@@ -115,6 +115,16 @@ def _same_patient(found: Mapping[str, int] | None) -> list[str]:
     ]
 
 
+def rare(count: int) -> str:
+    """Say how many of those who are copied are rare."""
+    if not count:
+        return ""
+    return (
+        f"{count:,} of them {'is' if count == 1 else 'are'} rare: 95 % of the training images have "
+        "another subject's image nearer to them. Such images are recognised more easily."
+    )
+
+
 def copied_volumes(found: Mapping[str, int] | None) -> str:
     """Say how many volumes are copies; nothing where there are none."""
     if found is None:

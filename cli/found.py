@@ -36,6 +36,8 @@ def show(result: "QueryResult") -> None:
     _show_subjects(summary["subjects"], counts)
     if summary["volumes"] is not None:
         console.say(copied_volumes(summary["volumes"]))
+    for each in summary["mismatches"]:
+        console.warn(f"{each['text']} {each['advice']} ({each['code']})")
     _show_calibration(summary)
     _show_canaries(summary)
     _show_membership(summary["membership"])

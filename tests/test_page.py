@@ -77,6 +77,7 @@ def summary(**changed):
             "by_kind": {"exact": [100, 100], "noise": [98, 100]},
         },
         "most_copies_95": 0.1234,
+        "mismatches": [{"code": "hub", "text": "One is near all.", "advice": "Look at it."}],
         "volumes": {"judged": 9, "flagged": 2, "duplicate": 1},
         "membership": {
             "members": 900,

@@ -18,6 +18,7 @@ from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
+from deepssim_scan.jobs.applicability import mismatches_of
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.earlier import EarlierReport
 from deepssim_scan.jobs.gallery import Gallery
@@ -30,7 +31,6 @@ from deepssim_scan.jobs.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views
-from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.matches import JudgedPairs, MatchCounts, write_flagged, writing_matches
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.provenance import provenance
@@ -51,28 +51,6 @@ from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
 
-def warn_of_depths(training: Store, synthetic: Store, progress: Progress) -> None:
-    """Warn when one side holds 8-bit images and the other deeper ones.
-
-    The greys of a CT in its full range and of the same CT in a window are not those of one image
-    under another contrast: a copy of one may not be found as a copy of the other.
-    """
-    sides = {"training": training.catalog.modes(), "synthetic": synthetic.catalog.modes()}
-    deep = {side: any(_is_deep(mode) for mode in modes) for side, modes in sides.items()}
-    if deep["training"] != deep["synthetic"]:
-        names = {side: ", ".join(modes) for side, modes in sides.items()}
-        progress.warn(
-            f"Training images are of mode {names['training']}, synthetic images of mode "
-            f"{names['synthetic']}: one side has more than 8 bits. If the 8-bit images show a "
-            "window of a CT, copies may not be found: give the other side the same --window."
-        )
-
-
-def _is_deep(mode: str) -> bool:
-    """Tell whether the samples of a mode have more than 8 bits."""
-    return not mode.endswith("int8") and (":" in mode or ";" in mode or mode in ("I", "F"))
-
-
 @dataclass(frozen=True, slots=True)
 class QueryRun:
     """What a query goes by, and the folder that it writes to."""
@@ -90,7 +68,6 @@ class QueryRun:
         self.embedder.embed(listing, self.folder / SYNTHETIC, "synthetic images", before)
         embedded = time.monotonic()
         with Store.open(self.folder / SYNTHETIC) as store:
-            warn_of_depths(self.gallery.store, store, self.embedder.run.progress)
             self._gathering(store).gather(store, listing)
             searched = time.monotonic()
             counts, pairs = self._judge(store)
@@ -99,7 +76,12 @@ class QueryRun:
             write_subjects(self.folder, with_rarity(counts.subjects, self.gallery))
             volumes = self._volumes(store, listing, counts)
             write_volumes(self.folder, volumes.copied)
-            summary = self._summary(store, counts, pairs) | {"volumes": volumes.as_json()}
+            reader = Reader(store, listing, RULE, self.embedder.run)
+            fit = mismatches_of(self.gallery, self.embedder, self.rule, reader, counts.flagged)
+            summary = self._summary(store, counts, pairs) | {
+                "volumes": volumes.as_json(),
+                "mismatches": [asdict(each) for each in fit],
+            }
             judged = time.monotonic()
             summary |= {
                 "provenance": self._provenance(store, counts),

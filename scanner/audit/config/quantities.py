@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepssim_scan.audit.config.conditions import Value
+from deepssim_scan.calibration.codes import CODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,15 @@ QUANTITIES = {
     "rejected_rate": Quantity(float, "rejected, as a share of the listed images"),
     "subjects_memorized": Quantity(float, "subjects, or training images, whom flagged images copy"),
     "volumes_copied": Quantity(float, "volumes that copy one; 0 where there are no volumes"),
+    "mismatches": Quantity(float, "reasons for which the method may not fit these two sets"),
+    "polarity_differs": Quantity(bool, "whether one side has inverted greys"),
+    "sharpness_differs": Quantity(bool, "whether one side is less sharp"),
+    "extent_differs": Quantity(bool, "whether what is shown fills the frame otherwise"),
+    "brightest_differs": Quantity(bool, "whether one side is clipped at the brightest grey"),
+    "depth_differs": Quantity(bool, "whether one side alone has more than 8 bits"),
+    "unlike_training": Quantity(bool, "whether synthetic images are unlike all training images"),
+    "hub": Quantity(bool, "whether one training image is the nearest to very many images"),
+    "encoder_unfit": Quantity(bool, "whether the encoder does not find planted copies first"),
     "complete": Quantity(bool, "whether all was looked at, and enough canaries were found"),
     "canary_recall": Quantity(float, "share of the planted copies that were found"),
     "copies_at_most": Quantity(float, "upper 95 % bound of the share of copies"),
@@ -79,6 +89,7 @@ def values_of(
         "rejected_rate": _share(counts["rejected"], listed),
         "subjects_memorized": summary["subjects"]["flagged"],
         "volumes_copied": (summary["volumes"] or {}).get("duplicate", 0),
+        "mismatches": len(summary["mismatches"]),
         "complete": summary["complete"],
         "canary_recall": canaries.get("recall"),
         "copies_at_most": summary["most_copies_95"],
@@ -89,7 +100,9 @@ def values_of(
         "drift": drift,
     }
     same = "listed", "judged", "rejected", "blank", "similar", "undecidable"
-    return values | {name: counts[name] for name in same} | dict(findings)
+    found = {each["code"] for each in summary["mismatches"]}
+    unfit = {code: code in found for code in CODES}
+    return values | {name: counts[name] for name in same} | unfit | dict(findings)
 
 
 def _share(part: int, whole: int) -> float | None:

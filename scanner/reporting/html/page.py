@@ -133,6 +133,7 @@ def page(content: Content) -> str:
         "script.js",
         title=content.title,
         verdict=verdict(summary),
+        mismatches=summary["mismatches"],
         left_out=left_out(summary),
         broken=[{"tone": tone, "text": text} for tone, text in night.lines] if night else [],
         gone=night.gone if night else [],

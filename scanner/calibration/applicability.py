@@ -1,0 +1,172 @@
+"""Whether the method fits the data: what makes two sets that do not go together, in words.
+
+what was seen of both sides -> Mismatch, each with a code and advice
+
+A run over sets that do not go together is quiet: next to nothing is similar, so next to nothing is
+flagged. The bounds here were set on five pairs of sets of real and pseudo-people, and changed
+copies of them (`benchmarks/bench_applicability.py`).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepssim_scan.imaging.looks import LOOKS, Looks
+
+Scores = NDArray[np.float64]
+
+FEWEST = 20
+"""Images of a side, at least, to tell anything of it."""
+
+_ROBUST = 1.4826  # median absolute deviations in a standard deviation
+_FIRST = 0.9  # planted copies whose source is first, at least
+_INVERTED = 0.5  # share of the images that are nearer when they are inverted
+_UNLIKE = 0.01  # quantile of the training images' scores with other people
+_HUB = 0.25  # share of the images that one training image is nearest to
+_BOUNDS = {"sharpness": (2.0, 0.1), "extent": (2.5, 0.15), "brightest": (3.0, 0.5)}
+"""How many standard deviations, and how much, the medians of two sides may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something that keeps the method from fitting: its code, what was seen, and what to do."""
+
+    code: str
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What was seen of samples of both sides.
+
+    looks (N, 3) of `LOOKS`; modes, of the training and of the synthetic images. `scores` (M,) are
+    of synthetic images with their nearest training image, `inverted` is the share of some that are
+    nearer when their greys are inverted, `others` (N,) are scores of training images with the
+    nearest of another subject. `nearest` names the training images nearest to synthetic images that
+    are not flagged. `source_first` is that of the calibration. None is not known.
+    """
+
+    training: Looks
+    synthetic: Looks
+    modes: tuple[Sequence[str], Sequence[str]]
+    scores: Scores
+    inverted: float | None
+    others: Scores
+    nearest: Sequence[str]
+    source_first: float | None
+
+
+def mismatches(seen: Seen) -> list[Mismatch]:
+    """Tell what does not go together."""
+    turned = _polarity(seen)
+    every = [
+        turned,
+        *(_looks(seen, name) for name in LOOKS if not (turned and name == "brightest")),
+        _depth(seen),
+        _unlike(seen),
+        _hub(seen),
+        _encoder(seen),
+    ]
+    return [each for each in every if each is not None]
+
+
+def _polarity(seen: Seen) -> Mismatch | None:
+    if seen.inverted is None or seen.inverted <= _INVERTED:
+        return None
+    return Mismatch(
+        "polarity_differs",
+        f"{seen.inverted:.0%} of the synthetic images are nearer to training images when they "
+        "are inverted.",
+        "Bring both sides to one polarity.",
+    )
+
+
+_SAID = {
+    "sharpness": ("less sharp", "sharper", "Bring both sides to one resolution before they are "
+                  "compared. Where a generator blurs, a copy scores lower than its source would."),
+    "extent": ("smaller in their frame", "larger in their frame", "Crop or pad both sides alike. "
+               "Copies that are scaled by more than 15 % are not found."),
+    "brightest": ("less clipped at the brightest grey", "clipped at the brightest grey more often",
+                  "Give both sides one intensity window (--window)."),
+}  # fmt: skip
+
+
+def _looks(seen: Seen, name: str) -> Mismatch | None:
+    """Compare the medians of a column of the looks."""
+    ours, theirs = (each[:, LOOKS.index(name)] for each in (seen.synthetic, seen.training))
+    if min(len(ours), len(theirs)) < FEWEST:
+        return None
+    middles = [float(np.median(each)) for each in (ours, theirs)]
+    spreads = [
+        _ROBUST * float(np.median(np.abs(each - middle)))
+        for each, middle in zip((ours, theirs), middles, strict=True)
+    ]
+    apart, spread = middles[0] - middles[1], float(np.hypot(*spreads) / 2**0.5)
+    deviations, least = _BOUNDS[name]
+    if abs(apart) < least or abs(apart) < deviations * spread:
+        return None
+    less, more, advice = _SAID[name]
+    what = less if apart < 0 else more
+    return Mismatch(f"{name}_differs", f"Synthetic images are {what} than training images.", advice)
+
+
+def _depth(seen: Seen) -> Mismatch | None:
+    deep = [any(_is_deep(mode) for mode in modes) for modes in seen.modes]
+    if deep[0] == deep[1]:
+        return None
+    training, synthetic = (", ".join(modes) for modes in seen.modes)
+    return Mismatch(
+        "depth_differs",
+        f"One side has more than 8 bits: training images are of mode {training}, synthetic images "
+        f"of mode {synthetic}.",
+        "If the 8-bit images show a window of a CT, give the other side the same --window: copies "
+        "may not be found otherwise.",
+    )
+
+
+def _is_deep(mode: str) -> bool:
+    """Tell whether the samples of a mode have more than 8 bits."""
+    return not mode.endswith("int8") and (":" in mode or ";" in mode or mode in ("I", "F"))
+
+
+def _unlike(seen: Seen) -> Mismatch | None:
+    if min(len(seen.scores), len(seen.others)) < FEWEST:
+        return None
+    bound, middle = float(np.quantile(seen.others, _UNLIKE)), float(np.median(seen.scores))
+    if middle >= bound:
+        return None
+    return Mismatch(
+        "unlike_training",
+        f"Synthetic images are unlike all training images: their median score is {middle:.2f}, and "
+        f"{1 - _UNLIKE:.0%} of the training images have another person's at {bound:.2f} or more.",
+        "Check that the synthetic images are of the generator that was trained on these images.",
+    )
+
+
+def _hub(seen: Seen) -> Mismatch | None:
+    if len(seen.nearest) < FEWEST:
+        return None
+    name, count = Counter(seen.nearest).most_common(1)[0]
+    if (share := count / len(seen.nearest)) <= _HUB:
+        return None
+    return Mismatch(
+        "hub",
+        f"The training image {name!r} is the nearest to {share:.0%} of the images that are not "
+        "flagged.",
+        "Look at it. A blank or broken training image hides what others are nearest to.",
+    )
+
+
+def _encoder(seen: Seen) -> Mismatch | None:
+    if seen.source_first is None or seen.source_first >= _FIRST:
+        return None
+    return Mismatch(
+        "encoder_unfit",
+        f"The encoder orders little on these images: the source of a planted copy is the most "
+        f"similar training image in {seen.source_first:.0%}.",
+        "Build the index with --adapt always, or train an encoder on these images.",
+    )

@@ -1,0 +1,6 @@
+"""The codes of what keeps the method from fitting, which policies can name."""
+
+CODES = (
+    *("polarity_differs", "sharpness_differs", "extent_differs", "brightest_differs"),
+    *("depth_differs", "unlike_training", "hub", "encoder_unfit"),
+)

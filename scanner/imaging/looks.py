@@ -1,0 +1,49 @@
+"""How images look, in three numbers that tell sets apart which do not go together.
+
+standardised images (N, H, W) -> looks (N, 3)
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from deepssim_scan.ingest.pixels import Pixels
+
+LOOKS = "sharpness", "extent", "brightest"
+"""The columns.
+
+sharpness is the logarithm (base 10) of what a blur of one pixel removes over what another one, of
+two pixels, does after it, in the middle of the image; extent the share of the rows times that of
+the columns that show something; brightest the logarithm of the share of the pixels that have nearly
+the greatest grey.
+"""
+
+Looks = NDArray[np.float64]
+
+_SHOWN, _FILLED = 0.15, 0.05  # of the range above the darkest grey; of the pixels of a row
+_NEARLY = 0.02  # of the range below the greatest grey
+_LEAST = 1e-3  # share of the pixels, and contrast, below which all is one
+
+
+def looks(images: Iterable[Pixels]) -> Looks:
+    """Return how images (H, W) look: (N, 3) of `LOOKS`."""
+    found = [_look(image.astype(np.float64)) for image in images]
+    return np.array(found, np.float64).reshape(-1, len(LOOKS))
+
+
+def _look(image: NDArray[np.float64]) -> tuple[float, float, float]:
+    low, high = image.min(), image.max()
+    level = (image - low) / max(high - low, 1e-6)
+    shown = level > _SHOWN
+    extent = np.prod([(shown.mean(axis) > _FILLED).mean() for axis in (0, 1)])
+    brightest = np.log10((level > 1 - _NEARLY).mean() + _LEAST)
+    return _sharpness(image), float(extent), float(brightest)
+
+
+def _sharpness(image: NDArray[np.float64]) -> float:
+    once, twice = gaussian_filter(image, 1), gaussian_filter(image, 2)
+    middle = tuple(slice(side // 6, side - side // 6) for side in image.shape)
+    fine, coarse = (np.abs(each[middle]).mean() + _LEAST for each in (image - once, once - twice))
+    return float(np.log10(fine / coarse))

@@ -7,8 +7,9 @@ flagged. The bounds here were set on five pairs of sets of real and pseudo-peopl
 copies of them (`benchmarks/bench_applicability.py`).
 """
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ class Seen:
 
     training: Looks
     synthetic: Looks
-    modes: tuple[Sequence[str], Sequence[str]]
+    modes: tuple[Collection[str], Collection[str]]
     scores: Scores
     inverted: float | None
     others: Scores
@@ -105,7 +106,7 @@ def _looks(seen: Seen, name: str) -> Mismatch | None:
         _ROBUST * float(np.median(np.abs(each - middle)))
         for each, middle in zip((ours, theirs), middles, strict=True)
     ]
-    apart, spread = middles[0] - middles[1], float(np.hypot(*spreads) / 2**0.5)
+    apart, spread = middles[0] - middles[1], math.hypot(*spreads) / 2**0.5
     deviations, least = _BOUNDS[name]
     if abs(apart) < least or abs(apart) < deviations * spread:
         return None

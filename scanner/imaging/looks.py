@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from deepssim_scan.ingest.pixels import Pixels
-
 LOOKS = "sharpness", "extent", "brightest"
 """The columns.
 
@@ -27,7 +25,7 @@ _NEARLY = 0.02  # of the range below the greatest grey
 _LEAST = 1e-3  # share of the pixels, and contrast, below which all is one
 
 
-def looks(images: Iterable[Pixels]) -> Looks:
+def looks(images: Iterable[NDArray[np.float32]]) -> Looks:
     """Return how images (H, W) look: (N, 3) of `LOOKS`."""
     found = [_look(image.astype(np.float64)) for image in images]
     return np.array(found, np.float64).reshape(-1, len(LOOKS))

@@ -69,7 +69,7 @@ def _shares(best: dict[str, Best], copies: set[str]) -> dict[str, Any]:
     for how in HOW:
         for rate in RATES:
             bound = np.quantile(others, 1 - rate, method="higher")
-            found = sum(best[how].get(name, -np.inf) > float(bound) for name in copies)
+            found = sum(bool(best[how].get(name, -np.inf) > bound) for name in copies)
             told[f"{how} at {rate:g}"] = share(found, len(copies))
     return told
 

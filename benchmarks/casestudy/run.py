@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -57,6 +58,7 @@ SIZES_OF = {
     "seed_steps": 300,
 }
 LARGEST_ANGLE, GAMMA = 10.0, 0.5
+RANGES = (0.0, DIFFERENT), (DIFFERENT, DUPLICATE), (DUPLICATE, 1.0)
 NEAR = 0.03  # of a threshold of the labels, in SSIM
 
 
@@ -94,6 +96,7 @@ def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
         "others": rate_of(work / "others.csv"),
         "evaluations": evaluations,
         "clear": {how: _clear(work, how, found, metrics) for how, found in evaluations.items()},
+        "errors": _errors(work, metrics),
         "filters": as_filters(work, metrics),
         "seeds": over_seeds(work, training, size, options) if options.seeds else {},
     }
@@ -216,8 +219,7 @@ def _clear(
     The thresholds of the metrics are those fitted on all pairs of the validation part.
     """
     pairs = pq.read_table(work / f"evaluation-{how}" / "pairs.parquet").to_pydict()
-    with (work / "labelled.csv").open(newline="", encoding="utf-8") as file:
-        values = np.array([float(row["ssim"]) for row in csv.DictReader(file)])
+    values = _ssim(work)
     near = (np.abs(values[:, None] - [DIFFERENT, DUPLICATE]) < NEAR).any(1)
     tested = np.array(pairs["tested"])
     labels = np.array([LABELS.index(label) for label in pairs["label"]])
@@ -228,6 +230,29 @@ def _clear(
         predicted = bounds.judge(np.array(pairs[_title(asked)])[kept])
         told[name] = macro_f1(labels[kept], predicted.astype(np.int64))
     return told
+
+
+def _errors(work: Path, metrics: dict[str, str]) -> dict[str, Any]:
+    """Return by how much cosines of samples as they are miss the SSIM of the labels, by its range.
+
+    Of each range the mean and the standard deviation of the error.
+    """
+    pairs = pq.read_table(work / "evaluation-aligned" / "pairs.parquet").to_pydict()
+    values, told = _ssim(work), dict[str, Any]()
+    for name, asked in metrics.items():
+        if asked.startswith("deepssim"):
+            error = np.array(pairs[_title(asked)], float) - values
+            inside = {f"{a:g} to {b:g}": (values > a) & (values <= b) for a, b in RANGES}
+            told[name] = {
+                of: [float(error[rows].mean()), float(error[rows].std())]
+                for of, rows in inside.items()
+            }
+    return told
+
+
+def _ssim(work: Path) -> NDArray[np.float64]:
+    with (work / "labelled.csv").open(newline="", encoding="utf-8") as file:
+        return np.array([float(row["ssim"]) for row in csv.DictReader(file)])
 
 
 def _title(asked: str) -> str:

@@ -113,6 +113,17 @@ def metrics(studies: list[Study]) -> list[str]:
     return rows
 
 
+def errors(studies: list[Study]) -> list[str]:
+    """Return the table of the errors of cosines against the SSIM of the labels."""
+    ranges = [*next(iter(studies[0]["errors"].values()))]
+    rows = [_row("", "score minus SSIM, by the SSIM", *ranges), _rule(2 + len(ranges))]
+    for study in studies:
+        for name, told in study["errors"].items():
+            cells = (f"{mean:+.2f}, spread {spread:.2f}" for mean, spread in told.values())
+            rows.append(_row(study["modality"], name, *cells))
+    return rows
+
+
 def filters(studies: list[Study]) -> list[str]:
     """Return the table of what metrics find of generated near-duplicates."""
     rates_of = [f"{how} at {rate}" for rate in ("0.001", "0.01") for how in HOW]
@@ -138,10 +149,13 @@ def flagged(studies: list[Study]) -> list[str]:
 
 def seeds(studies: list[Study]) -> list[str]:
     """Return the table of what other seeds of the encoder and of the generator give."""
+    known = [study for study in studies if study["seeds"]]
+    if not known:
+        return ["Not measured yet: `run.py` was given `--seeds 0`."]
     encoders = "macro F1 of encoders, augmented", "labels that two of them agree on"
     generators = "duplicates by label, by generator", "samples flagged", "duplicates flagged"
     rows = [_row("", *encoders, *generators), _rule(6)]
-    for study in (each for each in studies if each["seeds"]):
+    for study in known:
         told, made = study["seeds"]["encoders"], study["seeds"]["generators"]
         f1 = ", ".join(f"{value:.3f}" for value in told["macro_f1"])
         agreed = ", ".join(f"{value:.0%}" for value in told["agreement"])
@@ -192,6 +206,7 @@ TABLES: dict[str, Callable[[list[Study]], list[str]]] = {
     "rates": rates,
     "metrics": metrics,
     "averages": averages,
+    "errors": errors,
     "filters": filters,
     "flagged": flagged,
     "seeds": seeds,

@@ -47,7 +47,7 @@ def main() -> None:
     told = json.loads((folder / "evaluation" / "evaluation.json").read_text("utf-8"))
     (found,) = told["metrics"].values()
     harness.console.print(found["fitted"])
-    harness.write("casestudy_reference", options, {}, {}, fitted=found["fitted"])
+    harness.write("reference_path", options, {}, {}, fitted=found["fitted"])
 
 
 def export(trained: Path, out: Path, side: int) -> None:

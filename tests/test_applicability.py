@@ -39,7 +39,7 @@ SOUND = Seen(
     scores=RNG.normal(0.6, 0.1, 50),
     inverted=0.05,
     others=RNG.normal(0.6, 0.1, 200),
-    nearest=[f"{number}.png" for number in range(50)],
+    nearest=[*range(50)],
     source_first=0.99,
 )
 
@@ -68,7 +68,7 @@ def test_sets_that_go_together_have_no_code():
         ({"modes": (["dicom:MONOCHROME2:int16"], ["L"])}, "depth_differs"),
         ({"modes": (["nifti:uint8"], ["I;16"])}, "depth_differs"),
         ({"scores": RNG.normal(0.2, 0.05, 50)}, "unlike_training"),
-        ({"nearest": ["a.png"] * 20 + [f"{number}.png" for number in range(30)]}, "hub"),
+        ({"nearest": [7] * 20 + [*range(30)]}, "hub"),
         ({"source_first": 0.7}, "encoder_unfit"),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_mismatch_has_its_code(changed, code):
 
 def test_of_few_images_nothing_is_told():
     few = {"training": SOUND.training[:5], "synthetic": SOUND.synthetic[:5] + 9}
-    assert codes(**few, scores=np.zeros(3), inverted=None, nearest=["a"] * 9) == []
+    assert codes(**few, scores=np.zeros(3), inverted=None, nearest=[7] * 9) == []
 
 
 def test_each_look_is_what_it_says():

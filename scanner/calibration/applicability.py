@@ -47,7 +47,7 @@ class Seen:
     looks (N, 3) of `LOOKS`; modes, of the training and of the synthetic images. `scores` (M,) are
     of synthetic images with their nearest training image, `inverted` is the share of some that are
     nearer when their greys are inverted, `others` (N,) are scores of training images with the
-    nearest of another subject. `nearest` names the training images nearest to synthetic images that
+    nearest of another subject. `nearest` are the training rows nearest to synthetic images that
     are not flagged. `source_first` is that of the calibration. None is not known.
     """
 
@@ -57,7 +57,7 @@ class Seen:
     scores: Scores
     inverted: float | None
     others: Scores
-    nearest: Sequence[str]
+    nearest: Sequence[int]
     source_first: float | None
 
 
@@ -151,13 +151,13 @@ def _unlike(seen: Seen) -> Mismatch | None:
 def _hub(seen: Seen) -> Mismatch | None:
     if len(seen.nearest) < FEWEST:
         return None
-    name, count = Counter(seen.nearest).most_common(1)[0]
+    row, count = Counter(seen.nearest).most_common(1)[0]
     if (share := count / len(seen.nearest)) <= _HUB:
         return None
     return Mismatch(
         "hub",
-        f"The training image {name!r} is the nearest to {share:.0%} of the images that are not "
-        "flagged.",
+        f"One training image (training_row {row} of matches.parquet) is the nearest to {share:.0%} "
+        "of the images that are not flagged.",
         "Look at it. A blank or broken training image hides what others are nearest to.",
     )
 

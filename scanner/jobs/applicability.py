@@ -40,15 +40,15 @@ def mismatches_of(
         ours = _looks(reader, chosen)
         sample = gallery.groups.some(_LOOKED, rng)
         theirs = _looks(Reader(training, gallery.files, RULE, embedder.run), sample)
-        inverted = _inverted(gallery, embedder, reader, chosen[:_INVERTED])
+        inverted = _inverted(gallery, embedder, reader, rng.permutation(chosen)[:_INVERTED])
     mine = {match.synthetic_row for match in flagged}
-    left = [row for row, at in zip(nearest.rows[:, 0], chosen, strict=True) if at not in mine]
+    best = zip(nearest.rows[:, 0].tolist(), chosen.tolist(), strict=True)
+    left = [row for row, at in best if at not in mine]
     first = rule.calibration.source_first if isinstance(rule, CalibratedRule) else None
     modes = training.catalog.modes(), store.catalog.modes()
     scores = nearest.scores[:, 0].astype(float)
-    names = training.paths(np.array(left, np.int64))
     return mismatches(
-        Seen(theirs, ours, modes, scores, inverted, others.astype(float), names, first)
+        Seen(theirs, ours, modes, scores, inverted, others.astype(float), left, first)
     )
 
 

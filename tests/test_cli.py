@@ -110,6 +110,7 @@ def test_the_two_commands_work_with_no_further_option(run, people, tmp_path, mon
         "subjects.parquet",
         "summary.json",
         "synthetic",
+        "volumes.parquet",
     ]
 
 

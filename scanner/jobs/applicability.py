@@ -4,18 +4,19 @@ stores and files of both sides -> Seen -> Mismatch -> summary.json
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepssim_scan.calibration.applicability import FEWEST, Mismatch, Seen, mismatches
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
-from deepssim_scan.encoder.views import TTA_VIEWS
-from deepssim_scan.imaging.looks import LOOKS, Looks, looks
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.rarity import nearest_other
+from deepssim_scan.jobs.sampling import Kept, Sample, look, looks_of, write_kept
 from deepssim_scan.matching.evidence import RULE
+from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
@@ -23,65 +24,73 @@ from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
 _LOOKED, _INVERTED, _OTHERS = 100, 40, 500  # images of a sample, at most
-_PLAIN, _UPSIDE = TTA_VIEWS.index((0, False)), TTA_VIEWS.index((0, True))
 
 
-def mismatches_of(
-    gallery: Gallery, embedder: Embedder, rule: Rule, reader: Reader, flagged: Sequence[Match]
-) -> list[Mismatch]:
-    """Tell what keeps the method from fitting a synthetic set, whose images `reader` gives."""
-    rng, store, training = np.random.default_rng(0), reader.store, gallery.store
-    chosen = np.sort(rng.permutation(store.rows)[:_LOOKED])
-    nearest = gallery.search.search(_rows(store, chosen), 1)
-    others = nearest_other(gallery, gallery.groups.some(_OTHERS, rng))
-    ours = theirs = np.empty((0, len(LOOKS)))
-    inverted = None
-    if gallery.files is not None:
-        ours = _looks(reader, chosen)
-        sample = gallery.groups.some(_LOOKED, rng)
-        theirs = _looks(Reader(training, gallery.files, RULE, embedder.run), sample)
-        inverted = _inverted(gallery, embedder, reader, rng.permutation(chosen)[:_INVERTED])
-    mine = {match.synthetic_row for match in flagged}
-    best = zip(nearest.rows[:, 0].tolist(), chosen.tolist(), strict=True)
-    left = [row for row, at in best if at not in mine]
-    first = rule.calibration.source_first if isinstance(rule, CalibratedRule) else None
-    modes = training.catalog.modes(), store.catalog.modes()
-    scores = nearest.scores[:, 0].astype(float)
-    return mismatches(
-        Seen(theirs, ours, modes, scores, inverted, others.astype(float), left, first)
-    )
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What tells whether the method fits, and the file that keeps what was seen of images."""
+
+    gallery: Gallery
+    embedder: Embedder
+    rule: Rule
+    context: Context
+    kept: Kept
+    file: Path
+
+    def mismatches(self, reader: Reader, flagged: Sequence[Match]) -> list[Mismatch]:
+        """Tell what keeps the method from fitting a synthetic set, whose images `reader` gives."""
+        store, training = reader.store, self.gallery.store
+        sample = Sample.of(store, self.context, _LOOKED)
+        rows = _rows(store, sample)
+        nearest = self.gallery.search.search(rows, 1)
+        others = self.gallery.groups.some(_OTHERS, np.random.default_rng(0))
+        mine = {match.synthetic_row for match in flagged}
+        best = zip(nearest.rows[:, 0].tolist(), sample.rows.tolist(), strict=True)
+        rule = self.rule
+        ours, theirs = self._looked(sample, reader)
+        scores = nearest.scores[:, 0].astype(float)
+        return mismatches(
+            Seen(
+                looks_of(theirs.values()),
+                looks_of(ours.values()),
+                (training.catalog.modes(), store.catalog.modes()),
+                scores,
+                self._inverted(ours, sample, scores),
+                nearest_other(self.gallery, others).astype(float),
+                [row for row, at in best if at not in mine],
+                rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
+            )
+        )
+
+    def _looked(self, sample: Sample, reader: Reader) -> tuple[Kept, Kept]:
+        """Look at samples of both sides, unless there are too few images to tell anything."""
+        training, files = self.gallery.store, self.gallery.files
+        if files is None or min(reader.store.rows, training.rows) < FEWEST:
+            return {}, {}
+        ours = look(sample, reader, self.embedder, self.kept, _INVERTED)
+        theirs = Reader(training, files, RULE, self.embedder.run)
+        context = replace(self.context, looks=self.context.pairs)
+        other = Sample.of(training, context, _LOOKED)
+        found = look(other, theirs, self.embedder, self.kept, 0)
+        write_kept(self.file, ours | found)
+        return ours, found
+
+    def _inverted(self, ours: Kept, sample: Sample, scores: NDArray[np.float64]) -> float | None:
+        """Return the share of some images that are nearer to training images when inverted."""
+        plain = dict(zip(sample.digests, scores.tolist(), strict=True))
+        views = {digest: each.inverted for digest, each in ours.items()}
+        there = {digest: view for digest, view in views.items() if view is not None}
+        if len(there) < FEWEST:
+            return None
+        upside = self.gallery.search.search(np.stack([*there.values()]), 1).scores[:, 0]
+        nearer = [up > plain[digest] for digest, up in zip(there, upside.tolist(), strict=True)]
+        return float(np.mean(nearer))
 
 
-def _rows(store: Store, chosen: NDArray[np.int64]) -> Vectors:
-    """Return some rows of a store, which is read a shard at a time."""
-    parts = []
+def _rows(store: Store, sample: Sample) -> Vectors:
+    """Return the rows of a sample, of a store that is read a shard at a time."""
+    found = np.empty((len(sample.rows), store.manifest.dimension), np.float32)
     for first, rows in store.shards():
-        parts.append(rows[chosen[(chosen >= first) & (chosen < first + len(rows))] - first])
-    return np.concatenate(parts)
-
-
-def _looks(reader: Reader, rows: NDArray[np.int64]) -> Looks:
-    return looks(pixels for _, pixels in reader.pixels(rows.tolist()))
-
-
-def _inverted(
-    gallery: Gallery, embedder: Embedder, reader: Reader, rows: NDArray[np.int64]
-) -> float | None:
-    """Return the share of some images that are nearer to training images with inverted greys."""
-    if len(rows) < FEWEST:
-        return None
-    asked = np.zeros((len(rows), len(TTA_VIEWS)), bool)
-    asked[:, [_PLAIN, _UPSIDE]] = True
-    rule = embedder.loaded.architecture.standardisation
-    wanted = replace(reader, rule=rule)
-    views = embedder.embed_views(lambda part: wanted.wanted(rows[part].tolist()), asked)
-    plain, upside = (
-        gallery.search.search(np.ascontiguousarray(seen), 1).scores[:, 0]
-        for seen in np.moveaxis(_whole(views[:, [_PLAIN, _UPSIDE]]), 1, 0)
-    )
-    return float((upside > plain).mean()) if len(plain) else None
-
-
-def _whole(views: Vectors) -> Vectors:
-    """Return the images (n, V, D) that were there to be embedded."""
-    return views[~np.isnan(views).any((1, 2))]
+        here = (sample.rows >= first) & (sample.rows < first + len(rows))
+        found[here] = rows[sample.rows[here] - first]
+    return found

@@ -12,9 +12,10 @@ from deepssim_scan.errors import Damaged, ScanError
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.jobs.gathering import part_files
 from deepssim_scan.jobs.identity import same_but_for_files
+from deepssim_scan.jobs.sampling import Kept, read_kept
 from deepssim_scan.matching.cache import EvidenceCache, PartFiles
 from deepssim_scan.storage.files import sha256
-from deepssim_scan.storage.layout import EVIDENCE, SUMMARY, SYNTHETIC
+from deepssim_scan.storage.layout import EVIDENCE, SEEN, SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import Job, read_job
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.store import Store
@@ -27,6 +28,11 @@ class EarlierReport:
 
     unchanged: Unchanged | None = None
     parts: tuple[PartFiles, ...] = ()
+    sampled: Path | None = None
+
+    def seen(self) -> Kept:
+        """Return what was seen of samples of both sides."""
+        return {} if self.sampled is None else read_kept(self.sampled)
 
     def cache(self, dimension: int) -> EvidenceCache:
         """Return the evidence, and embeddings of views with `dimension` numbers."""
@@ -44,7 +50,8 @@ def earlier_report(report: Path, job: Job, ingest: IngestConfig) -> Iterator[Ear
     found by all that it depends on. Nothing is taken that is damaged.
     """
     with ExitStack() as held:
-        yield EarlierReport(_unchanged(report, job, ingest, held), _parts(report))
+        unchanged = _unchanged(report, job, ingest, held)
+        yield EarlierReport(unchanged, _parts(report), report / EVIDENCE / SEEN)
 
 
 def _unchanged(report: Path, job: Job, ingest: IngestConfig, held: ExitStack) -> Unchanged | None:

@@ -18,7 +18,7 @@ from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
-from deepssim_scan.jobs.applicability import mismatches_of
+from deepssim_scan.jobs.applicability import Fitting
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.earlier import EarlierReport
 from deepssim_scan.jobs.gallery import Gallery
@@ -27,6 +27,7 @@ from deepssim_scan.jobs.identity import context_of, versions
 from deepssim_scan.jobs.membership import membership_of
 from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
 from deepssim_scan.jobs.rarity import with_rarity
+from deepssim_scan.jobs.sampling import read_kept
 from deepssim_scan.jobs.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
@@ -42,6 +43,7 @@ from deepssim_scan.storage.layout import (
     EVIDENCE,
     JOB,
     JUDGED_FILES,
+    SEEN,
     SUMMARY,
     SYNTHETIC,
 )
@@ -77,7 +79,7 @@ class QueryRun:
             volumes = self._volumes(store, listing, counts)
             write_volumes(self.folder, volumes.copied)
             reader = Reader(store, listing, RULE, self.embedder.run)
-            fit = mismatches_of(self.gallery, self.embedder, self.rule, reader, counts.flagged)
+            fit = self._fitting(store).mismatches(reader, counts.flagged)
             summary = self._summary(store, counts, pairs) | {
                 "volumes": volumes.as_json(),
                 "mismatches": [asdict(each) for each in fit],
@@ -110,6 +112,12 @@ class QueryRun:
             context_of(self.embedder, training, store),
             self.earlier.cache(self.embedder.loaded.architecture.dimension),
         )
+
+    def _fitting(self, store: Store) -> Fitting:
+        file = self.folder / EVIDENCE / SEEN
+        kept = self.earlier.seen() | read_kept(file)
+        context = context_of(self.embedder, self.gallery.store, store)
+        return Fitting(self.gallery, self.embedder, self.rule, context, kept, file)
 
     @property
     def views(self) -> Views:

@@ -18,8 +18,10 @@ JUDGED_FILES = (
 )
 """In a report folder: what is made of the evidence, beside summary.json."""
 
-SYNTHETIC, EVIDENCE = "synthetic", "evidence"
-"""In a report folder: the store of synthetic embeddings, and what registration found."""
+SYNTHETIC, EVIDENCE, SEEN = "synthetic", "evidence", "seen.parquet"
+"""In a report folder: the store of synthetic embeddings, and what registration found.
+
+Beside the parts of the evidence lies what was seen of samples of both sides."""
 
 STORE_MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zarr"
 """In a store."""

@@ -23,9 +23,10 @@ from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig
+from deepssim_scan.jobs.proof.applicability import Fitting
 from deepssim_scan.jobs.query import query
 
-TOLD = "volumes_of", "aligned", "with_rarity", "mismatches_of", "membership_of"
+TOLD = "volumes_of", "aligned", "with_rarity", "membership_of"
 SIDE = 128
 PEOPLE, VIEWS = 100, 10  # of the hold-out
 
@@ -46,6 +47,10 @@ def main() -> None:
         for function in TOLD:
             timed = partial(_timed, taken, function, getattr(query_run, function))
             setattr(query_run, function, timed)
+        told = "mismatches"
+        taken[told] = 0.0
+        exact = Fitting.mismatches
+        setattr(Fitting, told, lambda *given: _timed(taken, told, exact, *given))
         started = time.monotonic()
         query(work / "synthetic", work / "index", work / "report", run=run)
         total = time.monotonic() - started

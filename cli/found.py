@@ -28,6 +28,8 @@ STYLES = {
 def show(result: "QueryResult") -> None:
     """Print the counts, the strongest matches, and whether the run was complete."""
     summary, counts = result.summary, result.summary["counts"]
+    for each in summary["mismatches"]:
+        console.warn(f"{each['text']} {each['advice']} ({each['code']})")
     console.output.print(_verdicts(summary), _strongest(result.strongest))
     rejected, blank = counts["rejected"], counts["blank"]
     console.show_ledger(counts["listed"], counts["judged"], rejected, blank)
@@ -36,8 +38,6 @@ def show(result: "QueryResult") -> None:
     _show_subjects(summary["subjects"], counts)
     if summary["volumes"] is not None:
         console.say(copied_volumes(summary["volumes"]))
-    for each in summary["mismatches"]:
-        console.warn(f"{each['text']} {each['advice']} ({each['code']})")
     _show_calibration(summary)
     _show_canaries(summary)
     _show_membership(summary["membership"])

@@ -136,6 +136,20 @@ def test_another_image_of_the_same_patient_is_flagged_where_it_is_nearly_the_sam
     assert Calibration.read(tmp_path / "index").same_patient == result.same_patient
 
 
+def test_where_every_patient_has_one_image_no_other_one_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    volume = mni152()
+    for subject in range(24):
+        person = torch.Generator().manual_seed(subject)
+        path = tmp_path / "training" / f"s{subject:02d}" / "0.png"
+        path.parent.mkdir(parents=True)
+        to_image(slices(volume, 2, [0.45], 128, person)[0]).save(path)
+    build_index(tmp_path / "training", tmp_path / "index", IndexConfig(adapt="never"), RUN)
+    found = Calibration.read(tmp_path / "index")
+    assert (found.subjects, found.same_patient) == ("guessed", ())
+    assert found.summary(found.false_alarm(None))["same_patient"] is None
+
+
 def adapted(calibrator, subjects):
     """The calibrator with an encoder that says that it was trained on images of some subjects."""
     numbers = zip(calibrator.groups.number, calibrator.store.embedded(), strict=True)

@@ -1,18 +1,31 @@
 """Members told from others by their nearest synthetic image, against scikit-learn and chance."""
 
+import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from test_rule import calibration
 
 from deepssim_scan.calibration import calibrate as calibrating
-from deepssim_scan.calibration.membership import FALSE_POSITIVES, Side, membership, nearest
+from deepssim_scan.calibration.groups import Groups
+from deepssim_scan.calibration.membership import (
+    FALSE_POSITIVES,
+    HeldOut,
+    Side,
+    membership,
+    nearest,
+)
+from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, QueryConfig
 from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.proof.membership import membership_of
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.training.pseudo_subjects import mni152, slices
@@ -63,6 +76,32 @@ def test_intervals_of_sides_that_are_alike_cover_a_half(people, images, spread):
             estimate = getattr(found, name)
             covered[name] += estimate.low <= 0.5 <= estimate.high
     assert min(covered.values()) >= 90
+
+
+@pytest.mark.parametrize(("subjects", "told"), [(1, False), (3, False), (4, True)])
+def test_a_hold_out_of_few_subjects_tells_nothing(subjects, told):
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60, 8)).astype(np.float32)
+    held = HeldOut(rows[:12], np.arange(12) % subjects)
+    rule = CalibratedRule(replace(calibration(), holdout=held), 0.05)
+    groups = Groups(np.arange(48) // 2, subjects=True, known=True)
+    search = SimpleNamespace(vectors=lambda start, stop: rows[12 + start : 12 + stop])
+    store = SimpleNamespace(embedded=lambda: [SimpleNamespace(digest="x")] * 48)
+    gallery = SimpleNamespace(groups=groups, search=search, store=store)
+    embedder = SimpleNamespace(loaded=SimpleNamespace(seen=frozenset()))
+    synthetic = SimpleNamespace(shards=lambda: iter([(0, rows)]))
+    found = membership_of(gallery, embedder, rule, synthetic)
+    assert (found is not None) == told
+    if found:
+        assert found["members"] == 48
+
+
+def test_a_hold_out_is_read_as_it_was_written():
+    rng = np.random.default_rng(4)
+    held = HeldOut(rng.normal(size=(5, 3)).astype(np.float32), np.arange(5))
+    again = HeldOut.from_json(json.loads(json.dumps(held.as_json())))
+    assert np.array_equal(again.rows, held.rows)
+    assert np.array_equal(again.subjects, held.subjects)
 
 
 def test_the_nearest_is_found_over_all_shards():

@@ -158,6 +158,16 @@ def test_a_run_that_is_not_complete_is_never_clean():
     assert "No image is flagged." in text
 
 
+def test_sets_that_do_not_go_together_have_no_clean_verdict():
+    """And that is said before the verdict."""
+    counts = summary()["counts"] | {"duplicate": 0}
+    text = flat(page(content([], counts=counts)))
+    assert text.index("One is near all. Look at it.") < text.index("No copy was found among")
+    assert "in two sets that do not go together." in text
+    assert 'class="verdict unsure"' in page(content([], counts=counts))
+    assert 'class="verdict good"' in page(content([], counts=counts, mismatches=[]))
+
+
 def test_a_run_without_a_rate_says_so():
     without = {"calibration": None, "canaries": None, "most_copies_95": None}
     text = flat(page(content(**without)))

@@ -3,7 +3,9 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deepssim_scan.calibration import calibrate
+from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.proof import rarity
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.match import Match
@@ -118,3 +122,27 @@ def test_who_is_unlike_all_others_is_rare(people, tmp_path):
     assert found["odd.png"].rare
     assert not found["plain.png"].rare
     assert "1 of them is rare" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("searched", [1000, 5])
+def test_the_nearest_of_another_subject_is_found_or_not_known(monkeypatch, searched):
+    """Against all inner products; not known where too many nearer ones show the same subject."""
+    monkeypatch.setattr(rarity, "_SEARCHED", searched)
+    rng = np.random.default_rng(0)
+    rows, number = rng.normal(size=(60, 8)), np.repeat(np.arange(6), 10)
+    rows[:10] = rows[0] + 0.01 * rng.normal(size=(10, 8))  # all of one subject beside each other
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def search(queries, k):
+        scores = queries @ rows.T
+        order = np.argsort(-scores, 1)[:, :k]
+        return SimpleNamespace(rows=order, scores=np.take_along_axis(scores, order, 1))
+
+    index = SimpleNamespace(vectors=lambda start, stop: rows[start:stop], search=search)
+    gallery = SimpleNamespace(groups=Groups(number, subjects=True, known=True), search=index)
+    found = rarity.nearest_other(gallery, np.arange(60))
+    every = np.where(number[:, None] == number, -np.inf, rows @ rows.T).max(1)
+    assert np.isnan(found[:10]).all() == (searched == 5)
+    there = ~np.isnan(found)
+    assert there.sum() >= 40
+    np.testing.assert_allclose(found[there], every[there], atol=1e-6)

@@ -19,8 +19,8 @@ from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
+from deepssim_scan.jobs.proof.volumes import _least
 from deepssim_scan.jobs.query import query
-from deepssim_scan.jobs.volumes import _least
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.match import Match, finding_of, strongest_of_each
 from deepssim_scan.reporting.matches import read_counts

@@ -115,13 +115,13 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     calibration, canaries = summary["calibration"], summary["canaries"]
     judged, flagged = counts["judged"], counts["duplicate"]
     most = summary["most_copies_95"]
-    worst, told = _worst(found, key), summary["membership"]
+    worst, told = _worst(found, key), summary.get("membership")
     who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
-        Field("Volumes copied", copied_volumes(summary["volumes"]) or "there are no volumes"),
+        Field("Volumes copied", copied_volumes(summary.get("volumes")) or "there are no volumes"),
         Field("Copied", f"{subjects['flagged']:,} {who}"),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),

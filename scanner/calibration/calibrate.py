@@ -219,6 +219,8 @@ class Calibrator:
             return ()
         several = np.flatnonzero(np.bincount(self.groups.number)[self.groups.number] > 1)
         images = self._read(self.groups.some(most, rng, several))
+        if not images:
+            return ()
         rows = np.array(sorted(images), np.int64)
         itself = [rows[at : at + 1] for at in range(len(rows))]
         found = self.look_for([images[row] for row in rows], self.groups.number[rows], itself)

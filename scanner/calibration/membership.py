@@ -8,7 +8,6 @@ record; why it is no proof of privacy: arXiv:2505.01524). Non-members are those 
 the control two halves of the hold-out play both parts, so that it shows nothing but chance.
 """
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,6 +21,9 @@ from deepssim_scan.store.array import Vectors
 FALSE_POSITIVES = 0.01, 0.001
 MOST = 2000
 """Images of either side, at most."""
+
+FEWEST = 4
+"""Subjects of a hold-out, at least, so that each half of it has two."""
 
 _DRAWS = 1000
 _CHUNK = 1 << 14  # synthetic images that are compared at once
@@ -51,15 +53,14 @@ class HeldOut:
     subjects: Numbers
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in values of JSON."""
-        rows = base64.b64encode(self.rows.astype("<f4").tobytes()).decode()
-        return {"subjects": self.subjects.tolist(), "rows": rows}
+        """Return it in values of JSON; in hexadecimal digits, no name stands alone by chance."""
+        return {"subjects": self.subjects.tolist(), "rows": self.rows.astype("<f4").tobytes().hex()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `as_json` returned."""
         subjects = np.array(value["subjects"], np.int64)
-        rows = np.frombuffer(base64.b64decode(value["rows"]), "<f4")
+        rows = np.frombuffer(bytes.fromhex(value["rows"]), "<f4")
         return cls(rows.reshape(len(subjects), -1).astype(np.float32), subjects)
 
 
@@ -113,7 +114,7 @@ def nearest(rows: Vectors, synthetic: Iterable[Vectors]) -> Scores:
 
 
 def membership(members: Side, others: Side, seed: int = 0) -> Membership:
-    """Tell how well members are told from others, who are of two subjects at least."""
+    """Tell how well members, of two subjects at least, are told from others, of `FEWEST`."""
     rng = np.random.default_rng(seed)
     auc, *found = _estimates(members, others, rng)
     subjects = rng.permutation(np.unique(others.subjects))

@@ -42,6 +42,7 @@ _COLUMNS = (
     ("p-value", True),
     ("change", False),
 )
+_NAMES = "synthetic", "training", "subject"
 _ALTERNATIVES = "the synthetic image", "the training image, aligned with it", "their difference"
 
 
@@ -75,15 +76,10 @@ class Content:
     def renamed(self, key: bytes) -> "Content":
         """Return the same with names that tell nobody anything without the key."""
         of = partial(pseudonym, key)
-        findings = [
-            replace(
-                each,
-                synthetic=of("synthetic", each.synthetic),
-                training=of("training", each.training),
-                subject=of("subject", each.subject),
-            )
-            for each in self.findings
-        ]
+
+        def hidden(each: Match | CopiedVolume) -> dict[str, Any]:
+            return {name: of(name, getattr(each, name)) for name in _NAMES}
+
         subjects = [
             replace(
                 each,
@@ -93,23 +89,19 @@ class Content:
             )
             for each in self.subjects
         ]
-        volumes = [
-            replace(
-                each,
-                synthetic=of("synthetic", each.synthetic),
-                training=of("training", each.training),
-                subject=of("subject", each.subject),
-            )
-            for each in self.volumes
-        ]
         columns = {
             name: column
             | {"most": [each | {"value": of("value", each["value"])} for each in column["most"]]}
             for name, column in self.summary["provenance"].items()
         }
         summary = dict(self.summary) | {"provenance": columns}
-        tables = replace(self, findings=findings, subjects=subjects, volumes=volumes)
-        return replace(tables, summary=summary)
+        return replace(
+            self,
+            summary=summary,
+            findings=[replace(each, **hidden(each)) for each in self.findings],
+            subjects=subjects,
+            volumes=[replace(each, **hidden(each)) for each in self.volumes],
+        )
 
 
 def pseudonym(key: bytes, kind: str, name: str) -> str:

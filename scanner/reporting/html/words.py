@@ -15,6 +15,9 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     if flagged:
         what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
         text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
+    elif summary["mismatches"]:
+        among = f"{judged:,} images{more}, in two sets that do not go together"
+        text, tone = f"No copy was found among {among}.", "unsure"
     else:
         text, tone = f"No copy was found among {judged:,} images{more}.", "good"
     if not summary["complete"]:

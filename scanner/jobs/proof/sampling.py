@@ -35,7 +35,7 @@ _INVERTED = TTA_VIEWS.index((0, True))
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Look:
     """What was seen of an image: `LOOKS`, and its embedding with inverted greys, where wanted."""
 
     looks: tuple[float, ...]
@@ -58,7 +58,7 @@ class Sample:
         return cls(rows, tuple(bytes(each).ljust(SIZE, b"\0") for each in digests[rows]))
 
 
-Kept = dict[bytes, Seen]
+Kept = dict[bytes, Look]
 """What was seen of images, by their digests."""
 
 
@@ -80,7 +80,7 @@ def look(sample: Sample, reader: Reader, embedder: Embedder, kept: Kept, inverte
     found = looks(pixels[rows[digest]] for digest in there)
     upside = _upside([rows[digest] for digest in there if digest in turned], reader, embedder)
     seen = {
-        digest: Seen(tuple(values), upside.get(rows[digest]))
+        digest: Look(tuple(values), upside.get(rows[digest]))
         for digest, values in zip(there, found.tolist(), strict=True)
     }
     return {digest: each for digest in wanted if (each := seen.get(digest) or kept.get(digest))}
@@ -96,7 +96,7 @@ def _upside(rows: Sequence[int], reader: Reader, embedder: Embedder) -> dict[int
     return {row: view for row, view in found if not np.isnan(view).any()}
 
 
-def looks_of(seen: Iterable[Seen]) -> Looks:
+def looks_of(seen: Iterable[Look]) -> Looks:
     """Return the looks (n, 3)."""
     return np.array([each.looks for each in seen], np.float64).reshape(-1, len(LOOKS))
 
@@ -112,7 +112,7 @@ def read_kept(path: Path) -> Kept:
         for row in table.to_pylist():
             view = row["inverted"]
             seen = tuple(row[name] for name in LOOKS)
-            kept[row["image"]] = Seen(seen, None if view is None else np.array(view, np.float32))
+            kept[row["image"]] = Look(seen, None if view is None else np.array(view, np.float32))
     return kept
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from deepssim_scan.calibration.applicability import FEWEST, Mismatch, Seen, mismatches
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.jobs.rarity import nearest_other
-from deepssim_scan.jobs.sampling import Kept, Sample, look, looks_of, write_kept
+from deepssim_scan.jobs.proof.rarity import known, nearest_other
+from deepssim_scan.jobs.proof.sampling import Kept, Sample, look, looks_of, write_kept
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.match import Match
@@ -56,7 +56,7 @@ class Fitting:
                 (training.catalog.modes(), store.catalog.modes()),
                 scores,
                 self._inverted(ours, sample, scores),
-                nearest_other(self.gallery, others).astype(float),
+                known(nearest_other(self.gallery, others)),
                 [row for row, at in best if at not in mine],
                 rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
             )

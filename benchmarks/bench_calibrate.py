@@ -73,7 +73,7 @@ def enlarge(index: Path, large: Path, rows: int, images: int) -> None:
     rng = np.random.default_rng(0)
     with (
         Store.open(index / STORE) as store,
-        StoreWriter(large / STORE, store.manifest) as writer,
+        StoreWriter(large / STORE, replace(store.manifest, thumbnail=0)) as writer,
     ):
         writer.add(list(store.embedded()), store.read(0, store.rows))
         for first in range(store.rows, rows, BLOCK):

@@ -18,6 +18,7 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import InputError
+from deepssim_scan.imaging.thumbnails import SIDE
 from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
@@ -134,11 +135,12 @@ def test_an_unfinished_store_of_other_files_is_started_anew(loaded, images, tmp_
     listing = list_images(images)
     store = tmp_path / "s"
     source = Embedder(loaded, config=CONFIG, run=HERE).source(images)
-    manifest = StoreManifest(loaded.fingerprint, TINY.dimension, CONFIG.shard_rows, source=source)
-    ((records, rows),) = Embedder(loaded, run=HERE).embed_items(images, [listing.files[:1]])
+    shape = TINY.dimension, CONFIG.shard_rows
+    manifest = StoreManifest(loaded.fingerprint, *shape, source=source, thumbnail=SIDE)
+    ((records, made),) = Embedder(loaded, run=HERE).embed_items(images, [listing.files[:1]])
     others = [replace(records[0], path=f"other-{number}.png") for number in range(8)]
     with StoreWriter(store, manifest) as writer:
-        writer.add(others, np.repeat(rows, 8, axis=0))
+        writer.add(others, *(np.repeat(x, 8, 0) for x in (made.embeddings, made.thumbnails)))
     embed(listing, store, loaded)
     embed(listing, tmp_path / "whole", loaded)
     assert contents(store) == contents(tmp_path / "whole")
@@ -189,7 +191,7 @@ def test_an_image_smaller_than_the_encoder_can_take_is_rejected_and_the_others_g
     (((small, _), rows),) = embedder.embed_items(tmp_path, [files])
     assert (small.path, small.reason) == ("31.png", "too-small")
     assert small.detail == "40x31 pixels; this encoder needs 32 a side"
-    assert rows.shape == (1, 4)
+    assert rows.embeddings.shape == (1, 4)
 
 
 def test_a_subject_key_leaves_a_mark_and_no_more(tmp_path):

@@ -285,7 +285,7 @@ def test_row_18_an_embedding_that_is_not_finite_rejects_its_file(built, tmp_path
     files = list_images(built / "synthetic").files
     ((entries, rows),) = embedder.embed_items(built / "synthetic", [files])
     assert [entry.reason for entry in entries] == ["embedding"] * 10
-    assert rows.shape == (0, 32)
+    assert rows.embeddings.shape == (0, 32)
 
 
 def test_row_34_an_index_with_another_encoder_is_refused(built, tmp_path):

@@ -18,6 +18,7 @@ from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatc
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.storage import files
 from deepssim_scan.storage.records import read_json, write_json
+from deepssim_scan.store.array import Made
 from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.store import Store
 from deepssim_scan.store.writer import StoreWriter
@@ -29,6 +30,11 @@ SHARD, DIMENSION = 4, 8
 def unit(count: int, dimension: int = DIMENSION, seed: int = 0) -> np.ndarray:
     rows = np.random.default_rng(seed).standard_normal((count, dimension))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def made(rows: np.ndarray) -> Made:
+    """Return what was made of images without thumbnails."""
+    return Made(rows, np.empty((len(rows), 0), np.int8))
 
 
 def record(path: str, reason: str | None = None, detail: str = "") -> ImageRecord:
@@ -310,9 +316,9 @@ def test_a_repaired_shard_has_the_same_bytes(folder: Path) -> None:
         with pytest.raises(Damaged, match="rows 4 to 7, 8 to 9 are missing or not"):
             store.verify()
         with pytest.raises(InputError, match="rows 4 to 7 were computed again"):
-            store.repair(second, unit(4, seed=9))
-        store.repair(second, unit(10)[4:8])
-        store.repair(third, unit(10)[8:])
+            store.repair(second, made(unit(4, seed=9)))
+        store.repair(second, made(unit(10)[4:8]))
+        store.repair(third, made(unit(10)[8:]))
         store.verify()
     assert contents(folder) == before
 
@@ -477,7 +483,7 @@ def test_a_manifest_that_is_not_ours_is_damaged(folder: Path, text: str) -> None
 
 def test_another_format_is_a_mismatch(folder: Path) -> None:
     edit(folder, format=1)
-    with pytest.raises(StoreMismatch, match="format 1, and this version reads 5"):
+    with pytest.raises(StoreMismatch, match="format 1, and this version reads 6"):
         Store.open(folder)
 
 

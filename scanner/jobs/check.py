@@ -94,8 +94,7 @@ def _check_store(folder: Path, findings: Findings, progress: Progress) -> None:
 def _check_shard(store: Store, shard: Shard, findings: Findings) -> None:
     last = shard.stop - 1
     try:
-        rows = store.read(shard.first, shard.stop)
-        bad = first_not_unit(rows)
+        bad = first_not_unit(store.made_of(shard).embeddings)
     except Damaged as error:
         findings.add(store.folder, str(error), (shard.first, last))
         return

@@ -10,8 +10,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint import Checkpoint
@@ -39,7 +37,7 @@ from deepssim_scan.storage.layout import (
 )
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
-from deepssim_scan.store.array import Vectors
+from deepssim_scan.store.array import Made
 from deepssim_scan.store.catalog import Shard
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import ingest_of, listing_of
@@ -115,11 +113,11 @@ def _encoder_of(store: Store, path: Path) -> Checkpoint:
 
 def _embed_again(
     store: Store, shard: Shard, listing: Listing, loaded: Checkpoint, run: RunContext
-) -> Vectors:
+) -> Made:
     """Return the rows of a shard, computed again in the blocks in which they first were."""
     wanted = {r.key: r for r in store.records_of(shard) if r.reason is None}
     order = {key: number for number, key in enumerate(wanted)}
-    rows = np.empty((len(wanted), store.manifest.dimension), np.float32)
+    rows: list[Made | None] = [None] * len(wanted)
     run = replace(run, device=store.manifest.source["device"])
     embedder = Embedder(loaded, ingest_of(store), run=run)
     files = {record.key[:2] for record in wanted.values()}
@@ -130,9 +128,10 @@ def _embed_again(
     ]
     with closing(embedder.embed_items(listing.folder, blocks)) as embedded:
         for records, found in embedded:
-            remaining = iter(found)
+            remaining = iter(range(len(found)))
             for record in records:
-                row = next(remaining) if record.reason is None else None
+                at = next(remaining) if record.reason is None else None
+                row = None if at is None else found.part(slice(at, at + 1))
                 known = wanted.pop(record.key, None)
                 if known is not None:
                     rows[order[record.key]] = _unchanged(record, row, known, store)
@@ -142,12 +141,10 @@ def _embed_again(
             f"{store.folder}: {len(wanted)} images of damaged rows are gone, the first "
             f"{record.name!r}. Put them back, say where they are with --images, or build it again."
         )
-    return rows
+    return Made.joined([row for row in rows if row is not None])
 
 
-def _unchanged(
-    record: ImageRecord, row: Vectors | None, known: ImageRecord, store: Store
-) -> Vectors:
+def _unchanged(record: ImageRecord, row: Made | None, known: ImageRecord, store: Store) -> Made:
     """Return the row of an image that is the one which was embedded."""
     if record.sha256 != known.sha256:
         raise InputError(

@@ -21,6 +21,7 @@ from deepssim_scan.storage.layout import (
     STORE,
     STORE_MANIFEST,
     SUMMARY,
+    THUMBNAILS,
 )
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import open_catalog, read_manifest
@@ -63,6 +64,8 @@ def _store(path: Path) -> dict[str, Any]:
     manifest, footer = read_manifest(path)
     open_catalog(path, footer).close()
     check_sha256(path / ARRAY / "zarr.json", footer.array)
+    if manifest.thumbnail:
+        check_sha256(path / THUMBNAILS / "zarr.json", footer.thumbnails)
     return {
         "kind": "store",
         "rows": footer.rows,

@@ -23,10 +23,15 @@ SYNTHETIC, EVIDENCE, SEEN = "synthetic", "evidence", "seen.parquet"
 
 Beside the parts of the evidence lies what was seen of samples of both sides."""
 
-STORE_MANIFEST, CATALOG, ARRAY = "store.json", "catalog.sqlite", "embeddings.zarr"
+STORE_MANIFEST, CATALOG = "store.json", "catalog.sqlite"
+ARRAY, THUMBNAILS = "embeddings.zarr", "thumbnails.zarr"
 """In a store."""
 
-_STORE_FILES = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json", f"{ARRAY}/c.*.0")
+_STORE_FILES = (
+    STORE_MANIFEST,
+    CATALOG,
+    *(f"{array}/{name}" for array in (ARRAY, THUMBNAILS) for name in ("zarr.json", "c.*.0")),
+)
 
 INDEX_FILES = (
     *(REJECTED, BLANK, ENCODER, INDEX, INDEX_MANIFEST, CALIBRATION),

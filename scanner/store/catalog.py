@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS images (
     CHECK ((reason IS NULL) = (row IS NOT NULL)));
 CREATE TABLE IF NOT EXISTS shards (
     shard INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL,
-    sha256 TEXT NOT NULL, last_image INTEGER NOT NULL, images_sha256 TEXT NOT NULL);
+    sha256 TEXT NOT NULL, last_image INTEGER NOT NULL, thumbnails_sha256 TEXT NOT NULL,
+    images_sha256 TEXT NOT NULL);
 """
 _STORED = (
     "path, member, frame, frames, size, mtime_ns, sha256, mode, subject, reason, detail, "
@@ -47,7 +48,7 @@ _STORED = (
 _COPIED = {
     "about": "manifest",
     "images": f"id, {_STORED}, row",
-    "shards": "shard, first_row, rows, sha256, last_image, images_sha256",
+    "shards": "shard, first_row, rows, sha256, last_image, thumbnails_sha256, images_sha256",
 }
 
 
@@ -61,13 +62,15 @@ _values = attrgetter(*(field.name for field in fields(ImageRecord)))
 class Shard:
     """`rows` embeddings from row `first` on, and the SHA-256 of their little-endian bytes.
 
-    `last_image` is the number in the catalog, from 1, of the last image committed with it.
+    `last_image` is the number in the catalog, from 1, of the last image committed with it;
+    `thumbnails` the SHA-256 of their thumbnails, "" in a store that has none.
     """
 
     first: int
     rows: int
     sha256: str
     last_image: int
+    thumbnails: str = ""
 
     @property
     def stop(self) -> int:
@@ -92,7 +95,8 @@ class _Queries:
 
     def shards(self) -> list[Shard]:
         """Return the shards, in row order."""
-        query = "SELECT first_row, rows, sha256, last_image FROM shards ORDER BY shard"
+        columns = "first_row, rows, sha256, last_image, thumbnails_sha256"
+        query = f"SELECT {columns} FROM shards ORDER BY shard"
         return [Shard(*values) for values in self._all(query)]
 
     def manifest(self) -> str | None:
@@ -237,7 +241,7 @@ class CatalogWriter(_Queries):
                 number, before = self._one("SELECT count(*), max(last_image) FROM shards")
                 digest = self._images_sha256(before or 0, shard.last_image)
                 self._database.execute(
-                    "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (number, *astuple(shard), digest),
                 )
             self._database.execute("COMMIT")

@@ -25,6 +25,7 @@ from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
+from deepssim_scan.imaging.thumbnails import SIDE, thumbnails
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Item, Listing
 from deepssim_scan.ingest.packing import plain, record_of
@@ -34,7 +35,7 @@ from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.ingest.rejection import Rejection
 from deepssim_scan.progress import Collected, Progress
 from deepssim_scan.storage.layout import STORE_MANIFEST
-from deepssim_scan.store.array import Vectors, first_not_unit
+from deepssim_scan.store.array import Made, Vectors, first_not_unit
 from deepssim_scan.store.config import EmbedConfig
 from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.reread import Held, Source
@@ -42,8 +43,8 @@ from deepssim_scan.store.store import Store
 from deepssim_scan.store.unchanged import Unchanged
 from deepssim_scan.store.writer import StoreWriter
 
-Embedded = tuple[list[ImageRecord], Vectors]
-"""A record per image, and a row (D,) per record without a reason."""
+Embedded = tuple[list[ImageRecord], Made]
+"""A record per image, and a row per record without a reason."""
 
 _TOGETHER = 1024  # blocks of which what changed is embedded together
 _NO_EMBEDDING = Rejection("embedding", "its embedding is zero or not finite")
@@ -95,7 +96,8 @@ class Embedder:
         )
         with closing(run.map(partial(_embed_files, self._network), tasks)) as answers:
             for answer in answers:
-                yield [record_of(values) for values in answer.records], answer.arrays["rows"]
+                made = Made(answer.arrays["rows"], answer.arrays["thumbnails"])
+                yield [record_of(values) for values in answer.records], made
 
     def embed_pixels(self, images: Sequence[Pixels]) -> Vectors:
         """Embed standardised images (H, W): (N, D)."""
@@ -168,6 +170,7 @@ class Embedder:
             self.loaded.architecture.dimension,
             self.config.shard_rows,
             source=self.source(listing.folder),
+            thumbnail=SIDE,
         )
         with StoreWriter(folder, manifest) as writer:
             last = writer.last_item()
@@ -179,7 +182,8 @@ class Embedder:
             progress(stage, done, total)
             with closing(self._found(listing.folder, blocks, before)) as embedded:
                 for block, found in zip(blocks, embedded, strict=True):
-                    writer.add(*(_after(*last, *found) if last else found))
+                    records, made = _after(*last, *found) if last else found
+                    writer.add(records, made.embeddings, made.thumbnails)
                     done, last = done + len(block), None
                     progress(stage, done, total)
             writer.finish(total)
@@ -244,7 +248,8 @@ def _embed_files(network: Network, files: Decoding) -> Answer:
     for number in np.array(embedded)[~usable].tolist():
         images[number] = images[number].rejected(_NO_EMBEDDING)
     records = [plain(image.record) for image in images]
-    return Answer(records, {"rows": rows[usable]}, warned.warnings)
+    small = thumbnails(pixels)[usable].reshape(-1, SIDE * SIDE)
+    return Answer(records, {"rows": rows[usable], "thumbnails": small}, warned.warnings)
 
 
 def _by_item(embedded: Iterable[Embedded]) -> Iterator[Embedded]:
@@ -254,13 +259,13 @@ def _by_item(embedded: Iterable[Embedded]) -> Iterator[Embedded]:
         for _, images in groupby(records, lambda record: record.key[:2]):
             of_item = [*images]
             count = sum(record.reason is None for record in of_item)
-            yield of_item, rows[done : done + count]
+            yield of_item, rows.part(slice(done, done + count))
             done += count
 
 
 def _joined(items: Sequence[Embedded]) -> Embedded:
     records = [record for of_item, _ in items for record in of_item]
-    return records, np.concatenate([rows for _, rows in items])
+    return records, Made.joined([rows for _, rows in items])
 
 
 def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, list[tuple[Item, ...]]]:
@@ -279,7 +284,7 @@ def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, list[tuple[I
     raise StoreMismatch(f"{last.name!r} was embedded, and is not in {listing.folder}.")
 
 
-def _after(last: ImageRecord, frames: int, records: list[ImageRecord], rows: Vectors) -> Embedded:
+def _after(last: ImageRecord, frames: int, records: list[ImageRecord], rows: Made) -> Embedded:
     """Leave out what was embedded: all before the item of the last record, and `frames` of it.
 
     Raises StoreMismatch when the file, of which a part was embedded, is not what it was.
@@ -289,7 +294,8 @@ def _after(last: ImageRecord, frames: int, records: list[ImageRecord], rows: Vec
     if [(each.sha256, each.frames) for each in again] != [(last.sha256, last.frames)] * frames:
         raise StoreMismatch(f"{last.name!r} is not the file any more that was embedded in part.")
     stop = first + frames
-    return records[stop:], rows[sum(record.reason is None for record in records[:stop]) :]
+    before = sum(record.reason is None for record in records[:stop])
+    return records[stop:], rows.part(slice(before, None))
 
 
 def _large_enough(image: Decoded, least: int) -> Decoded:

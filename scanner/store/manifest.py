@@ -16,14 +16,15 @@ from deepssim_scan.storage.layout import CATALOG, STORE_MANIFEST
 from deepssim_scan.storage.records import check_types, read_json, record
 from deepssim_scan.store.catalog import Catalog, Shard
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class StoreManifest:
     """What is fixed before the first row: the encoder's fingerprint (hex), the layout, the source.
 
-    `source` says which folder was embedded and how, in values that JSON can hold.
+    `source` says which folder was embedded and how, in values that JSON can hold. `thumbnail` is
+    the side of the thumbnails, in pixels; 0 where there are none.
     """
 
     encoder: str
@@ -32,16 +33,18 @@ class StoreManifest:
     format: int = FORMAT
     dtype: str = "float32"
     source: dict[str, Any] = field(default_factory=dict)
+    thumbnail: int = 0
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that no store of this format can have."""
         check_types(self)
         sizes = min(self.dimension, self.shard_rows)
         fixed = (self.format, self.dtype) == (FORMAT, "float32")
-        if not re.fullmatch("[0-9a-f]+", self.encoder) or sizes < 1 or not fixed:
+        sound = sizes >= 1 and self.thumbnail >= 0 and fixed
+        if not re.fullmatch("[0-9a-f]+", self.encoder) or not sound:
             raise InputError(
                 f"{self} must have a hexadecimal encoder, dimension and shard_rows >= 1, "
-                f"format {FORMAT} and dtype 'float32'"
+                f"thumbnail >= 0, format {FORMAT} and dtype 'float32'"
             )
 
 
@@ -50,9 +53,10 @@ class Footer:
     """What is known after the last row.
 
     `items` files and members of archives gave `listed` images: `rows` of them were embedded,
-    `rejected` could not be, and on `blank` there is nothing. `catalog` and `array` are the SHA-256
-    of the catalog and of the array's zarr.json. `digest` is that of the SHA-256s of the catalog
-    and of every shard: it stands for all of the store.
+    `rejected` could not be, and on `blank` there is nothing. `catalog`, `array` and `thumbnails`
+    are the SHA-256 of the catalog and of the zarr.json of the arrays, "" where there is none.
+    `digest` is that of the SHA-256s of the catalog and of every shard: it stands for all of the
+    store.
     """
 
     items: int
@@ -63,6 +67,7 @@ class Footer:
     digest: str
     catalog: str
     array: str
+    thumbnails: str
 
     def __post_init__(self) -> None:
         """Raise InputError when a listed image has not exactly one of the three ends."""

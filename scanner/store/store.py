@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 from deepssim_scan.errors import Damaged, InputError
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.storage import files
-from deepssim_scan.storage.layout import ARRAY
-from deepssim_scan.store.array import REPAIR_HINT, EmbeddingArray, Vectors
+from deepssim_scan.storage.layout import ARRAY, THUMBNAILS
+from deepssim_scan.store.array import (
+    REPAIR_HINT,
+    Made,
+    RowArray,
+    Vectors,
+    embedding_layout,
+    thumbnail_layout,
+)
 from deepssim_scan.store.catalog import Shard
 from deepssim_scan.store.manifest import Footer, StoreManifest, open_catalog, read_manifest
 
@@ -33,7 +40,11 @@ class Store(AbstractContextManager["Store"]):
         try:
             self.table = self.catalog.shards()
             files.check_sha256(folder / ARRAY / "zarr.json", footer.array)
-            self._array = EmbeddingArray.open(folder, manifest, self.rows)
+            self._array = RowArray.open(folder, embedding_layout(manifest), self.rows)
+            self._small: RowArray | None = None
+            if manifest.thumbnail:
+                files.check_sha256(folder / THUMBNAILS / "zarr.json", footer.thumbnails)
+                self._small = RowArray.open(folder, thumbnail_layout(manifest), self.rows)
         except BaseException:
             self.close()
             raise
@@ -76,6 +87,26 @@ class Store(AbstractContextManager["Store"]):
         """Give every row in order, a shard at a time: its first row, and (n, D) float32."""
         return ((shard.first, self._array.read(shard)) for shard in self.table)
 
+    def made(self) -> Iterator[tuple[int, Made]]:
+        """Give all that was made of images, a shard at a time: its first row, and its rows."""
+        return ((shard.first, self.made_of(shard)) for shard in self.table)
+
+    def made_of(self, shard: Shard) -> Made:
+        """Return all that was made of the images of a shard."""
+        rows = self._array.read(shard)
+        empty = np.empty((len(rows), 0), np.int8)
+        return Made(rows, empty if self._small is None else self._small.read(shard))
+
+    def thumbnails(self) -> Iterator[tuple[int, NDArray[np.int8]]]:
+        """Give all thumbnails, a shard at a time: its first row, and (n, S, S) int8.
+
+        There are none in a store that was written without.
+        """
+        side = self.manifest.thumbnail
+        if self._small is not None:
+            for shard in self.table:
+                yield shard.first, self._small.read(shard).reshape(-1, side, side)
+
     def verify(self) -> None:
         """Read every row; Damaged, which names all that are not what was written."""
         if damaged := self.damaged():
@@ -87,11 +118,14 @@ class Store(AbstractContextManager["Store"]):
 
     def damaged(self) -> list[Shard]:
         """Return the shards that are missing, or are not what was written."""
-        return [shard for shard in self.table if not self._array.is_intact(shard)]
+        arrays = [self._array] if self._small is None else [self._array, self._small]
+        return [s for s in self.table if not all(array.is_intact(s) for array in arrays)]
 
-    def repair(self, shard: Shard, rows: Vectors) -> None:
+    def repair(self, shard: Shard, rows: Made) -> None:
         """Write a damaged shard again; InputError unless its rows are the same to the bit."""
-        self._array.repair(shard, rows)
+        self._array.repair(shard, rows.embeddings)
+        if self._small is not None:
+            self._small.repair(shard, rows.thumbnails)
 
     def paths(self, rows: NDArray[np.int64] | None = None) -> list[str]:
         """Return the name of each row asked for, or of every row, in order."""

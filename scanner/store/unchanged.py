@@ -16,7 +16,7 @@ from deepssim_scan.ingest.listing import Item, Listing
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.ingest.subjects import subject_of
-from deepssim_scan.store.array import Vectors
+from deepssim_scan.store.array import Made
 from deepssim_scan.store.store import Store
 
 Images = list[tuple[ImageRecord, int | None]]
@@ -50,8 +50,8 @@ class Unchanged:
         self._kept = self._new = self._gone = self._passed = 0
         self._groups: Iterator[tuple[tuple[str, str], Images]] = _groups(self._store)
         self._next = next(self._groups, None)
-        self._shards = self._store.shards()
-        self._first, self._rows = 0, np.empty((0, self._store.dimension), np.float32)
+        self._shards = self._store.made()
+        self._first, self._rows = 0, self._nothing
 
     def close(self) -> None:
         """Read no more of the store, which can be closed then."""
@@ -66,14 +66,13 @@ class Unchanged:
         self._kept += len(images or ())
         return images
 
-    def take(self, item: Item) -> tuple[list[ImageRecord], Vectors] | None:
-        """Return the records and rows (n, D) of an item; None when it changed or is new."""
+    def take(self, item: Item) -> tuple[list[ImageRecord], Made] | None:
+        """Return the records and rows of an item; None when it changed or is new."""
         images = self.records(item)
         if images is None:
             return None
         rows = [self._row(row) for _, row in images if row is not None]
-        empty = np.empty((0, self._store.dimension), np.float32)
-        return [record for record, _ in images], np.stack(rows) if rows else empty
+        return [record for record, _ in images], Made.joined([self._nothing, *rows])
 
     def skip(self, items: Iterable[Item]) -> None:
         """Pass by items, and count them."""
@@ -99,11 +98,16 @@ class Unchanged:
         images, self._next = self._next[1], next(self._groups, None)
         return images
 
-    def _row(self, row: int) -> Vectors:
+    @property
+    def _nothing(self) -> Made:
+        width = self._store.manifest.thumbnail**2
+        return Made(np.empty((0, self._store.dimension), np.float32), np.empty((0, width), np.int8))
+
+    def _row(self, row: int) -> Made:
         while row >= self._first + len(self._rows):
             self._first, self._rows = next(self._shards)
-        wanted: Vectors = self._rows[row - self._first]
-        return wanted
+        at = row - self._first
+        return self._rows.part(slice(at, at + 1))
 
     def _is_same(self, item: Item, record: ImageRecord) -> bool:
         size = item.location.size if item.location else item.size

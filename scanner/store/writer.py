@@ -4,6 +4,7 @@
 
     catalog.sqlite    one row per file or frame, whatever became of it; one row per shard
     embeddings.zarr   (N, D) float32, one chunk a shard, Crc32c, fill value NaN
+    thumbnails.zarr   (N, S * S) int8, likewise, fill value -128, where thumbnails are kept
     store.json        the manifest and the footer: counts and digests
 
 A row holds one embedding for each test-time view of an image; training images have one. A shard
@@ -22,14 +23,16 @@ import numpy as np
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.storage import files
-from deepssim_scan.storage.layout import ARRAY, CATALOG, STORE_MANIFEST
+from deepssim_scan.storage.layout import ARRAY, CATALOG, STORE_MANIFEST, THUMBNAILS
 from deepssim_scan.storage.records import write_json
 from deepssim_scan.store.array import (
     NORM_TOLERANCE,
-    EmbeddingArray,
+    Flat,
+    RowArray,
     Vectors,
+    embedding_layout,
     first_not_unit,
-    rows_sha256,
+    thumbnail_layout,
 )
 from deepssim_scan.store.catalog import CatalogWriter, Shard
 from deepssim_scan.store.manifest import Footer, StoreManifest, store_digest
@@ -53,10 +56,11 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         folder.chmod(0o700)
         self.folder, self.manifest = folder, manifest
         self._buffer = np.empty((manifest.shard_rows, manifest.dimension), np.float32)
+        self._small = np.empty((manifest.shard_rows, manifest.thumbnail**2), np.int8)
         self._filled = self._last = 0
         self._catalog = CatalogWriter(folder / CATALOG, json.dumps(asdict(manifest)))
         try:
-            self._array, self._shards = self._whole_shards()
+            self._arrays, self._shards = self._whole_shards()
             self._catalog.keep(len(self._shards))
         except BaseException:
             self._catalog.close()
@@ -79,11 +83,17 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         """Return the last record, and how many there are of the same file or member."""
         return self._catalog.last_item()
 
-    def add(self, records: Sequence[ImageRecord], embeddings: Vectors) -> None:
+    def add(
+        self,
+        records: Sequence[ImageRecord],
+        embeddings: Vectors,
+        thumbnails: Flat | None = None,
+    ) -> None:
         """Take images in their final order, and one unit-norm row for each that has no reason.
 
-        Raises InputError, and takes nothing, when the rows are not float32 (n, D) with n the
-        number of records without a reason, or when one is not finite or not of unit norm.
+        Raises InputError, and takes nothing, when the rows are not float32 (n, D), and the
+        thumbnails int8 (n, S * S), with n the number of records without a reason, or when a row is
+        not finite or not of unit norm.
         """
         embedded = [record for record in records if record.reason is None]
         wanted = (len(embedded), self.manifest.dimension)
@@ -92,15 +102,21 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
                 f"{self.folder}: embeddings are {embeddings.dtype} {embeddings.shape}, "
                 f"and these records need float32 {wanted}"
             )
+        self._check_thumbnails(thumbnails, len(embedded))
         bad = first_not_unit(embeddings)
         if bad is not None:
             raise InputError(
                 f"{self.folder}: the embedding of {embedded[bad].name!r} is not finite with norm 1 "
                 f"(within {NORM_TOLERANCE}). Reject the file, or check the encoder."
             )
-        rows = iter(embeddings)
+        numbers = iter(range(len(embedded)))
         for record in records:
-            self._take(record, next(rows) if record.reason is None else None)
+            if record.reason is not None:
+                self._last = self._catalog.add(record, None)
+                continue
+            number = next(numbers)
+            small = None if thumbnails is None else thumbnails[number]
+            self._take(record, embeddings[number], small)
 
     def finish(self, items: int) -> None:
         """Write the last shard, then store.json: the store is whole only from here on.
@@ -115,7 +131,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         rows, rejected, blank = self._catalog.counts()
         self._catalog.finish()
         files.make_private(self.folder)
-        catalog = files.sha256(self.folder / CATALOG)
+        catalog, small = files.sha256(self.folder / CATALOG), self.folder / THUMBNAILS / "zarr.json"
         footer = Footer(
             items=items,
             listed=rows + rejected + blank,
@@ -125,6 +141,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             digest=store_digest(catalog, self._shards),
             catalog=catalog,
             array=files.sha256(self.folder / ARRAY / "zarr.json"),
+            thumbnails=files.sha256(small) if small.is_file() else "",
         )
         write_json(self.folder / STORE_MANIFEST, asdict(self.manifest) | asdict(footer))
 
@@ -139,43 +156,56 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
                 "have one end"
             )
 
-    def _take(self, record: ImageRecord, embedding: Vectors | None) -> None:
-        row = None if embedding is None else self.rows + self._filled
-        self._last = self._catalog.add(record, row)
-        if embedding is None:
-            return
+    def _check_thumbnails(self, thumbnails: Flat | None, count: int) -> None:
+        width = self.manifest.thumbnail**2
+        found = None if thumbnails is None else (thumbnails.shape, thumbnails.dtype.name)
+        wanted = ((count, width), "int8") if width else None
+        if found != wanted:
+            raise InputError(f"{self.folder}: thumbnails are {found}, and it needs {wanted}")
+
+    def _take(self, record: ImageRecord, embedding: Vectors, thumbnail: Flat | None) -> None:
+        self._last = self._catalog.add(record, self.rows + self._filled)
         self._buffer[self._filled] = embedding
+        if thumbnail is not None:
+            self._small[self._filled] = thumbnail
         self._filled += 1
         if not self.room:
             self._write_shard()
 
     def _write_shard(self) -> None:
         """Write the buffered rows, flush them, and only then commit their catalog rows."""
-        rows = self._buffer[: self._filled]
-        shard = Shard(self.rows, len(rows), rows_sha256(rows), self._last)
-        self._array.append(rows)
+        digests = ["", ""]
+        for number, array in enumerate(self._arrays):
+            buffer = self._small if number else self._buffer
+            digests[number] = array.append(buffer[: self._filled])
+        shard = Shard(self.rows, self._filled, digests[0], self._last, digests[1])
         self._catalog.commit(shard)
         self._shards.append(shard)
         self._filled = 0
 
-    def _whole_shards(self) -> tuple[EmbeddingArray, list[Shard]]:
-        """Return the array, and the shards, from the first on, that are full and as written."""
+    def _whole_shards(self) -> tuple[list[RowArray], list[Shard]]:
+        """Return the arrays, and the shards, from the first on, that are full and as written."""
         full = [s for s in self._catalog.whole() if s.rows == self.manifest.shard_rows]
-        array = EmbeddingArray.create(self.folder, self.manifest, len(full))
+        layouts = [embedding_layout(self.manifest)]
+        if self.manifest.thumbnail:
+            layouts.append(thumbnail_layout(self.manifest))
+        arrays = [RowArray.create(self.folder, layout, len(full)) for layout in layouts]
         whole: list[Shard] = []
         for shard in full:
-            if not array.is_intact(shard):
-                array.truncate(shard.first)
+            if not all(array.is_intact(shard) for array in arrays):
+                for array in arrays:
+                    array.truncate(shard.first)
                 break
             whole.append(shard)
-        return array, whole
+        return arrays, whole
 
 
 def _refuse_others(folder: Path) -> None:
     """Raise InputError when a folder holds anything that an unfinished store does not."""
     if not folder.exists():
         return
-    ours = (ARRAY, f".{STORE_MANIFEST}.partial")  # the latter of a run that was killed at its end
+    # The last is of a run that was killed at its end.
+    ours = (ARRAY, THUMBNAILS, f".{STORE_MANIFEST}.partial")
     for path in folder.iterdir():
         if path.name not in ours and CATALOG not in path.name:
             raise InputError(

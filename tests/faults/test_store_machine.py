@@ -23,14 +23,15 @@ from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.jobs.repair import repair
-from deepssim_scan.storage.layout import ARRAY, CATALOG, STORE_MANIFEST
+from deepssim_scan.storage.layout import ARRAY, CATALOG, STORE_MANIFEST, THUMBNAILS
+from deepssim_scan.store.array import Made
 from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.store import Store
 from deepssim_scan.store.writer import StoreWriter
 
-SHARD, DIMENSION = 3, 4
-MANIFEST = StoreManifest("ab" * 32, DIMENSION, SHARD)
-RECORDS = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json")
+SHARD, DIMENSION, SIDE = 3, 4, 2
+MANIFEST = StoreManifest("ab" * 32, DIMENSION, SHARD, thumbnail=SIDE)
+RECORDS = (STORE_MANIFEST, CATALOG, f"{ARRAY}/zarr.json", f"{THUMBNAILS}/zarr.json")
 
 items = st.lists(
     st.lists(st.sampled_from([None, None, "constant", "blank"]), min_size=1, max_size=4), max_size=8
@@ -61,8 +62,13 @@ def harm(path, how):
         path.write_bytes(data)
 
 
-def chunk(folder, shard):
-    return folder / ARRAY / f"c.{shard}.0"
+def chunk(folder, shard, array=ARRAY):
+    return folder / array / f"c.{shard}.0"
+
+
+def small(rows):
+    """Return thumbnails of which each tells its row."""
+    return np.rint(100 * rows).astype(np.int8)
 
 
 def records_of(item, reasons):
@@ -86,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = self.base / "0"
         self.records: list[ImageRecord] = []
         self.items = 0
-        self.damaged: set[int] = set()
+        self.damaged: dict[int, str] = {}  # the array of each damaged shard
         self.finished = False
         self.writer: StoreWriter | None = None
         self.whole: dict[str, bytes] = {}
@@ -114,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def add_from(self, index):
         rows = sum(record.reason is None for record in self.records[:index])
-        self.writer.add(self.records[index:], self.rows[rows:])
+        self.writer.add(self.records[index:], self.rows[rows:], small(self.rows[rows:]))
 
     @precondition(lambda self: self.writer is None and not self.finished)
     @rule()
@@ -144,8 +150,9 @@ class StoreMachine(RuleBasedStateMachine):
     def harm_some(self, harmed, shards):
         for shard, how in harmed.items():
             if shard < shards and shard not in self.damaged:
-                harm(chunk(self.folder, shard), how)
-                self.damaged.add(shard)
+                array = (ARRAY, THUMBNAILS)[how[1] % 2]
+                harm(chunk(self.folder, shard, array), how)
+                self.damaged[shard] = array
 
     @precondition(lambda self: self.writer is not None)
     @rule(harmed=of_shards)
@@ -190,13 +197,29 @@ class StoreMachine(RuleBasedStateMachine):
             touched = [
                 (first, after)
                 for shard, (first, after) in enumerate(self.shards)
-                if shard in self.damaged and first < stop and start < after and start < stop
+                if self.damaged.get(shard) == ARRAY
+                and first < stop
+                and start < after
+                and start < stop
             ]
             if not touched:
                 assert store.read(start, stop).tobytes() == self.rows[start:stop].tobytes()
                 return
             with pytest.raises(Damaged, match=named(touched[0])):
                 store.read(start, stop)
+
+    @precondition(lambda self: self.finished)
+    @rule()
+    def read_thumbnails(self):
+        harmed = [s for s in sorted(self.damaged) if self.damaged[s] == THUMBNAILS]
+        with Store.open(self.folder) as store:
+            if not harmed:
+                found = [part for _, part in store.thumbnails()]
+                wanted = small(self.rows).reshape(-1, SIDE, SIDE)
+                assert np.array_equal(np.concatenate([wanted[:0], *found]), wanted)
+                return
+            with pytest.raises(Damaged, match=named(self.shards[harmed[0]])):
+                list(store.thumbnails())
 
     @precondition(lambda self: self.finished)
     @rule()
@@ -243,9 +266,11 @@ class StoreMachine(RuleBasedStateMachine):
             found = store.damaged()
             assert [shard.first // SHARD for shard in found] == sorted(self.damaged)
             for shard in found:
-                with pytest.raises(InputError, match="not the same to the last bit"):
-                    store.repair(shard, -self.rows[shard.first : shard.stop])
-                store.repair(shard, self.rows[shard.first : shard.stop])
+                rows = self.rows[shard.first : shard.stop]
+                for other in (Made(-rows, small(rows)), Made(rows, -small(rows))):
+                    with pytest.raises(InputError, match="not the same to the last bit"):
+                        store.repair(shard, other)
+                store.repair(shard, Made(rows, small(rows)))
         self.damaged.clear()
         assert contents(self.folder) == self.whole
 
@@ -258,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.damaged:
             self.repair()
         with StoreWriter(self.base / "undisturbed", MANIFEST) as writer:
-            writer.add(self.records, self.rows)
+            writer.add(self.records, self.rows, small(self.rows))
             writer.finish(self.items)
         assert contents(self.folder) == contents(self.base / "undisturbed")
         shutil.rmtree(self.base)
@@ -293,7 +318,8 @@ def test_a_repair_from_the_images_gives_the_very_bytes(built, shards, others, ho
     with tempfile.TemporaryDirectory() as name:
         index = shutil.copytree(built, Path(name, "index"))
         for shard, harmed in shards.items():
-            harm(chunk(index / "store", shard), harmed)
+            array = (ARRAY, THUMBNAILS)[harmed[1] % 2]
+            harm(chunk(index / "store", shard, array), harmed)
         for other in others:
             harm(index / other, ("flip", how[1]) if other == "index.json" else how)
         rows = {problem.rows for problem in check(index).problems if problem.rows}

@@ -1,0 +1,252 @@
+"""Regions of images that copy regions of training images, though the rest does not.
+
+    thumbnails of N training images -> RegionSearch
+    thumbnails of Q images -> Regions: of each the region that is most like one subject alone
+
+An encoder looks at a whole image. One that holds half of a training image is often less like it
+than a stranger is. So nine overlapping quarters of each thumbnail are looked for by themselves, as
+they are and mirrored, a little shifted. They are compared by what tells these training images
+apart: directions in which they differ more than an image does from itself, shifted by a pixel. The
+best of several subjects are then correlated at half a pixel. A region that is a copy is like one
+subject and no other. So the statistic is the correlation (Fisher's z) with the best subject less
+that with the second best.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from deepssim_scan.imaging.thumbnails import SIDE, Thumbnails
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+WINDOW = SIDE // 2
+"""The side of a region, in pixels of a thumbnail."""
+
+CORNERS = [(y, x) for y in range(0, WINDOW + 1, WINDOW // 2) for x in range(0, WINDOW + 1, 12)]
+"""The upper left corners of the regions."""
+
+_MOVES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # pixels, looked at coarsely
+_DIMENSIONS, _RIDGE = 64, 0.03
+_FITTED = 2048  # training images that the directions are fitted to, at most
+_SUBJECTS = 6  # that are correlated with a region
+_REGIONS = 4  # of an image that are correlated
+_REACH = 3  # pixels that a region may be shifted
+_QUERIES = 64  # images looked for at once
+_HIGHEST = 0.995  # correlation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """The region of each of Q images that is most like one subject alone.
+
+    statistic (Q,) is NaN where there are too few subjects; rows (Q,) are the training images;
+    corner (Q,) is an index in CORNERS, mirrored (Q,) tells whether the image is, shift (Q, 2) is
+    how far down and to the right the region lies in the training image, in pixels of the thumbnail
+    as it is looked at; correlation (Q,) is that of the two regions.
+    """
+
+    statistic: NDArray[np.float64]
+    rows: Rows
+    corner: Rows
+    mirrored: NDArray[np.bool_]
+    correlation: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, count: int) -> Self:
+        """Return what is known of images that were not looked for."""
+        unknown = np.full(count, np.nan)
+        zeros = np.zeros(count, np.int64)
+        return cls(unknown, zeros, zeros.copy(), np.zeros(count, bool), unknown.copy())
+
+    def or_if_better(self, other: Self) -> Self:
+        """Return the one of two regions of each image that is more like one subject alone."""
+        better = other.statistic > self.statistic
+        names = [field.name for field in fields(self)]
+        both = ((getattr(self, name), getattr(other, name)) for name in names)
+        return type(self)(*(np.where(better, theirs, ours) for ours, theirs in both))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Put several together, in their order."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+
+class RegionSearch:
+    """Looks for regions of images among training images (N,) of some subjects (N,)."""
+
+    def __init__(self, training: Thumbnails, subjects: Rows) -> None:
+        """Fit the directions, and keep where the regions of all training images lie in them."""
+        self._order = np.argsort(subjects, kind="stable")
+        self._subjects, starts = np.unique(subjects[self._order], return_index=True)
+        self._starts, self._stops = starts, np.append(starts[1:], len(subjects))
+        self._training = training[self._order]
+        chosen = np.linspace(0, len(training) - 1, min(_FITTED, len(training))).round().astype(int)
+        some = self._training[chosen].astype(np.float32)
+        moved = [_moved(some, *move) for move in ((1, 0), (0, 1), (1, 1), (1, -1))]
+        self._directions = [
+            Directions.fitted(_region(some, corner), [_region(each, corner) for each in moved])
+            for corner in CORNERS
+        ]
+        self._known = [
+            directions.of(_region(self._training.astype(np.float32), corner))
+            for directions, corner in zip(self._directions, CORNERS, strict=True)
+        ]
+
+    def look_for(self, images: Thumbnails, left_out: Rows | None = None) -> Regions:
+        """Look for images (Q,), as they are and mirrored; what is more like one subject counts.
+
+        `left_out` (Q,) are subjects that do not count for each.
+        """
+        found = [Regions.none(0)]
+        for start in range(0, len(images), _QUERIES):
+            part = slice(start, start + _QUERIES)
+            whose = None if left_out is None else left_out[part]
+            plain, mirrored = (self._found(images[part], side, whose) for side in (False, True))
+            found.append(plain.or_if_better(mirrored))
+        return Regions.joined(found)
+
+    def _found(self, images: Thumbnails, mirrored: bool, left_out: Rows | None) -> Regions:
+        found = Regions.none(len(images))
+        count = min(_SUBJECTS, len(self._subjects) - (left_out is not None))
+        if count < 2:
+            return found
+        found.mirrored[:] = mirrored
+        side = images.astype(np.float32)[:, :, :: -1 if mirrored else 1]
+        looks = [_moved(side, *move) for move in _MOVES]
+        coarse = [self._coarse(corner, looks, left_out, count) for corner in range(len(CORNERS))]
+        margins = np.stack([margin for margin, _ in coarse])
+        between = _between(side)
+        for number, corners in enumerate(np.argsort(-margins, 0, kind="stable")[:_REGIONS].T):
+            for corner in corners.tolist():
+                rows = coarse[corner][1][number]
+                z = self._correlated(CORNERS[corner], rows, between[number])
+                first, second = np.argsort(-z, kind="stable")[:2]
+                if not z[first] - z[second] <= found.statistic[number]:
+                    found.statistic[number] = z[first] - z[second]
+                    found.rows[number], found.corner[number] = self._order[rows[first]], corner
+                    found.correlation[number] = np.tanh(z[first])
+        return found
+
+    def _coarse(
+        self, number: int, looks: Sequence[Floats], left_out: Rows | None, count: int
+    ) -> tuple[Floats, Rows]:
+        """Find the `count` subjects that a region of Q images is most like.
+
+        Return by how much the first is ahead of the mean of the others (Q,), and the best image of
+        each (Q, count).
+        """
+        known, directions = self._known[number].T, self._directions[number]
+        places = (directions.of(_region(each, CORNERS[number])) for each in looks)
+        best = next(places) @ known
+        for place in places:
+            np.maximum(best, place @ known, out=best)
+        of_subject = np.maximum.reduceat(best, self._starts, 1)
+        if left_out is not None:
+            of_subject[self._subjects[None] == left_out[:, None]] = -2
+        some = np.argpartition(-of_subject, count - 1, 1)[:, :count]
+        scores = np.take_along_axis(of_subject, some, 1)
+        margin = scores.max(1) - (scores.sum(1) - scores.max(1)) / (count - 1)
+        rows = np.array(
+            [
+                [self._starts[s] + best[q, self._starts[s] : self._stops[s]].argmax() for s in each]
+                for q, each in enumerate(some)
+            ]
+        )
+        return margin, rows
+
+    def _correlated(
+        self, corner: tuple[int, int], rows: Rows, between: Floats
+    ) -> NDArray[np.float64]:
+        """Correlate a region of an image with those of training images (c,): Fisher's z (c,).
+
+        The image comes with its half pixels (4, S + 6, S + 6): every shift is tried.
+        """
+        theirs = _region(self._training[rows].astype(np.float32), corner)
+        theirs = theirs - theirs.mean(1, keepdims=True)
+        theirs /= np.linalg.norm(theirs, axis=1, keepdims=True) + 1e-3
+        (y, x), reach = corner, WINDOW + 2 * _REACH
+        near = between[:, y : y + reach, x : x + reach]
+        ours = sliding_window_view(near, (WINDOW, WINDOW), (1, 2)).reshape(-1, WINDOW**2)
+        total = ours.sum(1)
+        spread = np.einsum("np,np->n", ours, ours) - total * total / WINDOW**2
+        found = (ours @ theirs.T) / np.sqrt(np.maximum(spread, 1))[:, None]
+        return np.arctanh(np.minimum(found.max(0), _HIGHEST).astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Directions:
+    """Directions (P, k) in which a region of training images differs from its mean (P,)."""
+
+    mean: Floats
+    matrix: Floats
+
+    @classmethod
+    def fitted(cls, images: Floats, moved: Sequence[Floats]) -> Self:
+        """Fit them to regions (n, P) of images, and the same regions after they were moved.
+
+        By linear discriminants: the directions with the greatest variance of all over that of an
+        image and itself moved.
+        """
+        mean: Floats = images.mean(0)
+        centred = images - mean
+        total = centred.T @ centred / len(images)
+        within = sum((each - images).T @ (each - images) for each in moved)
+        within = within / (len(moved) * len(images))
+        ridge = _RIDGE * np.trace(within) / len(within) + 1e-3
+        root = np.linalg.cholesky(within + ridge * np.eye(len(within), dtype=np.float32))
+        half = np.linalg.solve(root, total)
+        both = np.linalg.solve(root, half.T)
+        values, vectors = np.linalg.eigh((both + both.T) / 2)
+        values, vectors = values[-_DIMENSIONS:], vectors[:, -_DIMENSIONS:]
+        matrix = np.linalg.solve(root.T, vectors) / np.sqrt(np.maximum(values, 0) + 1)
+        return cls(mean, np.ascontiguousarray(matrix, np.float32))
+
+    def of(self, regions: Floats) -> Floats:
+        """Return where regions (n, P) lie, with norm 1: (n, k)."""
+        found = (regions - self.mean) @ self.matrix
+        unit: Floats = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
+        return unit
+
+
+def _region(images: Floats, corner: tuple[int, int]) -> Floats:
+    """Return a region of images (n, S, S): (n, P)."""
+    y, x = corner
+    return images[:, y : y + WINDOW, x : x + WINDOW].reshape(len(images), -1)
+
+
+def _moved(images: Floats, down: int, right: int) -> Floats:
+    """Read images (n, S, S) some pixels further on; the border continues."""
+    rows, columns = (np.clip(np.arange(SIDE) + by, 0, SIDE - 1) for by in (down, right))
+    moved: Floats = images[:, rows][:, :, columns]
+    return moved
+
+
+def _between(images: Floats) -> Floats:
+    """Return images with a border, and read half a pixel further on: (n, 4, S + 6, S + 6).
+
+    In between, values are interpolated by a cubic.
+    """
+    wide = np.pad(images, ((0, 0), (5, 6), (5, 6)), mode="edge")
+
+    def half(images: Floats, axis: int) -> Floats:
+        before, here, after, beyond = (np.roll(images, -by, axis) for by in (-1, 0, 1, 2))
+        found: Floats = (9 * (here + after) - (before + beyond)) / 16
+        return found
+
+    lower = half(wide, 1)
+    every = np.stack([wide, lower, half(wide, 2), half(lower, 2)], 1)
+    return every[:, :, 2:-2, 2:-2]
+
+
+def boxes(regions: Regions) -> Iterator[tuple[float, float, float, float]]:
+    """Give the region of each image: left, top, right, bottom, as shares of its sides."""
+    for corner, mirrored in zip(regions.corner.tolist(), regions.mirrored.tolist(), strict=True):
+        y, x = CORNERS[corner]
+        left = SIDE - WINDOW - x if mirrored else x
+        yield left / SIDE, y / SIDE, (left + WINDOW) / SIDE, (y + WINDOW) / SIDE

@@ -1,4 +1,4 @@
-"""What a query pays for telling of volumes, rarity, membership and mismatches.
+"""What a query pays for telling of volumes, rarity, membership, mismatches and copies of a part.
 
 Procedural images are queried against an index that is calibrated by a hold-out of heads. The time
 of what is told beside the verdicts is measured within the query, as a share of the rest of it.
@@ -24,6 +24,7 @@ from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig
 from deepssim_scan.jobs.proof.applicability import Fitting
+from deepssim_scan.jobs.proof.partial import Looking
 from deepssim_scan.jobs.query import query
 
 TOLD = "volumes_of", "aligned", "with_rarity", "membership_of"
@@ -47,10 +48,9 @@ def main() -> None:
         for function in TOLD:
             timed = partial(_timed, taken, function, getattr(query_run, function))
             setattr(query_run, function, timed)
-        told = "mismatches"
-        taken[told] = 0.0
-        exact = Fitting.mismatches
-        setattr(Fitting, told, lambda *given: _timed(taken, told, exact, *given))
+        for of, told in ((Fitting, "mismatches"), (Looking, "partials")):
+            taken[told] = 0.0
+            setattr(of, told, _timing(taken, told, getattr(of, told)))
         started = time.monotonic()
         query(work / "synthetic", work / "index", work / "report", run=run)
         total = time.monotonic() - started
@@ -70,6 +70,10 @@ def write_holdout(folder: Path) -> None:
         views = someone.images(number)
         for view in range(0, len(views), len(views) // VIEWS):
             save_grey(views[view], folder / f"{number:03d}" / f"{view:02d}.png")
+
+
+def _timing(taken: dict[str, float], name: str, exact: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given: _timed(taken, name, exact, *given)
 
 
 def _timed(taken: dict[str, float], name: str, function: Callable[..., Any], *given: Any) -> Any:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console
-from deepssim_scan.reporting.html.words import copied_volumes, membership
+from deepssim_scan.reporting.html.words import copied_volumes, membership, partial_copies
 from deepssim_scan.storage.layout import REPORT
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def show(result: "QueryResult") -> None:
     _show_subjects(summary["subjects"], counts)
     if summary["volumes"] is not None:
         console.say(copied_volumes(summary["volumes"]))
+    if summary["partial"] is not None:
+        console.say(partial_copies(summary["partial"]))
     _show_calibration(summary)
     _show_canaries(summary)
     _show_membership(summary["membership"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pictures import TINY, in_memory, write
 
-from deepssim_scan.calibration import calibrate
+from deepssim_scan.calibration import calibrate, partial
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
@@ -75,6 +75,7 @@ def people(tmp_path_factory):
             to_image(pixels * (0.8 if subject == 59 else 1)).save(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "_NULL", 60)
+        patch.setattr(partial, "FEWEST", 50)
         patch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
         config = IndexConfig(adapt="never")
         build_index(root / "training", root / "index", config, RunContext("cpu", workers=0))

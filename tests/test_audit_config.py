@@ -271,6 +271,7 @@ def test_every_quantity_has_a_value_and_no_other_has():
         "most_copies_95": None,
         "membership": None,
         "volumes": None,
+        "partial": None,
         "mismatches": [{"code": "hub", "text": "", "advice": ""}],
     }
     found = values_of(summary, findings, None)

@@ -12,6 +12,8 @@ from test_rule import calibration
 from deepssim_scan.calibration import calibrate as module
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.calibration.partial import PartialCalibration
 from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.index.flat import TrainingIndex
@@ -66,7 +68,8 @@ def same(first, second):
 
     def plain(each):
         value = {field.name: getattr(each, field.name) for field in fields(each)}
-        return value | {"null": each.null.as_json(), "digest": "", "planted": dict(each.planted)}
+        value |= {"null": each.null.as_json(), "digest": "", "planted": dict(each.planted)}
+        return value | {"partial": each.partial and each.partial.as_json()}
 
     return plain(first) == plain(second)
 
@@ -194,7 +197,10 @@ def test_planted_copies_are_of_all_kinds_and_drawn_by_the_seed(calibrator):
 @pytest.mark.parametrize("null", [np.linspace(0, 1, 50), np.random.default_rng(0).normal(size=900)])
 def test_a_calibration_is_read_as_it_was_written(tmp_path, null):
     """With and without a tail of the null."""
-    written = calibration(null, duplicates=(("a", "b"),))
+    partial = PartialCalibration(
+        NullDistribution.of(null, np.arange(len(null)), 0), {"half": (None, 1.5)}
+    )
+    written = calibration(null, duplicates=(("a", "b"),), partial=partial)
     assert (written.null.tail is None) == (len(null) == 50)
     written.write(tmp_path)
     read = Calibration.read(tmp_path)

@@ -105,6 +105,7 @@ def test_the_two_commands_work_with_no_further_option(run, people, tmp_path, mon
         "flagged.csv",
         "job.json",
         "matches.parquet",
+        "partial.parquet",
         "rejected.csv",
         "report.html",
         "subjects.parquet",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, page
 from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.subjects import reproduced
 from deepssim_scan.reporting.volumes import CopiedVolume
@@ -40,6 +41,7 @@ VOLUMES = [
         (1.0, 2.0, 3.0), (0.0, 0.1, 0.0), 1.0,
     )
 ]  # fmt: skip
+PARTIAL = [PartialCopy(3, "part.png", "t9.png", "p9", 0.002, 0.9, True, 0, 10, 64, 74)]
 
 
 def summary(**changed):
@@ -79,6 +81,16 @@ def summary(**changed):
         "most_copies_95": 0.1234,
         "mismatches": [{"code": "hub", "text": "One is near all.", "advice": "Look at it."}],
         "volumes": {"judged": 9, "flagged": 2, "duplicate": 1},
+        "partial": {
+            "looked_for": 100,
+            "flagged": 1,
+            "subjects": 1,
+            "false_alarm": 0.01,
+            "expected_false_alarms": 1.0,
+            "beyond_chance": False,
+            "false_alarm_upper_95": 0.02,
+            "sensitivity": {"half": 0.95, "quarter": 0.7},
+        },
         "membership": {
             "members": 900,
             "non_members": 800,
@@ -119,7 +131,7 @@ def match(number, synthetic=None, training="p1/a.png", subject="p1"):
 
 def content(findings=None, **changed):
     found = [match(0), match(1)] if findings is None else findings
-    return Content("Copies", summary(**changed), found, reproduced(found), VOLUMES, SHOWN)
+    return Content("Copies", summary(**changed), found, reproduced(found), VOLUMES, PARTIAL, SHOWN)
 
 
 class _Parsed(HTMLParser):

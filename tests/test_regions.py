@@ -64,7 +64,7 @@ def test_the_image_of_a_subject_that_is_left_out_is_not_found(search, training):
     small = thumbnails(training[:4])
     with_all = search.look_for(small)
     assert with_all.rows.tolist() == [0, 1, 2, 3]
-    without = search.look_for(small, np.array([0, 0, 1, 1]))
+    without = search.look_for(small, np.array([[0], [0], [1], [1]]))
     assert not {*without.rows.tolist()} & {0, 1, 2, 3}
     assert (without.statistic < with_all.statistic).all()
 
@@ -81,4 +81,4 @@ def test_fewer_than_two_subjects_tell_nothing():
     assert np.isnan(RegionSearch(small, np.zeros(5, int)).look_for(small).statistic).all()
     two = RegionSearch(small, np.array([0, 0, 0, 1, 1]))
     assert np.isfinite(two.look_for(small).statistic).all()
-    assert np.isnan(two.look_for(small, np.zeros(5, int)).statistic).all()
+    assert np.isnan(two.look_for(small, np.zeros((5, 1), int)).statistic).all()

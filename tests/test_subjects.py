@@ -152,7 +152,7 @@ def test_two_images_of_a_folder_or_volume_have_one_subject_and_no_others(parts, 
     assert other.name != subject.name
 
 
-@pytest.mark.parametrize("regex", ["(", "(a)(b)", "*", "(?P<x>a)(?P<y>b)"])
+@pytest.mark.parametrize("regex", ["(", "(a)(b)", "*", "(?P<x>a)(?P<y>b)", "[[1]]"])
 def test_an_expression_that_cannot_be_used_is_refused(regex):
     with pytest.raises(InputError, match=r"subject_regex .* one group at most"):
         IngestConfig(subject_regex=regex)

@@ -15,7 +15,7 @@ from deepssim_scan.audit.review.agreement import agreements
 from deepssim_scan.errors import InputError
 from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
-from deepssim_scan.reporting.html.words import copied_volumes, membership
+from deepssim_scan.reporting.html.words import copied_volumes, membership, partial_copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
         Field("Volumes copied", copied_volumes(summary.get("volumes")) or "there are no volumes"),
+        Field("Copies of a part", partial_copies(summary.get("partial"))),
         Field("Copied", f"{subjects['flagged']:,} {who}"),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),

@@ -20,6 +20,7 @@ from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, Night, page
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import read_counts
+from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
@@ -126,6 +127,7 @@ def _page(
         flagged,
         read_subjects(report),
         read_volumes(report),
+        read_partial(report),
         Distributions.read(report),
         _pictures(flagged, report, config, run) if config.report.thumbnails else (),
         _night(found, audited, history),

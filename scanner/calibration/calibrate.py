@@ -20,6 +20,7 @@ from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.membership import MOST, HeldOut
 from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.calibration.partial import PartialCalibrator
 from deepssim_scan.encoder.views import LATER
 from deepssim_scan.errors import InputError
 from deepssim_scan.execution.answer import Answer
@@ -105,7 +106,11 @@ class Calibrator:
     def _calibrated(
         self, holdout: Sequence[tuple[Pixels, int]], rng: np.random.Generator
     ) -> Calibration:
-        null, duplicates = (self._hold_out(holdout), ()) if holdout else self._non_members(rng)
+        if holdout:
+            null, rows = self._hold_out(holdout), np.empty(0, np.int64)
+            duplicates: tuple[tuple[str, str], ...] = ()
+        else:
+            null, duplicates, rows = self._non_members(rng)
         self._require_enough(null.group, "images of non-members")
         planted = self.plant(_PLANTED, rng)
         found = self.look_for(planted.images, self.groups.number[planted.sources])
@@ -132,6 +137,7 @@ class Calibrator:
             duplicates=duplicates,
             holdout=self._embedded(holdout, rng) if holdout else None,
             same_patient=self._same_patient(statistic, min(_AGAIN, len(null.group) // 2), rng),
+            partial=PartialCalibrator(self.reader, self.groups, self.seed).calibrate(holdout, rows),
         )
 
     def _views(self, rng: np.random.Generator) -> Views:
@@ -187,10 +193,13 @@ class Calibrator:
         empty = np.empty((0, fewest), np.int64), np.empty((0, fewest, len(FEATURES)))
         return Found(np.concatenate([empty[0], *rows]), np.concatenate([empty[1], *every]), group)
 
-    def _non_members(self, rng: np.random.Generator) -> tuple[Found, tuple[tuple[str, str], ...]]:
+    def _non_members(
+        self, rng: np.random.Generator
+    ) -> tuple[Found, tuple[tuple[str, str], ...], Rows]:
         """Look for training images without the images of their own subjects.
 
-        Those that are copies of another subject's image are no non-members: they are named.
+        Those that are copies of another subject's image are no non-members: they are named. The
+        rows of the others are returned, too.
         """
         images = self._read(self.groups.some(_NULL, rng, self._not_seen()))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
@@ -205,7 +214,8 @@ class Calibrator:
             for query, column in np.argwhere(same)
         }
         names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
-        return found.only(found.whole & ~same.any(1)), tuple((a, b) for a, b in names)
+        kept = found.whole & ~same.any(1)
+        return found.only(kept), tuple((a, b) for a, b in names), rows[kept]
 
     def _same_patient(
         self, statistic: Statistic, most: int, rng: np.random.Generator

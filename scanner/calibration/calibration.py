@@ -14,6 +14,7 @@ import numpy as np
 
 from deepssim_scan.calibration.membership import HeldOut
 from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.calibration.partial import PartialCalibration
 from deepssim_scan.errors import Damaged, InputError, InputMissing
 from deepssim_scan.matching.statistic import Statistic
 from deepssim_scan.storage.files import sha256
@@ -42,6 +43,7 @@ class Calibration:
     `changed` files of the training set are new or others since it was made. `same_patient` is of
     images of subjects of whom there are others: the statistic of the best of those, None where
     none of them was registered. `holdout` are the embeddings of hold-out images, where there are.
+    `partial` says how copies of a part of an image are told, None where they are not looked for.
     """
 
     encoder: str
@@ -59,6 +61,7 @@ class Calibration:
     changed: int = 0
     same_patient: tuple[float | None, ...] = ()
     holdout: HeldOut | None = None
+    partial: PartialCalibration | None = None
     digest: str = ""
 
     def false_alarm(self, asked: float | None) -> float:
@@ -140,6 +143,7 @@ class Calibration:
         value["duplicates"] = [list(pair) for pair in self.duplicates]
         value["same_patient"] = list(self.same_patient)
         value["holdout"] = self.holdout and self.holdout.as_json()
+        value["partial"] = self.partial and self.partial.as_json()
         write_json(folder / CALIBRATION, value)
 
     @classmethod
@@ -169,6 +173,7 @@ class Calibration:
                     "duplicates": tuple(tuple(pair) for pair in value["duplicates"]),
                     "same_patient": tuple(value.get("same_patient", ())),
                     "holdout": HeldOut.from_json(held) if (held := value.get("holdout")) else None,
+                    "partial": _partial(value.get("partial"), path),
                     "digest": sha256(path),
                 }
             )
@@ -176,3 +181,7 @@ class Calibration:
             raise Damaged(
                 f"{path}: holds no calibration ({error}). Run `deepssim-scan calibrate` again."
             ) from error
+
+
+def _partial(value: dict[str, Any] | None, path: Path) -> PartialCalibration | None:
+    return PartialCalibration.from_json(value, path) if value else None

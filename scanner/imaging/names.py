@@ -33,3 +33,6 @@ KINDS = (
     SEVERAL,
 )
 """The kinds of planted copies, in their order."""
+
+PARTS = ("half", "quarter")
+"""The parts of an image that are pasted into another (`pasted`)."""

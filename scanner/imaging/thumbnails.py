@@ -19,11 +19,11 @@ SIDE = 48
 
 Thumbnails = NDArray[np.int8]
 
-_WINDOW = 14  # of the side of an image is a window, in which contrast is normalised
+_WINDOW = 18  # of the side of an image is a window, in which contrast is normalised
 _LEAST = 3  # pixels of a window
-_FLOOR = 0.1  # added to the variance; images have one of 1
+_FLOOR = 0.01  # added to the variance; images have one of 1
 _SIGMA = 0.5  # pixels of the thumbnail
-_STEPS = 50  # that one standard deviation is
+_STEPS = 40  # that one standard deviation is
 
 
 def thumbnails(images: Sequence[NDArray[np.float32]]) -> Thumbnails:

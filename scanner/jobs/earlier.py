@@ -15,7 +15,7 @@ from deepssim_scan.jobs.identity import same_but_for_files
 from deepssim_scan.jobs.proof.sampling import Kept, read_kept
 from deepssim_scan.matching.cache import EvidenceCache, PartFiles
 from deepssim_scan.storage.files import sha256
-from deepssim_scan.storage.layout import EVIDENCE, SEEN, SUMMARY, SYNTHETIC
+from deepssim_scan.storage.layout import EVIDENCE, REGIONS, SEEN, SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import Job, read_job
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.store import Store
@@ -24,11 +24,15 @@ from deepssim_scan.store.unchanged import Unchanged
 
 @dataclass(frozen=True, slots=True)
 class EarlierReport:
-    """What is taken from an earlier report: rows of images that did not change, and evidence."""
+    """What is taken from an earlier report: rows of images that did not change, and evidence.
+
+    `sampled` and `regions` are files of what was seen of samples, and of regions.
+    """
 
     unchanged: Unchanged | None = None
     parts: tuple[PartFiles, ...] = ()
     sampled: Path | None = None
+    regions: Path | None = None
 
     def seen(self) -> Kept:
         """Return what was seen of samples of both sides."""
@@ -51,7 +55,8 @@ def earlier_report(report: Path, job: Job, ingest: IngestConfig) -> Iterator[Ear
     """
     with ExitStack() as held:
         unchanged = _unchanged(report, job, ingest, held)
-        yield EarlierReport(unchanged, _parts(report), report / EVIDENCE / SEEN)
+        evidence = report / EVIDENCE
+        yield EarlierReport(unchanged, _parts(report), evidence / SEEN, evidence / REGIONS)
 
 
 def _unchanged(report: Path, job: Job, ingest: IngestConfig, held: ExitStack) -> Unchanged | None:

@@ -14,6 +14,7 @@ from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, page
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import MatchCounts, of_best
+from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.reporting.pictures import Pictures, draw
 from deepssim_scan.reporting.plots import draw_distributions
 from deepssim_scan.reporting.subjects import read_subjects
@@ -45,7 +46,7 @@ def write_page(
 ) -> None:
     """Write the page."""
     found = Distributions.read(folder)
-    tables = counts.findings, read_subjects(folder), read_volumes(folder)
+    tables = counts.findings, read_subjects(folder), read_volumes(folder), read_partial(folder)
     content = Content(_TITLE, summary, *tables, found, pictures)
     text = page(content.renamed(config.pseudonyms) if config.pseudonyms else content)
     with replacing(folder / REPORT) as file:

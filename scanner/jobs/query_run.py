@@ -26,6 +26,7 @@ from deepssim_scan.jobs.identity import context_of, versions
 from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
 from deepssim_scan.jobs.proof.applicability import Fitting
 from deepssim_scan.jobs.proof.membership import membership_of
+from deepssim_scan.jobs.proof.partial import Looking, Partials
 from deepssim_scan.jobs.proof.rarity import with_rarity
 from deepssim_scan.jobs.proof.sampling import read_kept
 from deepssim_scan.jobs.proof.volumes import Volumes, aligned, volumes_of
@@ -33,6 +34,7 @@ from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views
 from deepssim_scan.reporting.matches import JudgedPairs, MatchCounts, write_flagged, writing_matches
+from deepssim_scan.reporting.partial import write_partial
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.provenance import provenance
 from deepssim_scan.reporting.subjects import write_subjects
@@ -43,6 +45,7 @@ from deepssim_scan.storage.layout import (
     EVIDENCE,
     JOB,
     JUDGED_FILES,
+    REGIONS,
     SEEN,
     SUMMARY,
     SYNTHETIC,
@@ -80,8 +83,11 @@ class QueryRun:
             write_volumes(self.folder, volumes.copied)
             reader = Reader(store, listing, RULE, self.embedder.run)
             fit = self._fitting(store).mismatches(reader, counts.flagged)
+            partial = self._partials(store, listing, counts)
+            write_partial(self.folder, partial.copies)
             summary = self._summary(store, counts, pairs) | {
                 "volumes": volumes.as_json(),
+                "partial": partial.summary,
                 "mismatches": [asdict(each) for each in fit],
             }
             judged = time.monotonic()
@@ -112,6 +118,15 @@ class QueryRun:
             context_of(self.embedder, training, store),
             self.earlier.cache(self.embedder.loaded.architecture.dimension),
         )
+
+    def _partials(self, store: Store, listing: Listing, counts: MatchCounts) -> Partials:
+        """Look for images of which a part copies a training image, beside those flagged."""
+        rule = self.embedder.loaded.architecture.standardisation
+        context = context_of(self.embedder, self.gallery.store, store)
+        file = self.folder / EVIDENCE / REGIONS
+        looking = Looking(self.gallery, self.rule, context, file, self.earlier.regions)
+        flagged = {match.synthetic_row for match in counts.flagged}
+        return looking.partials(Reader(store, listing, rule, self.embedder.run), flagged)
 
     def _fitting(self, store: Store) -> Fitting:
         file = self.folder / EVIDENCE / SEEN

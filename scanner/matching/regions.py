@@ -13,17 +13,24 @@ that with the second best.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from deepssim_scan.execution.executor import sliced
+from deepssim_scan.execution.local import cores
 from deepssim_scan.imaging.thumbnails import SIDE, Thumbnails
+from deepssim_scan.store.store import Store
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+
+MOST = 20_000
+"""Training images among which regions are looked for, at most; time grows with their number."""
 
 WINDOW = SIDE // 2
 """The side of a region, in pixels of a thumbnail."""
@@ -31,13 +38,14 @@ WINDOW = SIDE // 2
 CORNERS = [(y, x) for y in range(0, WINDOW + 1, WINDOW // 2) for x in range(0, WINDOW + 1, 12)]
 """The upper left corners of the regions."""
 
-_MOVES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # pixels, looked at coarsely
-_DIMENSIONS, _RIDGE = 64, 0.03
+_MOVES = [(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]  # pixels, looked at coarsely
+_DIMENSIONS, _RIDGE = 48, 0.1
 _FITTED = 2048  # training images that the directions are fitted to, at most
-_SUBJECTS = 6  # that are correlated with a region
+_SUBJECTS = 8  # that are correlated with a region
 _REGIONS = 4  # of an image that are correlated
-_REACH = 3  # pixels that a region may be shifted
+_REACH = 2  # pixels that a region may be shifted
 _QUERIES = 64  # images looked for at once
+_TOGETHER = 1024  # training images at once, so that their scores stay in the cache
 _HIGHEST = 0.995  # correlation
 
 
@@ -64,17 +72,30 @@ class Regions:
         zeros = np.zeros(count, np.int64)
         return cls(unknown, zeros, zeros.copy(), np.zeros(count, bool), unknown.copy())
 
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """The arrays, in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def put(self, images: int | Rows, values: Sequence[Any]) -> None:
+        """Put what was found of some images at its place."""
+        for column, value in zip(self.columns, values, strict=True):
+            column[images] = value
+
+    def only(self, images: Rows) -> Self:
+        """Return what was found of some images."""
+        return type(self)(*(column[images] for column in self.columns))
+
     def or_if_better(self, other: Self) -> Self:
         """Return the one of two regions of each image that is more like one subject alone."""
         better = other.statistic > self.statistic
-        names = [field.name for field in fields(self)]
-        both = ((getattr(self, name), getattr(other, name)) for name in names)
+        both = zip(self.columns, other.columns, strict=True)
         return type(self)(*(np.where(better, theirs, ours) for ours, theirs in both))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Put several together, in their order."""
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
 
 
 class RegionSearch:
@@ -101,19 +122,21 @@ class RegionSearch:
     def look_for(self, images: Thumbnails, left_out: Rows | None = None) -> Regions:
         """Look for images (Q,), as they are and mirrored; what is more like one subject counts.
 
-        `left_out` (Q,) are subjects that do not count for each.
+        `left_out` (Q, m) are subjects that do not count for each.
         """
-        found = [Regions.none(0)]
-        for start in range(0, len(images), _QUERIES):
-            part = slice(start, start + _QUERIES)
+        parts = [*sliced(len(images), _QUERIES)]
+
+        def found(part: slice) -> Regions:
             whose = None if left_out is None else left_out[part]
             plain, mirrored = (self._found(images[part], side, whose) for side in (False, True))
-            found.append(plain.or_if_better(mirrored))
-        return Regions.joined(found)
+            return plain.or_if_better(mirrored)
+
+        with ThreadPoolExecutor(cores()) as threads:  # most of the time is spent in products
+            return Regions.joined([Regions.none(0), *threads.map(found, parts)])
 
     def _found(self, images: Thumbnails, mirrored: bool, left_out: Rows | None) -> Regions:
         found = Regions.none(len(images))
-        count = min(_SUBJECTS, len(self._subjects) - (left_out is not None))
+        count = min(_SUBJECTS, len(self._subjects) - (0 if left_out is None else left_out.shape[1]))
         if count < 2:
             return found
         found.mirrored[:] = mirrored
@@ -142,13 +165,17 @@ class RegionSearch:
         each (Q, count).
         """
         known, directions = self._known[number].T, self._directions[number]
-        places = (directions.of(_region(each, CORNERS[number])) for each in looks)
-        best = next(places) @ known
-        for place in places:
-            np.maximum(best, place @ known, out=best)
+        places = [directions.of(_region(each, CORNERS[number])) for each in looks]
+        best = np.empty((len(places[0]), known.shape[1]), np.float32)
+        for start in range(0, known.shape[1], _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            score = best[:, part]
+            np.matmul(places[0], known[:, part], out=score)
+            for place in places[1:]:
+                np.maximum(score, place @ known[:, part], out=score)
         of_subject = np.maximum.reduceat(best, self._starts, 1)
         if left_out is not None:
-            of_subject[self._subjects[None] == left_out[:, None]] = -2
+            of_subject[(self._subjects == left_out[..., None]).any(1)] = -2
         some = np.argpartition(-of_subject, count - 1, 1)[:, :count]
         scores = np.take_along_axis(of_subject, some, 1)
         margin = scores.max(1) - (scores.sum(1) - scores.max(1)) / (count - 1)
@@ -165,7 +192,7 @@ class RegionSearch:
     ) -> NDArray[np.float64]:
         """Correlate a region of an image with those of training images (c,): Fisher's z (c,).
 
-        The image comes with its half pixels (4, S + 6, S + 6): every shift is tried.
+        The image comes with a border and its half pixels (`_between`): every shift is tried.
         """
         theirs = _region(self._training[rows].astype(np.float32), corner)
         theirs = theirs - theirs.mean(1, keepdims=True)
@@ -176,7 +203,8 @@ class RegionSearch:
         total = ours.sum(1)
         spread = np.einsum("np,np->n", ours, ours) - total * total / WINDOW**2
         found = (ours @ theirs.T) / np.sqrt(np.maximum(spread, 1))[:, None]
-        return np.arctanh(np.minimum(found.max(0), _HIGHEST).astype(np.float64))
+        z: NDArray[np.float64] = np.arctanh(np.minimum(found.max(0), _HIGHEST).astype(np.float64))
+        return z
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,8 +224,8 @@ class Directions:
         mean: Floats = images.mean(0)
         centred = images - mean
         total = centred.T @ centred / len(images)
-        within = sum((each - images).T @ (each - images) for each in moved)
-        within = within / (len(moved) * len(images))
+        change = np.concatenate([each - images for each in moved])
+        within = change.T @ change / len(change)
         ridge = _RIDGE * np.trace(within) / len(within) + 1e-3
         root = np.linalg.cholesky(within + ridge * np.eye(len(within), dtype=np.float32))
         half = np.linalg.solve(root, total)
@@ -228,20 +256,30 @@ def _moved(images: Floats, down: int, right: int) -> Floats:
 
 
 def _between(images: Floats) -> Floats:
-    """Return images with a border, and read half a pixel further on: (n, 4, S + 6, S + 6).
+    """Return images with a border, and read half a pixel further on: (n, 4, S + 2 r, S + 2 r).
 
     In between, values are interpolated by a cubic.
     """
-    wide = np.pad(images, ((0, 0), (5, 6), (5, 6)), mode="edge")
+    border = _REACH + 2
+    wide: Floats = np.pad(images, ((0, 0), (border, border), (border, border)), mode="edge")
 
     def half(images: Floats, axis: int) -> Floats:
         before, here, after, beyond = (np.roll(images, -by, axis) for by in (-1, 0, 1, 2))
-        found: Floats = (9 * (here + after) - (before + beyond)) / 16
-        return found
+        return np.float32(1 / 16) * (9 * (here + after) - (before + beyond))
 
     lower = half(wide, 1)
-    every = np.stack([wide, lower, half(wide, 2), half(lower, 2)], 1)
+    every: Floats = np.stack([wide, lower, half(wide, 2), half(lower, 2)], 1)
     return every[:, :, 2:-2, 2:-2]
+
+
+def are_few_enough(training: Store) -> bool:
+    """Tell whether regions are looked for among the images of a store: where they are few."""
+    return training.rows <= MOST and training.manifest.thumbnail > 0
+
+
+def regions_of(store: Store, subjects: Rows) -> RegionSearch:
+    """Return what looks for regions among the images of a store."""
+    return RegionSearch(np.concatenate([part for _, part in store.thumbnails()]), subjects)
 
 
 def boxes(regions: Regions) -> Iterator[tuple[float, float, float, float]]:

@@ -10,18 +10,20 @@ INDEX, INDEX_MANIFEST, CALIBRATION = "flat.faiss", "index.json", "calibration.js
 """In an index folder: the FAISS index, what it was built of, and its calibration."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
-SUBJECTS, VOLUMES, DISTRIBUTIONS = "subjects.parquet", "volumes.parquet", "distributions.json"
+SUBJECTS, VOLUMES, PARTIAL = "subjects.parquet", "volumes.parquet", "partial.parquet"
+DISTRIBUTIONS = "distributions.json"
 REPORT = "report.html"
 PLOTS = "distribution.svg", "distribution.png"
 JUDGED_FILES = (
-    *(MATCHES, FLAGGED, SUBJECTS, VOLUMES, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),
+    *(MATCHES, FLAGGED, SUBJECTS, VOLUMES, PARTIAL, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),
 )
 """In a report folder: what is made of the evidence, beside summary.json."""
 
-SYNTHETIC, EVIDENCE, SEEN = "synthetic", "evidence", "seen.parquet"
+SYNTHETIC, EVIDENCE = "synthetic", "evidence"
+SEEN, REGIONS = "seen.parquet", "regions.parquet"
 """In a report folder: the store of synthetic embeddings, and what registration found.
 
-Beside the parts of the evidence lies what was seen of samples of both sides."""
+Beside the parts of the evidence lies what was seen of samples of both sides, and of regions."""
 
 STORE_MANIFEST, CATALOG = "store.json", "catalog.sqlite"
 ARRAY, THUMBNAILS = "embeddings.zarr", "thumbnails.zarr"

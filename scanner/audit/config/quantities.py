@@ -34,6 +34,8 @@ QUANTITIES = {
     "rejected_rate": Quantity(float, "rejected, as a share of the listed images"),
     "subjects_memorized": Quantity(float, "subjects, or training images, whom flagged images copy"),
     "volumes_copied": Quantity(float, "volumes that copy one; 0 where there are no volumes"),
+    "partial_copies": Quantity(float, "images that are no copies, with a region like one subject "
+    "alone"),
     "mismatches": Quantity(float, "reasons for which the method may not fit these two sets"),
     "polarity_differs": Quantity(bool, "whether one side has inverted greys"),
     "sharpness_differs": Quantity(bool, "whether one side is less sharp"),
@@ -89,6 +91,7 @@ def values_of(
         "rejected_rate": _share(counts["rejected"], listed),
         "subjects_memorized": summary["subjects"]["flagged"],
         "volumes_copied": (summary["volumes"] or {}).get("duplicate", 0),
+        "partial_copies": (summary["partial"] or {}).get("flagged"),
         "mismatches": len(summary["mismatches"]),
         "complete": summary["complete"],
         "canary_recall": canaries.get("recall"),

@@ -24,6 +24,7 @@ from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.jobs.check import check
 from deepssim_scan.reporting.matches import of_best, verdicts_of
+from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.storage.files import HashingFile, flush, sha256, shown
 from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import locked
@@ -35,7 +36,8 @@ STATEMENT = "release.json"
 """In a release: the files, their digests and verdicts, signed or not."""
 
 _UNVERIFIED = "not verified"
-_FLAGGED = ("duplicate", "undecidable", _UNVERIFIED)
+_PARTIAL = "a part is copied"
+_FLAGGED = ("duplicate", "undecidable", _UNVERIFIED, _PARTIAL)
 _SIMILAR = "similar"
 _Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
 
@@ -139,12 +141,14 @@ def _warned(summary: dict[str, Any]) -> list[str]:
 
 
 def _verdicts(report: Path, summary: dict[str, Any]) -> list[str]:
-    """Return the verdict of every image by its row, or that its best match was not verified."""
+    """Return the verdict of every image by its row, or what else keeps it back."""
     verdicts = verdicts_of(report)
-    if summary["calibration"] is None:
-        return verdicts
-    found = zip(verdicts, of_best(report, "statistic"), strict=True)
-    return [_UNVERIFIED if math.isnan(best) else verdict for verdict, best in found]
+    if summary["calibration"] is not None:
+        found = zip(verdicts, of_best(report, "statistic"), strict=True)
+        verdicts = [_UNVERIFIED if math.isnan(best) else verdict for verdict, best in found]
+    for each in read_partial(report):
+        verdicts[each.synthetic_row] = _PARTIAL
+    return verdicts
 
 
 def _cleared(

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import re
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -67,8 +68,10 @@ class IngestConfig:
 def _check_regex(regex: str) -> None:
     wanted = r"must be a regular expression with one group at most, as in '(sub-\d+)/'"
     try:
-        groups = re.compile(regex).groups
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # what a later Python reads otherwise
+            groups = re.compile(regex).groups
+    except (re.error, FutureWarning) as error:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: {error}") from error
     if groups > 1:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: found {groups} groups")

@@ -19,17 +19,19 @@ from deepssim_scan.reporting.html.words import (
     left_out,
     membership,
     method,
+    partial_copies,
     rare,
     verdict,
 )
 from deepssim_scan.reporting.match import Match
+from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
 from deepssim_scan.reporting.subjects import Reproduced
 from deepssim_scan.reporting.volumes import COPY, CopiedVolume
 
 PAGE = 100  # findings shown at once
-_SUBJECTS = _VOLUMES = 20
+_SUBJECTS = _VOLUMES = _PARTIAL = 20
 _MOST_BYTES = 4_000_000  # of findings
 _MOST_PICTURES = 4_000_000
 _COLUMNS = (
@@ -69,6 +71,7 @@ class Content:
     findings: Sequence[Match]
     subjects: Sequence[Reproduced]
     volumes: Sequence[CopiedVolume]
+    partial: Sequence[PartialCopy]
     distributions: Distributions
     pictures: Sequence[Pictures | None] = ()
     night: Night | None = None
@@ -77,7 +80,7 @@ class Content:
         """Return the same with names that tell nobody anything without the key."""
         of = partial(pseudonym, key)
 
-        def hidden(each: Match | CopiedVolume) -> dict[str, Any]:
+        def hidden(each: Match | CopiedVolume | PartialCopy) -> dict[str, Any]:
             return {name: of(name, getattr(each, name)) for name in _NAMES}
 
         subjects = [
@@ -101,6 +104,7 @@ class Content:
             findings=[replace(each, **hidden(each)) for each in self.findings],
             subjects=subjects,
             volumes=[replace(each, **hidden(each)) for each in self.volumes],
+            partial=[replace(each, **hidden(each)) for each in self.partial],
         )
 
 
@@ -141,6 +145,8 @@ def page(content: Content) -> str:
         rare_text=rare(sum(each.rare for each in content.subjects)),
         volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
         volumes_text=copied_volumes(summary["volumes"]),
+        partial=[_partial(each) for each in content.partial[:_PARTIAL]],
+        partial_text=partial_copies(summary["partial"]),
         findings_text=_findings(content, rows, pictures),
         method=method(summary),
         facts=_facts(summary),
@@ -196,6 +202,18 @@ def _volume(each: CopiedVolume) -> dict[str, Any]:
         "order": "-" if each.order is None else f"{each.order:.2f}",
         "ncc": "-" if each.ncc is None else f"{each.ncc:.2f}",
         "ssim": "-" if each.ssim is None else f"{each.ssim:.2f}",
+    }
+
+
+def _partial(each: PartialCopy) -> dict[str, Any]:
+    box = each.left, each.top, each.right, each.bottom
+    return {
+        "synthetic": each.synthetic,
+        "training": each.training,
+        "p_value": f"{each.p_value:.2g}",
+        "correlation": f"{each.correlation:.2f}",
+        "mirrored": "yes" if each.mirrored else "no",
+        "box": "-" if None in box else "{}, {} to {}, {}".format(*box),
     }
 
 

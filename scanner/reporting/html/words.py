@@ -15,6 +15,9 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     if flagged:
         what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
         text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
+    elif (summary["partial"] or {}).get("beyond_chance"):
+        part = f"{summary['partial']['flagged']:,} hold a part of one"
+        text, tone = f"None of {judged:,} images is a copy of a training image, but {part}.", "bad"
     elif summary["mismatches"]:
         among = f"{judged:,} images{more}, in two sets that do not go together"
         text, tone = f"No copy was found among {among}.", "unsure"
@@ -135,6 +138,27 @@ def copied_volumes(found: Mapping[str, int] | None) -> str:
     alone = found["flagged"] - found["duplicate"]
     more = f" Of {alone:,} more, single slices are flagged." if alone else ""
     return f"{found['duplicate']:,} of {found['judged']:,} volumes are copies.{more}"
+
+
+def partial_copies(found: Mapping[str, Any] | None) -> str:
+    """Say how many images copy a part of a training image, or that nobody looked."""
+    if found is None:
+        return (
+            "Copies of a part of an image were not looked for: that needs a calibration of this "
+            "index, on 100 images of others at least, and at most 20,000 training images."
+        )
+    parts = {"half": "halves", "quarter": "quarters"}
+    planted = " and ".join(
+        f"{share:.0%} of {parts[part]}" for part, share in found["sensitivity"].items()
+    )
+    one = found["flagged"] == 1
+    many = "image that is no copy has" if one else "images that are no copies have"
+    return (
+        f"Copies of a part: {found['flagged']:,} {many} a region that is like one subject alone. "
+        f"By chance {found['expected_false_alarms']:.1f} of {found['looked_for']:,} are expected, "
+        f"at most {found['false_alarm_upper_95'] * found['looked_for']:.1f} (95 %). "
+        f"In the calibration {planted} that were pasted into other images were found."
+    )
 
 
 def membership(found: Mapping[str, Any]) -> str:

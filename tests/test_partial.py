@@ -1,0 +1,153 @@
+"""Copies of a part of an image: planted, calibrated, and found by a query."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.calibration.partial import PartialCalibration
+from deepssim_scan.imaging.names import PARTS
+from deepssim_scan.imaging.pasted import paste
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.proof.partial import _pixels
+from deepssim_scan.jobs.query import query
+from deepssim_scan.matching import regions
+from deepssim_scan.matching.config import CanaryConfig
+from deepssim_scan.reporting.partial import read_partial
+from deepssim_scan.training.pseudo_subjects import mni152, slices
+
+RUN = RunContext("cpu", workers=0)
+CONFIG = QueryConfig(canaries=CanaryConfig(0))
+
+
+# What is planted.
+
+
+@pytest.mark.parametrize(("part", "share"), [("half", 0.5), ("quarter", 0.25)])
+def test_a_part_of_the_donor_is_pasted_and_the_rest_is_the_host(part, share):
+    rng = np.random.default_rng(0)
+    host, donor = rng.standard_normal((2, 96, 128)).astype(np.float32)
+    for seed in range(8):
+        mixed = paste(host, donor, part, np.random.default_rng(seed))
+        assert mixed.dtype == np.float32
+        assert abs(mixed.mean()) < 1e-4
+        assert mixed.std() == pytest.approx(1, abs=1e-4)
+        quarters = [np.s_[y : y + 48, x : x + 64] for y in (0, 48) for x in (0, 64)]
+        alike = [np.corrcoef(mixed[q].ravel(), host[q].ravel())[0, 1] > 0.8 for q in quarters]
+        assert np.mean(alike) == pytest.approx(1 - share)
+    with pytest.raises(ValueError, match=r"shapes \(96, 128\) and \(64, 64\)"):
+        paste(host, donor[:64, :64], part, rng)
+
+
+# What the calibration knows.
+
+
+def test_sensitivity_counts_what_lies_above_the_threshold_and_shows_the_right_subject():
+    null = NullDistribution.of(np.linspace(0, 1, 200), np.arange(200), 0)
+    made = PartialCalibration(null, {"half": (2.0, None, 0.1, 3.0), "quarter": ()})
+    assert made.sensitivity(0.05) == {"half": 0.5}
+    assert made.rate(0.3) == 0.3
+    assert made.rate(1e-9) == null.smallest_rate
+
+
+def test_a_calibration_says_how_many_pasted_parts_are_found(people):
+    made = Calibration.read(people / "index").partial
+    # The copies of the first subject are no non-members.
+    assert len(made.null.statistics) == 58
+    assert not {0, 59} & set(made.null.subjects.tolist())
+    # A host that shows the donor's subject is left out.
+    assert [*made.planted] == [*PARTS]
+    assert all(50 < len(values) <= 58 for values in made.planted.values())
+    found = made.sensitivity(made.rate(0.001))
+    assert found["half"] > found["quarter"] > 0.1
+
+
+# What a query finds.
+
+
+@pytest.fixture(scope="module")
+def judged(people, tmp_path_factory):
+    """Pseudo-people who are not in the training set; 12 have a half of a training image."""
+    root = tmp_path_factory.mktemp("judged")
+    (root / "synthetic").mkdir()
+    rng, volume = np.random.default_rng(0), mni152()
+    for number in range(24):
+        someone = torch.Generator().manual_seed(5_000_000 + number)
+        host = slices(volume, 2, [0.45], 128, someone)[0]
+        if number < 12:
+            with Image.open(people / "training" / f"s{3 + number:02d}" / "1.png") as file:
+                donor = np.asarray(file, np.float32)
+            pair = [(each - each.mean()) / each.std() for each in (host.numpy(), donor)]
+            mixed = paste(*pair, "half", rng)
+            host = torch.from_numpy((mixed - mixed.min()) / np.ptp(mixed))
+        to_image(host).save(root / "synthetic" / f"{number:02d}.png")
+    result = query(root / "synthetic", people / "index", root / "report", CONFIG, RUN)
+    return root, result
+
+
+def test_images_with_a_half_of_a_training_image_are_found(judged):
+    root, result = judged
+    found = read_partial(root / "report")
+    told = result.summary["partial"]
+    assert told["flagged"] == len(found) >= 6
+    assert told["looked_for"] + result.flagged == 24
+    assert told["beyond_chance"]
+    right = [each for each in found if each.subject == f"s{3 + int(each.synthetic[:2]):02d}"]
+    assert len(right) >= len(found) - 1
+    for each in found:
+        assert each.p_value <= told["false_alarm"]
+        assert (each.right - each.left, each.bottom - each.top) == (64, 64)
+    page = (root / "report" / "report.html").read_text("utf-8")
+    assert "images is a copy of a training image, but" in page or result.flagged
+    assert found[0].synthetic in page
+
+
+def test_what_was_found_of_an_image_is_not_looked_for_again(judged, people, monkeypatch):
+    root, _ = judged
+    before = pq.read_table(root / "report" / "partial.parquet")
+    looked = []
+    exact = regions.RegionSearch.look_for
+
+    def noting(search, images, left_out=None):
+        looked.append(len(images))
+        return exact(search, images, left_out)
+
+    monkeypatch.setattr(regions.RegionSearch, "look_for", noting)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (128, 128), np.uint8)).save(
+        root / "synthetic" / "new.png"
+    )
+    query(root / "synthetic", people / "index", root / "report", CONFIG, RUN)
+    assert looked == [1]
+    assert pq.read_table(root / "report" / "partial.parquet").slice(0, len(before)) == before
+
+
+def test_where_there_are_too_many_training_images_the_page_says_that_nobody_looked(
+    judged, people, tmp_path, monkeypatch
+):
+    root, _ = judged
+    monkeypatch.setattr(regions, "MOST", 100)
+    result = query(root / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    assert result.summary["partial"] is None
+    assert read_partial(tmp_path / "report") == []
+    page = (tmp_path / "report" / "report.html").read_text("utf-8")
+    assert "Copies of a part of an image were not looked for" in page
+    assert json.loads((tmp_path / "report" / "summary.json").read_text())["partial"] is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "square", "wanted"),
+    [
+        ((128, 128), True, [0, 32, 64, 96]),
+        ((100, 200), True, [0, 0, 100, 100]),
+        ((100, 200), False, [0, 25, 100, 75]),
+    ],
+)
+def test_a_box_is_in_pixels_of_the_image_and_not_of_the_square_about_it(shape, square, wanted):
+    assert _pixels((0.0, 0.25, 0.5, 0.75), shape, square=square) == wanted

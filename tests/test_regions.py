@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from deepssim_scan.imaging.thumbnails import SIDE, thumbnails
-from deepssim_scan.matching.regions import CORNERS, WINDOW, RegionSearch, boxes
+from deepssim_scan.matching.regions import CORNERS, WINDOW, RegionSearch, _greatest, boxes
 
 
 def pictures(count, seed, side=128):
@@ -82,3 +82,13 @@ def test_fewer_than_two_subjects_tell_nothing():
     two = RegionSearch(small, np.array([0, 0, 0, 1, 1]))
     assert np.isfinite(two.look_for(small).statistic).all()
     assert np.isnan(two.look_for(small, np.zeros((5, 1), int)).statistic).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 8), st.integers(8, 400), st.integers(0, 9))
+def test_the_greatest_scores_are_those_of_a_sort(count, width, seed):
+    scores = np.random.default_rng(seed).integers(0, 40, (5, width)).astype(np.float32)
+    found = _greatest(scores, count)
+    assert all(len({*row}) == count for row in found.tolist())
+    values = np.sort(np.take_along_axis(scores, found, 1), 1)
+    assert np.array_equal(values, np.sort(scores, 1)[:, -count:])

@@ -18,7 +18,7 @@ from deepssim_scan.imaging.names import PARTS
 from deepssim_scan.imaging.pasted import paste
 from deepssim_scan.imaging.thumbnails import Thumbnails, thumbnails
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.matching.regions import RegionSearch, are_few_enough, regions_of
+from deepssim_scan.matching.regions import RegionSearch, are_few_enough, look_for, regions_of
 from deepssim_scan.store.reread import Reader
 
 FEWEST = 100
@@ -84,7 +84,7 @@ class PartialCalibrator:
             return None
         search = regions_of(self.reader.store, self.groups.number)
         hosts = self._held_out(holdout) if holdout else self._members(members)
-        found = search.look_for(hosts.small, hosts.beside)
+        found = look_for(search, hosts.small, self.reader.run, hosts.beside)
         known = np.isfinite(found.statistic)
         if np.count_nonzero(known) < FEWEST:
             return None
@@ -123,7 +123,8 @@ class PartialCalibrator:
             }
             kept = np.array([*made], np.int64)
             beside = None if hosts.beside is None else hosts.beside[into[kept]]
-            found = search.look_for(thumbnails([*made.values()]), beside)
+            small = thumbnails([*made.values()])
+            found = look_for(search, small, self.reader.run, beside)
             right = self.groups.number[found.rows] == self.groups.number[of[kept]]
             planted[part] = tuple(
                 value if same and np.isfinite(value) else None

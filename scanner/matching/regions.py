@@ -13,17 +13,19 @@ that with the second best.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.execution.local import cores
 from deepssim_scan.imaging.thumbnails import SIDE, Thumbnails
+from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.store.store import Store
 
 Floats = NDArray[np.float32]
@@ -45,7 +47,9 @@ _SUBJECTS = 8  # that are correlated with a region
 _REGIONS = 4  # of an image that are correlated
 _REACH = 2  # pixels that a region may be shifted
 _QUERIES = 64  # images looked for at once
+_BLOCK = 1024  # images of a block, to which the whole search is sent
 _TOGETHER = 1024  # training images at once, so that their scores stay in the cache
+_GROUP = 16  # columns, of which the maximum is looked at first
 _HIGHEST = 0.995  # correlation
 
 
@@ -124,15 +128,12 @@ class RegionSearch:
 
         `left_out` (Q, m) are subjects that do not count for each.
         """
-        parts = [*sliced(len(images), _QUERIES)]
-
-        def found(part: slice) -> Regions:
+        found = [Regions.none(0)]
+        for part in sliced(len(images), _QUERIES):
             whose = None if left_out is None else left_out[part]
             plain, mirrored = (self._found(images[part], side, whose) for side in (False, True))
-            return plain.or_if_better(mirrored)
-
-        with ThreadPoolExecutor(cores()) as threads:  # most of the time is spent in products
-            return Regions.joined([Regions.none(0), *threads.map(found, parts)])
+            found.append(plain.or_if_better(mirrored))
+        return Regions.joined(found)
 
     def _found(self, images: Thumbnails, mirrored: bool, left_out: Rows | None) -> Regions:
         found = Regions.none(len(images))
@@ -176,7 +177,7 @@ class RegionSearch:
         of_subject = np.maximum.reduceat(best, self._starts, 1)
         if left_out is not None:
             of_subject[(self._subjects == left_out[..., None]).any(1)] = -2
-        some = np.argpartition(-of_subject, count - 1, 1)[:, :count]
+        some = _greatest(of_subject, count)
         scores = np.take_along_axis(of_subject, some, 1)
         margin = scores.max(1) - (scores.sum(1) - scores.max(1)) / (count - 1)
         rows = np.array(
@@ -242,6 +243,23 @@ class Directions:
         return unit
 
 
+def _greatest(scores: Floats, count: int) -> Rows:
+    """Return the columns of the greatest `count` scores (Q, n) of each row, in any order.
+
+    They are among those of the greatest `count` of the maxima of groups of columns.
+    """
+    width = -(-scores.shape[1] // _GROUP)
+    if width <= count:
+        return np.argpartition(-scores, count - 1, 1)[:, :count]
+    padded = np.full((len(scores), _GROUP * width), -np.inf, np.float32)
+    padded[:, : scores.shape[1]] = scores
+    most = padded.reshape(-1, _GROUP, width).max(1)
+    groups = np.argpartition(-most, count - 1, 1)[:, :count]
+    columns = (groups[..., None] + width * np.arange(_GROUP)).reshape(len(scores), -1)
+    kept = np.argpartition(-np.take_along_axis(padded, columns, 1), count - 1, 1)[:, :count]
+    return np.take_along_axis(columns, kept, 1)
+
+
 def _region(images: Floats, corner: tuple[int, int]) -> Floats:
     """Return a region of images (n, S, S): (n, P)."""
     y, x = corner
@@ -270,6 +288,32 @@ def _between(images: Floats) -> Floats:
     lower = half(wide, 1)
     every: Floats = np.stack([wide, lower, half(wide, 2), half(lower, 2)], 1)
     return every[:, :, 2:-2, 2:-2]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sought:
+    """Thumbnails (Q, S, S) that are looked for, and subjects (Q, m) that do not count."""
+
+    images: Thumbnails
+    left_out: Rows | None
+
+
+def look_for(
+    search: RegionSearch, images: Thumbnails, run: RunContext, left_out: Rows | None = None
+) -> Regions:
+    """Look for images (Q,) as `RegionSearch.look_for` does, in blocks."""
+    parts = [*sliced(len(images), _BLOCK)]
+    tasks = (Sought(images[at], None if left_out is None else left_out[at]) for at in parts)
+    with closing(run.map(partial(_look_for, search), tasks)) as answers:
+        found = [Regions(**answer.arrays) for answer in answers]
+    return Regions.joined([Regions.none(0), *found])
+
+
+def _look_for(search: RegionSearch, sought: Sought) -> Answer:
+    """Look for images: a block."""
+    found = search.look_for(sought.images, sought.left_out)
+    names = [field.name for field in fields(found)]
+    return Answer(None, dict(zip(names, found.columns, strict=True)))
 
 
 def are_few_enough(training: Store) -> bool:

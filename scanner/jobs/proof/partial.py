@@ -21,7 +21,7 @@ from deepssim_scan.errors import Damaged
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.matching.identity import SIZE, Context
-from deepssim_scan.matching.regions import Regions, are_few_enough, boxes, regions_of
+from deepssim_scan.matching.regions import Regions, are_few_enough, boxes, look_for, regions_of
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.storage.parquet import row_groups, writing
 from deepssim_scan.store.reread import Reader
@@ -126,7 +126,7 @@ class Looking:
         for first, small in reader.store.thumbnails():
             rows = first + np.flatnonzero(again[first : first + len(small)])
             if len(rows):
-                found.put(rows, search.look_for(small[rows - first]).columns)
+                found.put(rows, look_for(search, small[rows - first], reader.run).columns)
             done = int(again[: first + len(small)].sum())
             progress("regions looked for", done, total)
 

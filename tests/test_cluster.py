@@ -8,7 +8,7 @@ import pytest
 from cluster import Cluster, certified, contents
 from worker_faults import fails, nonsense, number, slept, threads
 
-from deepssim_scan.calibration import calibrate
+from deepssim_scan.calibration import calibrate, partial
 from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError
 from deepssim_scan.execution import Scheduler, open_executor
 from deepssim_scan.execution import cluster as connecting
@@ -163,6 +163,7 @@ def test_a_gpu_that_not_every_worker_has_is_told(scheduler):
 def small(monkeypatch):
     """Calibrate as the fixture `people` was."""
     monkeypatch.setattr(calibrate, "_NULL", 60)
+    monkeypatch.setattr(partial, "FEWEST", 50)
     monkeypatch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
 
 

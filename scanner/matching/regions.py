@@ -119,7 +119,7 @@ class RegionSearch:
             for corner in CORNERS
         ]
         self._known = [
-            directions.of(_region(self._training.astype(np.float32), corner))
+            directions.of(_region(self._training, corner).astype(np.float32))
             for directions, corner in zip(self._directions, CORNERS, strict=True)
         ]
 
@@ -203,8 +203,11 @@ class RegionSearch:
         ours = sliding_window_view(near, (WINDOW, WINDOW), (1, 2)).reshape(-1, WINDOW**2)
         total = ours.sum(1)
         spread = np.einsum("np,np->n", ours, ours) - total * total / WINDOW**2
-        found = (ours @ theirs.T) / np.sqrt(np.maximum(spread, 1))[:, None]
-        z: NDArray[np.float64] = np.arctanh(np.minimum(found.max(0), _HIGHEST).astype(np.float64))
+        spread = np.sqrt(np.maximum(spread, 1))
+        best = ((ours @ theirs.T) / spread[:, None]).argmax(0)
+        # Summed in a fixed order, so that no number of threads changes a bit.
+        exact = np.einsum("np,np->n", ours[best].astype(np.float64), theirs) / spread[best]
+        z: NDArray[np.float64] = np.arctanh(np.minimum(exact, _HIGHEST))
         return z
 
 
@@ -260,7 +263,7 @@ def _greatest(scores: Floats, count: int) -> Rows:
     return np.take_along_axis(columns, kept, 1)
 
 
-def _region(images: Floats, corner: tuple[int, int]) -> Floats:
+def _region(images: NDArray[Any], corner: tuple[int, int]) -> Any:
     """Return a region of images (n, S, S): (n, P)."""
     y, x = corner
     return images[:, y : y + WINDOW, x : x + WINDOW].reshape(len(images), -1)

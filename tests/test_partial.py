@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
@@ -107,6 +108,14 @@ def test_images_with_a_half_of_a_training_image_are_found(judged):
     page = (root / "report" / "report.html").read_text("utf-8")
     assert "images is a copy of a training image, but" in page or result.flagged
     assert found[0].synthetic in page
+
+
+def test_a_release_keeps_them_back(judged, tmp_path):
+    root, result = judged
+    released = release(root / "report", tmp_path / "cleared", ReleaseConfig(), RUN)
+    partial = {each.synthetic for each in read_partial(root / "report")}
+    assert released.kept_back["a part is copied"] == len(partial)
+    assert not partial & {path.name for path in (tmp_path / "cleared").rglob("*.png")}
 
 
 def test_what_was_found_of_an_image_is_not_looked_for_again(judged, people, monkeypatch):

@@ -136,6 +136,7 @@ def _warned(summary: dict[str, Any]) -> list[str]:
         "pairs were not verified, and judged by the score alone": summary["verification"] is None,
         "how often the verdicts are wrong is not known": rule == "reference" or bundled,
         "no planted copies were looked for": summary["canaries"] is None,
+        "copies of a part were not looked for": summary["partial"] is None,
     }
     return [text for text, holds in warnings.items() if holds]
 

@@ -111,7 +111,7 @@ def test_images_with_a_half_of_a_training_image_are_found(judged):
 
 
 def test_a_release_keeps_them_back(judged, tmp_path):
-    root, result = judged
+    root, _ = judged
     released = release(root / "report", tmp_path / "cleared", ReleaseConfig(), RUN)
     partial = {each.synthetic for each in read_partial(root / "report")}
     assert released.kept_back["a part is copied"] == len(partial)

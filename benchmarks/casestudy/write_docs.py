@@ -141,7 +141,9 @@ def flagged(studies: list[Study]) -> list[str]:
     of_duplicates = (f"of the duplicates by label, {how}" for how in HOW)
     rows = [_row("", *titles, *of_duplicates), _rule(5)]
     for study in studies:
-        told = study["filters"]["ours: verdicts"]
+        told = study["filters"].get("ours: verdicts")
+        if told is None:  # not measured yet
+            continue
         shares = (_share(told[f"{side} flagged"]) for side in ("others", *HOW))
         rows.append(_row(study["modality"], f"{told['false_alarm']:.2%}", *shares))
     return rows

@@ -18,11 +18,10 @@ import numpy as np
 from bench_verdicts import Set, read_people, save_grey
 from harness import console, parser, write
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.imaging import pasted
-from deepssim_scan.imaging.names import SIDE
+from deepssim_scan.imaging.names import PARTS, SIDE
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.jobs.build_index import build_index
@@ -32,8 +31,8 @@ from deepssim_scan.matching.config import CanaryConfig, VerdictConfig
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.reporting.partial import read_partial
 
-PLACES = "half", "quarter", "quarter anywhere", "lesion"
-KINDS = "stranger", *PLACES
+PLACES = (*PARTS, "quarter anywhere", "lesion")
+KINDS = ("non-member", *PLACES)
 RATES = 0.001, 0.01
 
 
@@ -87,7 +86,7 @@ def plant(
     hosts = [grey for images in others.values() for _, grey in images]
     source = {}
     for number, host in enumerate(hosts):
-        save_grey(host, folder / f"stranger-{number:05d}.png")
+        save_grey(host, folder / f"non-member-{number:05d}.png")
     for place in PLACES:
         for number in range(count):
             whose, donor = donors[rng.integers(len(donors))]
@@ -104,7 +103,7 @@ def paste(
     host: NDArray[np.float32], donor: NDArray[np.float32], place: str, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Paste a part of a donor into a host, both standardised (128, 128)."""
-    if place in ("half", "quarter"):
+    if place in PARTS:
         return pasted.paste(host, donor, place, rng)
     mask, half = np.zeros((SIDE, SIDE)), SIDE // 2
     if place == "lesion":
@@ -114,13 +113,11 @@ def paste(
     else:
         top, left = rng.integers(0, half + 1, 2)
         mask[top : top + half, left : left + half] = 1
-    mask = gaussian_filter(mask, SIDE / 64)
-    mixed = mask * pasted.changed(donor, rng) + (1 - mask) * host
-    return ((mixed - mixed.mean()) / mixed.std()).astype(np.float32)
+    return pasted.paste_where(mask, host, donor, rng)
 
 
 def counted(report: Path, source: dict[str, str]) -> dict[str, Any]:
-    """Count the images of each kind that are flagged: with the right subject, or strangers."""
+    """Count the images of each kind that are flagged: with the right subject, or non-members."""
     flagged = {each.synthetic: each.subject or each.training for each in read_partial(report)}
     counts = {kind: {"images": 0, "found": 0} for kind in KINDS}
     for path in report.with_name("synthetic").iterdir():

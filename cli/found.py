@@ -38,8 +38,7 @@ def show(result: "QueryResult") -> None:
     _show_subjects(summary["subjects"], counts)
     if summary["volumes"] is not None:
         console.say(copied_volumes(summary["volumes"]))
-    if summary["partial"] is not None:
-        console.say(partial_copies(summary["partial"]))
+    console.say(partial_copies(summary["partial"]))
     _show_calibration(summary)
     _show_canaries(summary)
     _show_membership(summary["membership"])

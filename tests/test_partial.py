@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from deepssim_scan.audit.release.release import ReleaseConfig, release
+from deepssim_scan.calibration import partial as calibrating
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
@@ -21,6 +22,7 @@ from deepssim_scan.jobs.proof.partial import _pixels
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching import regions
 from deepssim_scan.matching.config import CanaryConfig
+from deepssim_scan.reporting.html.words import partial_copies
 from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 
@@ -70,6 +72,12 @@ def test_a_calibration_says_how_many_pasted_parts_are_found(people):
     assert found["half"] > found["quarter"] > 0.1
 
 
+def test_the_page_names_the_limits_that_there_are():
+    told = partial_copies(None)
+    assert f"{regions.MOST:,} training images" in told
+    assert f"{calibrating.FEWEST} images of others" in told
+
+
 # What a query finds.
 
 
@@ -106,7 +114,8 @@ def test_images_with_a_half_of_a_training_image_are_found(judged):
         assert each.p_value <= told["false_alarm"]
         assert (each.right - each.left, each.bottom - each.top) == (64, 64)
     page = (root / "report" / "report.html").read_text("utf-8")
-    assert "images is a copy of a training image, but" in page or result.flagged
+    assert result.flagged == 0
+    assert f"None of 24 images is a copy of a training image, but {len(found)} hold a part" in page
     assert found[0].synthetic in page
 
 

@@ -24,9 +24,7 @@ def test_a_thumbnail_depends_little_on_contrast_and_not_on_brightness(height, wi
     plain, changed = thumbnails([image, scale * image + shift]).astype(float)
     assert plain.shape == (SIDE, SIDE)
     assert np.corrcoef(plain.ravel(), changed.ravel())[0, 1] > 0.98
-    assert np.array_equal(thumbnails([image + 2])[0], thumbnails([image])[0]) or (
-        np.abs(thumbnails([image + 2])[0] - plain).max() <= 1
-    )
+    assert np.abs(thumbnails([image + 2])[0] - plain).max() <= 1
 
 
 @pytest.fixture(scope="module")

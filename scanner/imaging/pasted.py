@@ -25,9 +25,15 @@ def paste(host: Image, donor: Image, part: str, rng: np.random.Generator) -> Ima
     """
     if host.shape != donor.shape:
         raise ValueError(f"host and donor have shapes {host.shape} and {donor.shape}")
-    mask = ndimage.gaussian_filter(_mask(host.shape, part, rng), _EDGE * max(host.shape))
-    mixed = mask * changed(donor, rng) + (1 - mask) * host
-    return _standardised(mixed)
+    return paste_where(_mask(host.shape, part, rng), host, donor, rng)
+
+
+def paste_where(
+    mask: NDArray[np.float64], host: Image, donor: Image, rng: np.random.Generator
+) -> Image:
+    """Paste what a mask (H, W) of ones and zeros shows of a changed donor, with a soft edge."""
+    soft = ndimage.gaussian_filter(mask, _EDGE * max(host.shape))
+    return _standardised(soft * _changed(donor, rng) + (1 - soft) * host)
 
 
 def _mask(shape: tuple[int, ...], part: str, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -41,7 +47,7 @@ def _mask(shape: tuple[int, ...], part: str, rng: np.random.Generator) -> NDArra
     return mask
 
 
-def changed(donor: Image, rng: np.random.Generator) -> Image:
+def _changed(donor: Image, rng: np.random.Generator) -> Image:
     """Shift a donor a little, give it another contrast, and add noise."""
     by = rng.uniform(-_SHIFT, _SHIFT, 2) * donor.shape
     moved = ndimage.shift(donor, by, order=1, mode="nearest")

@@ -37,7 +37,8 @@ MOST = 20_000
 WINDOW = SIDE // 2
 """The side of a region, in pixels of a thumbnail."""
 
-CORNERS = [(y, x) for y in range(0, WINDOW + 1, WINDOW // 2) for x in range(0, WINDOW + 1, 12)]
+_PLACES = range(0, WINDOW + 1, WINDOW // 2)
+CORNERS = [(y, x) for y in _PLACES for x in _PLACES]
 """The upper left corners of the regions."""
 
 _MOVES = [(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]  # pixels, looked at coarsely
@@ -58,9 +59,8 @@ class Regions:
     """The region of each of Q images that is most like one subject alone.
 
     statistic (Q,) is NaN where there are too few subjects; rows (Q,) are the training images;
-    corner (Q,) is an index in CORNERS, mirrored (Q,) tells whether the image is, shift (Q, 2) is
-    how far down and to the right the region lies in the training image, in pixels of the thumbnail
-    as it is looked at; correlation (Q,) is that of the two regions.
+    corner (Q,) is an index in CORNERS, mirrored (Q,) tells whether the image is; correlation
+    (Q,) is that of the two regions.
     """
 
     statistic: NDArray[np.float64]

@@ -20,7 +20,7 @@ from harness import Spread, parser, show, write, write_images
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.index.flat import build
+from deepssim_scan.index.build import build
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.record import ImageRecord

@@ -32,8 +32,8 @@ from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import ScanError
-from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.gallery import Gallery, training_files

@@ -31,7 +31,8 @@ from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.copies import plant
 from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.imaging.names import KINDS
-from deepssim_scan.index import flat
+from deepssim_scan.index.flat import Flat
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.calibrate import calibrate
@@ -120,17 +121,16 @@ def searched(options: argparse.Namespace) -> tuple[dict[str, Spread], dict[str, 
     queries = make_queries(rng, training, options.searches)
     with tempfile.TemporaryDirectory() as folder:
         index = build_on_disk(Path(folder), training)
-    on = {"cpu": None, "cuda": flat.on_gpu(index._index)}
+    on = {"cpu": index, "cuda": TrainingIndex(Flat(index._flat._index, "cuda"))}
 
     def search(device: str) -> Any:
-        index._gpu = on[device]
-        return index.search(queries, 10)
+        return on[device].search(queries, 10)
 
     sides = {f"search, {device}": partial(search, device) for device in DEVICES}
     taken = seconds(sides, options.repeats)
     rows = [search(device).rows for device in DEVICES]
     same = {
-        "FAISS on the GPU": float(on["cuda"] is not None),
+        "FAISS on the GPU": float(on["cuda"].proposer.on_gpu),
         "same rows found": float((rows[0] == rows[1]).mean()),
     }
     return rates(taken, len(queries), "queries"), same

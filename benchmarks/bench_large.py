@@ -41,7 +41,7 @@ POLL = 0.02  # seconds
 BUILD = """
 import sys
 from pathlib import Path
-from deepssim_scan.index.flat import build
+from deepssim_scan.index.build import build
 from deepssim_scan.store.store import Store
 with Store.open(Path(sys.argv[1]) / "store") as store:
     build(store, Path(sys.argv[1]), ("encoder.safetensors",))
@@ -49,7 +49,7 @@ with Store.open(Path(sys.argv[1]) / "store") as store:
 SEARCH = """
 import sys
 from pathlib import Path
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.store.store import Store
 with Store.open(Path(sys.argv[1]) / "store") as store:
     index = TrainingIndex.open(Path(sys.argv[1]), store)

@@ -22,7 +22,7 @@ import torch
 from harness import console, parser, rates, seconds, show, write
 from numpy.typing import NDArray
 
-from deepssim_scan.index.flat import TrainingIndex, build
+from deepssim_scan.index.search import TrainingIndex, build
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.manifest import StoreManifest

@@ -34,7 +34,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        paths = _write(np.concatenate([_images(file) for file in options.idx]), work / "training")
+        paths = _write(np.concatenate([read_idx(file) for file in options.idx]), work / "training")
         console.print(f"{len(paths):,} files")
         taken = {FULL: _build(work, "index")}
         rng = np.random.default_rng(options.seed)
@@ -52,7 +52,7 @@ def main() -> None:
     write("update", options, measured, ratios, files=len(paths))
 
 
-def _images(file: Path) -> NDArray[np.uint8]:
+def read_idx(file: Path) -> NDArray[np.uint8]:
     """Read the images of an IDX file: (N, H, W)."""
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rb") as source:

@@ -10,7 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from deepssim_scan.cli import console
-from deepssim_scan.reporting.html.words import copied_volumes, membership, partial_copies
+from deepssim_scan.reporting.html.words import (
+    copied_volumes,
+    membership,
+    partial_copies,
+    searched,
+)
 from deepssim_scan.storage.layout import REPORT
 
 if TYPE_CHECKING:
@@ -41,6 +46,7 @@ def show(result: "QueryResult") -> None:
     console.say(partial_copies(summary["partial"]))
     _show_calibration(summary)
     _show_canaries(summary)
+    _show_search(summary["search"])
     _show_membership(summary["membership"])
     _show_verification(summary["verification"])
     _show_views(summary["views"])
@@ -144,6 +150,12 @@ def _show_canaries(summary: Mapping[str, Any]) -> None:
             f"CANARIES MISSED: {canaries['least']:.0%} had to be found. Copies may have been "
             "missed: check the index with `deepssim-scan check`, and calibrate it again."
         )
+
+
+def _show_search(found: Mapping[str, Any]) -> None:
+    """Print what share of the best matches an approximate search found."""
+    if not found["exact"]:
+        (console.say if found["passed"] else console.warn)(searched(found))
 
 
 def _show_membership(found: Mapping[str, Any] | None) -> None:

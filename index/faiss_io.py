@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from deepssim_scan.errors import Damaged, DependencyMissing
-from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.config import FLAT
 from deepssim_scan.storage.files import HashingFile
 from deepssim_scan.storage.layout import INDEX_MANIFEST
 from deepssim_scan.store.array import Vectors
 
 BLAS_QUERIES = 20  # queries from which FAISS multiplies matrices
-_ROWS_AT, _COUNT = 8, 8  # byte of a flat index at which its rows are counted; bytes of a count
+_ROWS_AT, _COUNT = 8, 8  # byte of an index at which its rows are counted; bytes of a count
 
 
 def write_flat(file: HashingFile, shards: Iterable[Vectors], rows: int, dimension: int) -> None:
@@ -24,18 +24,21 @@ def write_flat(file: HashingFile, shards: Iterable[Vectors], rows: int, dimensio
     the counts of rows and of numbers filled in.
     """
     faiss = load_faiss()
-    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dimension)).tobytes())
-    struct.pack_into("<q", head, _ROWS_AT, rows)
-    struct.pack_into("<Q", head, len(head) - _COUNT, rows * dimension)
-    file.write(bytes(head))
+    head = faiss.serialize_index(empty(FLAT, dimension)).tobytes()
+    file.write(counted(head, rows)[:-_COUNT] + struct.pack("<Q", rows * dimension))
     for shard in shards:
         file.write(np.ascontiguousarray(shard, "<f4").data)
 
 
-def map_index(path: Path, manifest: IndexManifest) -> Any:
+def counted(head: bytes, rows: int) -> bytes:
+    """Return the head of an index without rows, with their count filled in."""
+    return head[:_ROWS_AT] + struct.pack("<q", rows) + head[_ROWS_AT + _COUNT :]
+
+
+def map_index(path: Path, kind: str, rows: int, dimension: int) -> Any:
     """Map an index file into memory, of which the system reads what is searched.
 
-    Raises Damaged when it is not the flat index that `manifest` describes.
+    Raises Damaged when it is not the index that index.json describes.
     """
     faiss = load_faiss()
     try:
@@ -43,14 +46,29 @@ def map_index(path: Path, manifest: IndexManifest) -> Any:
             index = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise Damaged(f"{path}: not an index that FAISS can read. Build it again.") from error
-    found = (type(index), index.ntotal, index.d)
-    if found != (faiss.IndexFlatIP, manifest.rows, manifest.dimension):
+    wanted = type(empty(kind, dimension))
+    if (type(index), index.ntotal, index.d) != (wanted, rows, dimension):
         raise Damaged(
-            f"{path}: holds {found[0].__name__} of {found[1:]} rows and dimensions, and "
-            f"{INDEX_MANIFEST} says IndexFlatIP of {(manifest.rows, manifest.dimension)}. "
+            f"{path}: holds {type(index).__name__} of {(index.ntotal, index.d)} rows and "
+            f"dimensions, and {INDEX_MANIFEST} says {wanted.__name__} of {(rows, dimension)}. "
             "Build it again."
         )
     return index
+
+
+def empty(kind: str, dimension: int) -> Any:
+    """Make an index without rows; RuntimeError for a factory string that FAISS does not know."""
+    faiss = load_faiss()
+    if kind == FLAT:
+        return faiss.IndexFlatIP(dimension)
+    return faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+
+
+def inverted(index: Any) -> Any:
+    """Return the inverted file that an index is, or has after a transform of its rows, or None."""
+    faiss = load_faiss()
+    found = faiss.try_extract_index_ivf(index)
+    return None if found is None else faiss.downcast_index(found)
 
 
 def on_gpu(index: Any) -> Any:

@@ -2,18 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.storage.layout import INDEX, INDEX_MANIFEST
+from deepssim_scan.index.config import FLAT
+from deepssim_scan.storage.layout import APPROXIMATE, INDEX, INDEX_MANIFEST
 from deepssim_scan.storage.records import check_types, read_json, record
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class IndexManifest:
-    """What index.json records: of which store and encoder, and the SHA-256 of the files."""
+    """What index.json records: of which store and encoder, and the SHA-256 of the files.
+
+    `factory` is the type of the index as FAISS calls it. Of an approximate one, `recall` is
+    the share of best matches that was asked for, `effort` how much it looks at, and `curve` what it
+    found with this and with less (`index.recall.Point`).
+    """
 
     encoder: str
     store: str
@@ -21,18 +27,22 @@ class IndexManifest:
     dimension: int
     files: dict[str, str]
     faiss: str
-    factory: str = "Flat"
+    factory: str
+    recall: float
+    effort: int
+    curve: list[dict[str, Any]]
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that no index of this version can have."""
         check_types(self)
-        fixed = (self.factory, self.format) == ("Flat", FORMAT)
-        if min(self.rows, self.dimension) < 1 or not fixed or INDEX not in self.files:
+        files = {INDEX} if self.factory == FLAT else {INDEX, APPROXIMATE}
+        if min(self.rows, self.dimension) < 1 or self.effort < 0 or self.format != FORMAT:
             raise InputError(
-                f"{self} must have rows and dimension >= 1, factory 'Flat', format {FORMAT} and "
-                f"the SHA-256 of {INDEX}"
+                f"{self} must have rows and dimension >= 1, effort >= 0 and format {FORMAT}"
             )
+        if {INDEX, APPROXIMATE} & self.files.keys() != files:
+            raise InputError(f"{self} must have the SHA-256 of {' and '.join(sorted(files))}")
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -14,7 +14,7 @@ from torch import Tensor
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected

@@ -268,6 +268,7 @@ def test_every_quantity_has_a_value_and_no_other_has():
         "subjects": {"flagged": 0},
         "calibration": None,
         "canaries": None,
+        "search": {"sample": None},
         "most_copies_95": None,
         "membership": None,
         "volumes": None,

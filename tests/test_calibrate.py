@@ -16,7 +16,7 @@ from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
 from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.jobs import calibrate as job
 from deepssim_scan.jobs.build_index import build_index

@@ -24,10 +24,11 @@ from deepssim_scan.errors import (
     InputMissing,
     StoreMismatch,
 )
-from deepssim_scan.index import flat
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index import flat, search
+from deepssim_scan.index.build import build
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.storage import files
 from deepssim_scan.storage.records import read_json, write_json
@@ -58,7 +59,7 @@ def indexed(rows: np.ndarray) -> Iterator[TrainingIndex]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Store.open(write_store(folder / "store", rows)) as store:
-            flat.build(store, folder / "index")
+            build(store, folder / "index")
             yield TrainingIndex.open(folder / "index", store)
 
 
@@ -82,7 +83,7 @@ def same(left: Matches, right: Matches) -> bool:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     with Store.open(write_store(tmp_path / "store", unit(40))) as store:
-        flat.build(store, tmp_path / "index")
+        build(store, tmp_path / "index")
     return tmp_path / "store", tmp_path / "index"
 
 
@@ -132,7 +133,7 @@ def test_more_near_ties_than_the_margin_are_ordered_by_their_true_scores() -> No
     wanted = brute_force(rows, queries, 3)
     with indexed(rows) as opened:
         assert same(opened.search(queries, 3), wanted)
-        _, lists = opened._index.search(queries, 3 + flat.MARGIN)
+        _, lists = opened._flat.propose(queries, 3 + search.MARGIN)
     lost = [set(best) - set(ids) for best, ids in zip(wanted.rows, lists, strict=True)]
     assert any(lost), "FAISS alone found them all: this test no longer tests the second look"
 
@@ -191,7 +192,7 @@ def test_blocks_and_threads_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch
         whole = opened.search(queries, 10)
         assert same(whole, brute_force(rows, queries, 10))
         for name, value in (("QUERY_BLOCK", 7), ("CANDIDATE_BLOCK", 30), ("PAIR_BLOCK", 11)):
-            monkeypatch.setattr(flat, name, value)
+            monkeypatch.setattr(search, name, value)
             assert same(opened.search(queries, 10), whole)
         faiss.omp_set_num_threads(1)
         try:
@@ -237,7 +238,7 @@ def test_queries_of_another_shape_or_k_are_refused() -> None:
 def test_an_id_of_minus_one_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with indexed(unit(5)) as opened:
         none = (np.zeros((1, 5), np.float32), np.array([[0, 1, 2, 3, -1]]))
-        monkeypatch.setattr(opened, "_candidates", lambda *_: none)
+        monkeypatch.setattr(opened._flat, "propose", lambda *_: none)
         with pytest.raises(Damaged, match="fewer than 5 of 5 rows"):
             opened.search(unit(1), 5)
 
@@ -252,7 +253,7 @@ def test_a_gpu_out_of_memory_gives_the_matches_of_the_cpu() -> None:
 
     with indexed(unit(3000)) as opened:
         whole = opened.search(unit(4, seed=1), 3)
-        gpu = opened._gpu = Full()
+        gpu = opened._flat._gpu = Full()
         opened.search(unit(1), flat.GPU_MAX_K)  # more candidates than a GPU selects
         assert gpu.searches == 0
         assert same(opened.search(unit(4, seed=1), 3), whole)
@@ -271,9 +272,13 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
             "files": {"flat.faiss": files.sha256(folder / "flat.faiss")},
             "faiss": faiss.__version__,
             "factory": "Flat",
-            "format": 2,
+            "recall": 0.999,
+            "effort": 0,
+            "curve": [],
+            "format": 3,
         }
-        assert TrainingIndex.open(folder, store, device="cuda").manifest == manifest
+        opened = TrainingIndex.open(folder, store, device="cuda")
+        assert (opened.rows, opened.dimension, opened.proposer.kind) == (40, 8, "Flat")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert sorted(path.name for path in folder.iterdir()) == ["flat.faiss", "index.json"]
     for path in folder.iterdir():
@@ -283,14 +288,14 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
 def test_any_folder_name_will_do(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"i\xff\n")
     with Store.open(write_store(tmp_path / "store", unit(3))) as store:
-        flat.build(store, folder)
+        build(store, folder)
         assert TrainingIndex.open(folder, store).rows == 3
 
 
 def test_an_empty_store_is_not_indexed(tmp_path: Path) -> None:
     empty = Store.open(write_store(tmp_path / "store", unit(0)))
     with empty as store, pytest.raises(InputError, match="nothing to index"):
-        flat.build(store, tmp_path / "index")
+        build(store, tmp_path / "index")
     assert not (tmp_path / "index").exists()
 
 
@@ -299,7 +304,7 @@ def test_a_damaged_store_is_not_indexed(folders: tuple[Path, Path]) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (store_folder / "embeddings.zarr/c.1.0").unlink()
     with Store.open(store_folder) as store, pytest.raises(Damaged, match="rows 16 to 31 are"):
-        flat.build(store, folder)
+        build(store, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -311,7 +316,7 @@ def test_a_row_that_is_not_unit_norm_never_reaches_the_index(
     rows[3, 0] = value
     monkeypatch.setattr(Store, "shards", lambda self: iter([(16, rows)]))
     with Store.open(folders[0]) as store, pytest.raises(Damaged, match="row 19 "):
-        flat.build(store, folders[1])
+        build(store, folders[1])
 
 
 def test_a_lost_tail_is_found_and_the_old_index_stays(
@@ -327,7 +332,7 @@ def test_a_lost_tail_is_found_and_the_old_index_stays(
 
     monkeypatch.setattr(os, "fsync", losing)
     with Store.open(store_folder) as store, pytest.raises(Damaged, match="was written"):
-        flat.build(store, folder)
+        build(store, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -336,11 +341,12 @@ def test_a_full_disk_is_an_error_and_the_old_index_stays(folders: tuple[Path, Pa
     store_folder, folder = folders
     before = {path: path.read_bytes() for path in folder.iterdir()}
     code = (
-        "import resource, sys; from pathlib import Path; from deepssim_scan.index import flat\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from deepssim_scan.index.build import build\n"
         "from deepssim_scan.store.store import Store\n"
         "with Store.open(Path(sys.argv[1])) as store:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))\n"
-        "    flat.build(store, Path(sys.argv[2]))\n"
+        "    build(store, Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", code, str(store_folder), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -444,6 +450,6 @@ def test_without_faiss_the_error_names_both_extras(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with Store.open(folders[0]) as store:
-        for use in (flat.build, lambda s, f: TrainingIndex.open(f, s)):
+        for use in (build, lambda s, f: TrainingIndex.open(f, s)):
             with pytest.raises(DependencyMissing, match=r"\[cpu\].*\[gpu\]"):
                 use(store, folders[1])

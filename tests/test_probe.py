@@ -13,8 +13,8 @@ from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import embed_tta, seen
 from deepssim_scan.imaging.comparison import Pairs, compare_candidates
 from deepssim_scan.imaging.sides import sides
-from deepssim_scan.index import flat
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.build import build
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.standardise import standardise
@@ -43,7 +43,7 @@ def probe(request, tmp_path_factory):
     listing = list_images(root / "images")
     embedder.embed(listing, root / "store")
     with Store.open(root / "store") as store:
-        flat.build(store, root / "index")
+        build(store, root / "index")
         search = TrainingIndex.open(root / "index", store)
         reader = Reader(store, listing_of(store, RUN), RULE, RUN)
         yield Probe(embedder, search, Verifier(reader), np.arange(COUNT) // 3, FOUND, Views())

@@ -9,6 +9,7 @@ import deepssim_scan
 from deepssim_scan.cli import console, options
 from deepssim_scan.cli.commands import calibrate
 from deepssim_scan.encoder.bundled import BUNDLED
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import IndexConfig
@@ -25,6 +26,7 @@ class AdaptName(StrEnum):
     NEVER = "never"
 
 
+SEARCH = SearchConfig()
 EXAMPLE = "deepssim-scan build-index --training scans/ --include '*/training.png'"
 
 Training = Annotated[
@@ -59,6 +61,27 @@ Adapt = Annotated[
 ]
 
 
+IndexType = Annotated[
+    str,
+    options.machine_option(
+        "--index-type",
+        metavar="TYPE",
+        help="auto, flat (exact), hnsw, ivf or ivfpq (approximate), or a factory string of FAISS. "
+        "auto is flat up to 500,000 images; above, memory decides.",
+    ),
+]
+RecallOption = Annotated[
+    float,
+    options.machine_option(
+        "--recall",
+        metavar="SHARE",
+        min=0.5,
+        max=0.99999,
+        help="Share of the best matches that an approximate index is tuned to find.",
+    ),
+]
+
+
 def build_index(
     training: Training,
     include: options.Include = None,
@@ -72,6 +95,8 @@ def build_index(
     encoder: Encoder = BUNDLED,
     index: Index = options.DEFAULT_INDEX,
     adapt: Adapt = AdaptName.AUTO,
+    index_type: IndexType = SEARCH.kind,
+    recall: RecallOption = SEARCH.recall,
     no_calibrate: NoCalibrate = False,
     json: options.Json = False,
     device: options.Device = options.DeviceName.AUTO,
@@ -94,6 +119,7 @@ def build_index(
             ingest,
             calibrate=not no_calibrate,
             adapt=adapt.value,
+            search=SearchConfig(index_type, recall),
             rebuild=rebuild,
             restart=restart,
         )

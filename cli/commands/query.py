@@ -126,6 +126,17 @@ LeastRecall = Annotated[
         show_default="what the calibration found, but for chance",
     ),
 ]
+LeastFound = Annotated[
+    float,
+    options.verdict_option(
+        "--min-recall",
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="The run is not complete when an approximate index finds fewer of the best matches, "
+        "of a sample that is searched exactly as well.",
+    ),
+]
 
 
 def query(
@@ -154,6 +165,7 @@ def query(
     duplicate: Duplicate = None,
     canaries: CanaryCount = CANARIES.count,
     min_canary_recall: LeastRecall = CANARIES.least,
+    min_recall: LeastFound = EVIDENCE.min_recall,
     no_verify: NoVerify = False,
     device: options.Device = options.DeviceName.AUTO,
     workers: options.Workers = None,
@@ -169,7 +181,7 @@ def query(
     with options.usage():
         read = ReadOptions(axis, slices, window, max_pixels, options.key(subject_key))
         ingest = IngestConfig(options.selection(include, manifest, exclude), read, subject_regex)
-        evidence = EvidenceConfig(candidates, tta_views, not no_verify, training)
+        evidence = EvidenceConfig(candidates, tta_views, not no_verify, training, min_recall)
         verdict = VerdictConfig(top_k, rule.value, false_alarm, similar, duplicate)
         planted = CanaryConfig(canaries, min_canary_recall)
         page = PageConfig(thumbnails, options.key(pseudonyms))

@@ -15,7 +15,12 @@ from deepssim_scan.audit.review.agreement import agreements
 from deepssim_scan.errors import InputError
 from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
-from deepssim_scan.reporting.html.words import copied_volumes, membership, partial_copies
+from deepssim_scan.reporting.html.words import (
+    copied_volumes,
+    membership,
+    partial_copies,
+    searched,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("False-alarm rate", _rate(calibration)),
         Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),
         Field("Canary recall", _canaries(canaries)),
+        Field("Search", searched(summary["search"]) or "exact"),
         Field("Membership inference", membership(told) if told else "not measured: no hold-out"),
     ]
 

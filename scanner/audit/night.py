@@ -28,6 +28,7 @@ from deepssim_scan.audit.outputs import night_folder, write_outputs
 from deepssim_scan.audit.policy import Decided, decide
 from deepssim_scan.audit.trend import write_trend
 from deepssim_scan.errors import ScanError, Unfinished
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
@@ -129,7 +130,8 @@ def _index(
     """
     training = config.training
     ingest = training.ingest(training.key())
-    asked = IndexConfig(ingest=ingest, adapt=training.adapt, rebuild=rebuild)
+    search = SearchConfig(training.index_type)
+    asked = IndexConfig(ingest=ingest, adapt=training.adapt, search=search, rebuild=rebuild)
     try:
         result = build_index(training.images, training.index, asked, run)
     except Unfinished:  # the configuration is another one now, and it decides

@@ -17,8 +17,8 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
+from deepssim_scan.index.build import build
 from deepssim_scan.index.faiss_io import load_faiss
-from deepssim_scan.index.flat import build
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.jobs.adapt import adapt, needs_adapting
@@ -29,6 +29,7 @@ from deepssim_scan.jobs.update import ThereBefore, there_before
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.files import copy
 from deepssim_scan.storage.layout import (
+    APPROXIMATE,
     BLANK,
     CALIBRATION,
     ENCODER,
@@ -157,7 +158,7 @@ class _Build:
         self.embedder(loaded).embed(self.listing, store, "training images", before)
         with Store.open(store) as made:
             write_left_out(folder, made)
-            build(made, folder, BESIDE)
+            build(made, folder, BESIDE, self.config.search, self.run)
             return made.listed, made.rows, made.rejected_count, made.blank_count
 
     def calibrate(self, folder: Path) -> Calibration:
@@ -203,5 +204,7 @@ class _Build:
             shutil.rmtree(folder / STORE)
             for name in (ENCODER, STORE, INDEX, INDEX_MANIFEST, CALIBRATION):
                 (new / name).replace(folder / name)
+            if (new / APPROXIMATE).exists():
+                (new / APPROXIMATE).replace(folder / APPROXIMATE)
         shutil.rmtree(new)
         return made if better else loaded

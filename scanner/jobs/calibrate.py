@@ -12,7 +12,7 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.encoder.bundled import CALIBRATION as BUNDLED_CALIBRATION
 from deepssim_scan.errors import InputError
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import list_images

@@ -13,8 +13,8 @@ from typing import Any
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import Damaged
-from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.jobs.findings import Findings, Problem
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.without import look_for_subject
@@ -115,7 +115,7 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
         if (folder / CALIBRATION).is_file():
             Calibration.read(folder)
     with findings.collecting(folder / INDEX), Store.open(folder / STORE) as store:
-        index = TrainingIndex.open(folder, store)
+        index = TrainingIndex.open(folder, store, exact=True)
         for shard in store.table:
             rows = index.vectors(shard.first, shard.stop)
             if rows_sha256(rows) != shard.sha256:

@@ -7,6 +7,7 @@ from deepssim_scan.encoder.architecture import ARCHITECTURES
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.matching.config import (
     CANDIDATES,
@@ -31,7 +32,7 @@ class IndexConfig:
 
     The index is calibrated unless `calibrate` is false. `adapt` is one of `ADAPT`: "auto" adapts
     the encoder to the training set where copies are not found as they should be, "always" does so
-    anyway, "never" keeps the encoder as it is.
+    anyway, "never" keeps the encoder as it is. `search` is the type of the index.
     """
 
     encoder: Path = BUNDLED
@@ -39,6 +40,7 @@ class IndexConfig:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     calibrate: bool = True
     adapt: str = "auto"
+    search: SearchConfig = field(default_factory=SearchConfig)
     rebuild: bool = False
     restart: bool = False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from deepssim_scan.calibration.calibrate import Calibrator
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.errors import InputError, InputMissing
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.matching.evidence import RULE, Verifier

@@ -19,7 +19,8 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
 from deepssim_scan.errors import ScanError, StoreMismatch
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.recall import SAMPLE
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.rejection import MAY_PASS
@@ -92,10 +93,11 @@ def query(
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
         rule = chosen_rule(index, training, config, run.progress)
-        search = TrainingIndex.open(index, training, run.device_here)
-        gallery = Gallery(training, search, groups_of(training), _files(training, config, run))
         listing = list_for_store(synthetic, config.ingest, run)
-        job = _job(embedded(listing, embedder, SYNTHETIC), training, index, rule, config)
+        few = len(listing.files) <= SAMPLE
+        search = TrainingIndex.open(index, training, run.device_here, exact=few)
+        gallery = Gallery(training, search, groups_of(training), _files(training, config, run))
+        job = _job(embedded(listing, embedder, SYNTHETIC), gallery, index, rule, config)
         with publishing(
             report, REPORT_FILES, job, restart=config.restart, progress=run.progress
         ) as folder:
@@ -150,8 +152,8 @@ def _files(training: Store, config: QueryConfig, run: RunContext) -> Lookup | No
     return files_or_none(training, evidence.training, run) if evidence.verify else None
 
 
-def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryConfig) -> Job:
-    evidence = config.evidence
+def _job(first: Stage, gallery: Gallery, index: Path, rule: Rule, config: QueryConfig) -> Job:
+    evidence, used = config.evidence, gallery.search.proposer
     searched = Stage(
         "searched",
         {
@@ -160,7 +162,8 @@ def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryCo
             "verify": evidence.verify,
         },
         {
-            "training": training.digest,
+            "training": gallery.store.digest,
+            "search": [used.kind, used.effort],
             "depth": max(evidence.candidates, config.verdict.top_k),
             "enough": rule.enough,
         },
@@ -174,6 +177,7 @@ def _job(first: Stage, training: Store, index: Path, rule: Rule, config: QueryCo
             "bounds": asdict(rule.bounds),
             "top_k": config.verdict.top_k,
             "canaries": asdict(config.canaries),
+            "min_recall": evidence.min_recall,
             "thumbnails": config.page.thumbnails,
             "pseudonyms": hashlib.sha256(config.page.pseudonyms).hexdigest(),
         },

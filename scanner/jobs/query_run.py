@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deepssim_scan.calibration.calibrate import Planted
 from deepssim_scan.calibration.canaries import Canaries, count_canaries
 from deepssim_scan.calibration.rates import false_discovery, most_copies
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
@@ -29,6 +30,7 @@ from deepssim_scan.jobs.proof.membership import membership_of
 from deepssim_scan.jobs.proof.partial import Looking, Partials
 from deepssim_scan.jobs.proof.rarity import with_rarity
 from deepssim_scan.jobs.proof.sampling import read_kept
+from deepssim_scan.jobs.proof.searching import Searched, searched
 from deepssim_scan.jobs.proof.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
@@ -202,20 +204,28 @@ class QueryRun:
             part.evidence.reordered(order),
         )
 
-    def _canaries(self) -> Canaries | None:
+    def _searched(self, store: Store, planted: Planted | None) -> Searched:
+        """Tell how many of the best matches are found."""
+        search, evidence = self.gallery.search, self.config.evidence
+        copies = None
+        if planted is not None and not search.is_exact:
+            copies = self.embedder.embed_pixels(planted.images)
+        return searched(search, store, copies, evidence.candidates, evidence.min_recall)
+
+    def _canaries(self) -> tuple[Canaries | None, Planted | None]:
         """Plant copies of training images, and count those that are found."""
         config = self.config.canaries
         if not config.count or not isinstance(self.rule, CalibratedRule):
-            return None
+            return None, None
         if self.gallery.files is None:
-            return None
+            return None, None
         calibrator = self.gallery.calibrator(
             self.embedder, self.config.evidence.candidates, self.views
         )
         seed = int(self.gallery.store.digest[:8], 16)
         planted = calibrator.plant(config.count, np.random.default_rng(seed))
         found = calibrator.look_for(planted.images, self.gallery.groups.number[planted.sources])
-        return count_canaries(planted, found, self.rule, config.least)
+        return count_canaries(planted, found, self.rule, config.least), planted
 
     def _summary(self, store: Store, counts: MatchCounts, pairs: dict[str, int]) -> dict[str, Any]:
         """Return what summary.json says of a finished search."""
@@ -227,9 +237,11 @@ class QueryRun:
             )
         verify, rejected = self.config.evidence.verify, training.rejected_count
         unlooked = store.rejected_count + rejected + (pairs["not_registered"] if verify else 0)
-        canaries = self._canaries()
+        canaries, planted = self._canaries()
+        search = self._searched(store, planted)
+        passed = search.passed and (canaries is None or canaries.passed)
         return {
-            "complete": unlooked == 0 and (canaries is None or canaries.passed),
+            "complete": unlooked == 0 and passed,
             "counts": {
                 "listed": store.listed,
                 "judged": store.rows,
@@ -248,6 +260,7 @@ class QueryRun:
             "bounds": asdict(self.rule.bounds),
             "calibration": _calibration(self.rule, counts.verdicts["duplicate"], judged),
             "canaries": canaries and canaries.as_json(),
+            "search": search.as_json(),
             "membership": membership_of(self.gallery, self.embedder, self.rule, store),
             "most_copies_95": _most_copies(canaries, counts.verdicts["duplicate"], judged),
             "verification": pairs if verify else None,

@@ -13,8 +13,10 @@ from pathlib import Path
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
-from deepssim_scan.index.flat import build
+from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.pipeline import chunks
@@ -26,6 +28,7 @@ from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.layout import (
+    APPROXIMATE,
     BLANK,
     ENCODER,
     INDEX,
@@ -84,14 +87,23 @@ def _repair_index(folder: Path, run: RunContext) -> None:
     """Make the index of the store again when a file of it is damaged."""
     findings = Findings()
     check_index(folder, findings, run.progress)
-    ours = {str(folder / name) for name in (INDEX, INDEX_MANIFEST, REJECTED, BLANK)}
+    ours = {str(folder / name) for name in (INDEX, APPROXIMATE, INDEX_MANIFEST, REJECTED, BLANK)}
     if not {problem.where for problem in findings.problems} & ours:
         return
     read_json(folder / JOB)  # Damaged when it is: its SHA-256 is about to be recorded
     with Store.open(folder / STORE) as store:
         _encoder_of(store, folder / ENCODER)
         write_left_out(folder, store)
-        build(store, folder, BESIDE)
+        build(store, folder, BESIDE, _search_of(folder), run)
+
+
+def _search_of(folder: Path) -> SearchConfig:
+    """Return the type of an index, or the default where that is damaged."""
+    try:
+        manifest = IndexManifest.read(folder)
+    except (Damaged, InputMissing):
+        return SearchConfig()
+    return SearchConfig(manifest.factory, manifest.recall)
 
 
 def _encoder_near(path: Path) -> Path:

@@ -10,11 +10,25 @@ from pathlib import Path
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.storage.files import shown
-from deepssim_scan.storage.layout import ARRAY, CATALOG, ENCODER, INDEX, STORE, THUMBNAILS
+from deepssim_scan.storage.layout import (
+    APPROXIMATE,
+    ARRAY,
+    CATALOG,
+    ENCODER,
+    INDEX,
+    STORE,
+    THUMBNAILS,
+)
 from deepssim_scan.store.catalog import Catalog
 from deepssim_scan.store.store import Store
 
-_NUMBERS = (ENCODER, INDEX, ARRAY, THUMBNAILS)  # files and folders that hold numbers, and no name
+_NUMBERS = (
+    ENCODER,
+    INDEX,
+    APPROXIMATE,
+    ARRAY,
+    THUMBNAILS,
+)  # files and folders that hold numbers, and no name
 
 
 def look_for_subject(folder: Path, names: Sequence[str], findings: Findings) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan.index.flat import TrainingIndex
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.store.array import Vectors
 
 Rows = NDArray[np.int64]

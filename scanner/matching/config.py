@@ -9,6 +9,9 @@ from deepssim_scan.errors import InputError
 CANDIDATES = 8
 """Candidates of every synthetic image that are verified, by default."""
 
+MIN_RECALL = 0.99
+"""Share of the best matches that an approximate search must find, by default."""
+
 RULES = ("calibrated", "reference")
 """How pairs are judged: by the index's calibration, or by the cosine similarity as in the paper."""
 
@@ -22,19 +25,23 @@ class EvidenceConfig:
 
     Each synthetic image is embedded in `tta_views` test-time views. Its `candidates` most similar
     training images are registered with it, unless `verify` is false. `training` is where the
-    training images are now; None: where they were when they were indexed.
+    training images are now; None: where they were when they were indexed. Of an approximate search
+    the share `min_recall` of the best matches must be found, or the run is not complete.
     """
 
     candidates: int = CANDIDATES
     tta_views: int = len(TTA_VIEWS)
     verify: bool = True
     training: Path | None = None
+    min_recall: float = MIN_RECALL
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise InputError(f"candidates must be >= 1, found {self.candidates}")
         if not 1 <= self.tta_views <= len(TTA_VIEWS):
             raise InputError(f"tta_views must be 1 to {len(TTA_VIEWS)}, found {self.tta_views}")
+        if not 0 <= self.min_recall <= 1:
+            raise InputError(f"min_recall must lie between 0 and 1, found {self.min_recall:g}")
         if self.training is not None and not self.verify:
             raise InputError(
                 f"training ({self.training}) names images to verify with, and verify is false: "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan.index.flat import TrainingIndex
+from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.matching.candidates import Rows, propose

@@ -6,8 +6,9 @@ REJECTED, BLANK = "rejected.csv", "blank.csv"
 ENCODER, STORE = "encoder.safetensors", "store"
 """In an index folder: the encoder that made it, and the store of training embeddings."""
 
-INDEX, INDEX_MANIFEST, CALIBRATION = "flat.faiss", "index.json", "calibration.json"
-"""In an index folder: the FAISS index, what it was built of, and its calibration."""
+INDEX, APPROXIMATE = "flat.faiss", "approximate.faiss"
+INDEX_MANIFEST, CALIBRATION = "index.json", "calibration.json"
+"""In an index folder: the FAISS indexes, what they were built of, and the calibration."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
 SUBJECTS, VOLUMES, PARTIAL = "subjects.parquet", "volumes.parquet", "partial.parquet"
@@ -36,7 +37,7 @@ _STORE_FILES = (
 )
 
 INDEX_FILES = (
-    *(REJECTED, BLANK, ENCODER, INDEX, INDEX_MANIFEST, CALIBRATION),
+    *(REJECTED, BLANK, ENCODER, INDEX, APPROXIMATE, INDEX_MANIFEST, CALIBRATION),
     *(f"{STORE}/{name}" for name in _STORE_FILES),
 )
 REPORT_FILES = (

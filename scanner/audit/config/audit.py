@@ -88,6 +88,7 @@ class Training(Images):
     subject_key: FilePath | None = None
     holdout: FilePath | None = None
     adapt: Literal["auto", "always", "never"] = "auto"
+    index_type: str = "auto"
 
     def ingest(self, key: bytes) -> IngestConfig:
         """Return how the folder is read, subjects hashed under a key."""

@@ -13,6 +13,7 @@ index = "deepssim-index"             # their index, which each night brings up t
 # subject-key = "subject.key"        # file with a secret, under which subjects are hashed
 # holdout = "other-patients/"        # images of people who are not in the training set
 # adapt = "auto"                     # whether the encoder is trained on the training set; or: never
+# index-type = "auto"                # or: flat, hnsw, ivf, ivfpq
 
 [[synthetic]]
 name = "ldm-v3"                      # names its reports; let it stay the same from night to night

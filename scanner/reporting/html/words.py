@@ -49,7 +49,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
             f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
             "training images were found."
         )
-    return lines
+    return [*lines, *filter(None, [searched(summary["search"])])]
 
 
 def left_out(summary: Mapping[str, Any]) -> list[str]:
@@ -159,6 +159,28 @@ def partial_copies(found: Mapping[str, Any] | None) -> str:
         f"at most {found['false_alarm_upper_95'] * found['looked_for']:.1f} (95 %). "
         f"In the calibration {planted} that were pasted into other images were found."
     )
+
+
+def searched(found: Mapping[str, Any]) -> str:
+    """Say how many of the best matches an approximate search found; nothing of an exact one."""
+    if found["exact"]:
+        return ""
+    sample, canaries = found["sample"], found["canaries"]
+    text = f"Search: approximate ({found['type']}, effort {found['effort']:,})."
+    if sample:
+        text += (
+            f" Of {sample['queries']:,} images that were searched exactly as well, the best match "
+            f"of {sample['best_found']:,} was found: {sample['recall']:.2%}, at least "
+            f"{sample['recall_at_least_95']:.2%} (95 %)."
+        )
+    if canaries:
+        text += f" Of {canaries['queries']:,} planted copies {canaries['best_found']:,}."
+    if not found["passed"]:
+        text += (
+            f" That is less than the {found['least']:.2%} asked for. Build the index with a higher "
+            "--recall, or with --index-type flat."
+        )
+    return text
 
 
 def membership(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,64 @@
+"""An approximate search: a FAISS index that looks at a part of the rows.
+
+How much it looks at is its effort: the lists of an inverted file that are read for a query, or the
+rows that a search in a graph keeps in view. What it leaves out is not known of a single query; the
+share that it finds is measured (`index.recall`).
+"""
+
+from typing import Any, cast
+
+from deepssim_scan.index.base import Found
+from deepssim_scan.index.faiss_io import inverted, load_faiss, on_gpu
+from deepssim_scan.index.flat import GPU_MAX_K
+from deepssim_scan.store.array import Vectors
+
+_FINE = "SQ8", "Flat", "SQfp16", "SQbf16"  # codes that order rows as the rows themselves do
+_POOL = 4  # candidates for each that is asked for, where codes are coarser
+_FIRST = 16  # rows that a search in a graph keeps in view, at least
+
+
+class Approximate:
+    """Proposes rows that are probably the best."""
+
+    tolerance = None
+
+    def __init__(self, index: Any, kind: str, effort: int, device: str) -> None:
+        """Take a FAISS index and its factory string; "cuda" searches a copy on a GPU if it can."""
+        self._index, self.kind = index, kind
+        self._gpu = on_gpu(index) if device == "cuda" else None
+        self._pool = 1 if kind.endswith(_FINE) else _POOL
+        self._name, self.efforts = _efforts(index)
+        self.use(effort)
+
+    def use(self, effort: int) -> None:
+        """Search with another effort: one of `efforts`, where there are any."""
+        self.effort = effort
+        faiss = load_faiss()
+        if self._name:
+            faiss.ParameterSpace().set_index_parameter(self._index, self._name, effort)
+        if self._name and self._gpu is not None:
+            faiss.GpuParameterSpace().set_index_parameter(self._gpu, self._name, effort)
+
+    def propose(self, queries: Vectors, wanted: int) -> Found:
+        """Return the best rows that were found; -1 where there were fewer."""
+        wanted = min(self._pool * wanted, self._index.ntotal)
+        if self._gpu is not None and wanted <= GPU_MAX_K:
+            try:
+                return cast("Found", self._gpu.search(queries, wanted))
+            except RuntimeError:  # out of memory
+                self._gpu = None
+        return cast("Found", self._index.search(queries, wanted))
+
+
+def _efforts(index: Any) -> tuple[str, tuple[int, ...]]:
+    """Return what FAISS calls the effort of an index, and values to try; none: it has none."""
+    faiss = load_faiss()
+    if (lists := inverted(index)) is not None:
+        return "nprobe", (*_doubled(1, lists.nlist), lists.nlist)
+    if isinstance(index, faiss.IndexHNSW):
+        return "efSearch", (*_doubled(_FIRST, index.ntotal), index.ntotal)
+    return "", (0,)
+
+
+def _doubled(first: int, end: int) -> list[int]:
+    return [first << step for step in range(end.bit_length()) if first << step < end]

@@ -1,0 +1,59 @@
+"""The types of index, as factory strings of FAISS, and the rule by which one is chosen.
+
+name, rows, dimension, memory of the machine -> factory string
+"""
+
+import os
+from math import sqrt
+from pathlib import Path
+
+from deepssim_scan.errors import InputError
+from deepssim_scan.index.config import FLAT
+
+FEWEST = 1024
+"""Rows, at least, of an approximate index: product quantisers are trained on 256 and more."""
+
+_EXACT = 500_000  # rows that are searched exactly: a tenth of the time of a query
+_IDENTIFIER, _NEIGHBOURS = 8, 272  # bytes of a row beside its code: in a list, in a graph
+_BYTES = 64  # of a row, by a product quantiser
+_PER_ROOT = 4  # lists for each root of the rows
+
+
+def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
+    """Return the factory string of a type: of `config.TYPES`, or already such a string.
+
+    "auto" is flat up to 500,000 rows. Above it is the first of hnsw, ivf and ivfpq that takes half
+    of the memory, in bytes, at most; that is also the order of their speed at the same recall.
+    Raises InputError where an approximate one has too few rows.
+    """
+    if kind == "auto":
+        kind = "flat" if rows <= _EXACT else _largest(rows * dimension, rows, memory // 2)
+    lists = max(1, round(_PER_ROOT * sqrt(rows)))
+    known = {
+        "flat": FLAT,
+        "ivf": f"IVF{lists},SQ8",
+        "ivfpq": f"IVF{lists},PQ{_BYTES if dimension % _BYTES == 0 else dimension // 4}",
+        "hnsw": "HNSW32_SQ8",
+    }
+    asked = known.get(kind, kind)
+    if asked != FLAT and rows < FEWEST:
+        raise InputError(
+            f"an index of type {kind} needs {FEWEST:,} training images, and there are {rows:,}. "
+            "Leave the type at auto: of so few an exact search takes no time."
+        )
+    return asked
+
+
+def _largest(codes: int, rows: int, room: int) -> str:
+    """Return the fastest type that has room, where the codes of all rows take `codes` bytes."""
+    if codes + rows * _NEIGHBOURS <= room:
+        return "hnsw"
+    return "ivf" if codes + rows * _IDENTIFIER <= room else "ivfpq"
+
+
+def memory() -> int:
+    """Return the memory of this machine, or what its control group may use, in bytes."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text("ascii").strip() if limit.is_file() else ""
+    return min(found, int(text)) if text.isdigit() else found

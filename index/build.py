@@ -80,6 +80,23 @@ def build(
     return manifest
 
 
+def require_type(kind: str, dimension: int) -> None:
+    """Raise InputError for a type of index that FAISS does not know."""
+    try:
+        if kind not in TYPES:
+            empty(kind, dimension)
+    except RuntimeError as error:
+        raise _unusable(kind, error) from error
+
+
+def _unusable(kind: str, error: RuntimeError) -> InputError:
+    reason = str(error).rpartition("Error: ")[2]
+    return InputError(
+        f"FAISS makes no index of type {kind!r} ({reason}). Choose one of {', '.join(TYPES)}, or a "
+        "factory string that it knows."
+    )
+
+
 def _unit_rows(store: Store) -> Iterator[Vectors]:
     """Give the rows of a store, a shard at a time; Damaged where one has not norm 1."""
     for first, rows in store.shards():
@@ -90,30 +107,28 @@ def _unit_rows(store: Store) -> Iterator[Vectors]:
 
 
 def _write_approximate(path: Path, kind: str, flat: Flat, run: RunContext) -> None:
-    """Train a quantiser, and write the file of an approximate index."""
-    index = _trained(kind, flat)
-    with replacing(path) as file:
-        if _has_lists(index):
-            write_lists(file, index, flat, run, path.parent)
-        else:
-            _write_whole(file, index, flat)
+    """Train a quantiser, and write the file of an approximate index.
+
+    Raises InputError for a type that FAISS does not know, or cannot make of these rows.
+    """
+    try:
+        index = _trained(kind, flat)
+        with replacing(path) as file:
+            if _has_lists(index):
+                write_lists(file, index, flat, run, path.parent)
+            else:
+                _write_whole(file, index, flat)
+    except RuntimeError as error:
+        raise _unusable(kind, error) from error
 
 
 def _trained(kind: str, flat: Flat) -> Any:
-    """Make an index of a type without rows, fitted to some of them.
-
-    Raises InputError for a type that FAISS does not know.
-    """
-    faiss = load_faiss()
-    try:
-        index = empty(kind, flat.dimension)
-    except RuntimeError as error:
-        raise InputError(
-            f"{kind!r} is neither a type of index ({', '.join(TYPES)}) nor a factory string that "
-            "FAISS knows."
-        ) from error
+    """Make an index of a type without rows, fitted to some of them; RuntimeError of FAISS."""
+    faiss, index = load_faiss(), empty(kind, flat.dimension)
     lists = inverted(index)
     if lists is not None:
+        if lists.nlist < 1:
+            raise RuntimeError("an inverted file needs a list.")
         lists.cp.niter, lists.cp.min_points_per_centroid = _ROUNDS, 1
     if isinstance(lists, faiss.IndexIVFPQ):
         lists.do_polysemous_training = False  # a minute, for another kind of search

@@ -53,9 +53,12 @@ def _cropped(volume: torch.Tensor) -> torch.Tensor:
 def write_split(folder: Path, people: range, side: int, out: Path, most: int) -> None:
     """Write the images of some people of a folder, `most` of each: squares of `side` pixels.
 
-    A person is a sub-folder, or a file where the folder has none.
+    A person is a sub-folder, or a file where the folder has none. They are in a random order, since
+    names often tell hospitals, or who is ill, and a hold-out must be of the same kind.
     """
-    for name in sorted(path.name for path in folder.iterdir())[people.start : people.stop]:
+    names = np.sort([path.name for path in folder.iterdir()])
+    order = np.random.default_rng(0).permutation(len(names))
+    for name in names[order[people.start : people.stop]].tolist():
         path = folder / name
         files = _spread(sorted(path.iterdir()), most) if path.is_dir() else [path]
         images = torch.from_numpy(np.stack([read_square(each, side) for each in files]))

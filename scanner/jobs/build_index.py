@@ -17,7 +17,7 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
-from deepssim_scan.index.build import build
+from deepssim_scan.index.build import build, require_type
 from deepssim_scan.index.faiss_io import load_faiss
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
@@ -104,6 +104,7 @@ def build_index(
     refuse_foreign(index, INDEX_FILES)
     load_faiss()  # which is needed last: its absence is told first
     loaded = checkpoint.opened(config.encoder)
+    require_type(config.search.kind, loaded.architecture.dimension)
     listing = list_for_store(training, config.ingest, run)
     build = _Build(listing, config, run)
     calibrated = {"calibrate": config.calibrate, "adapt": config.adapt}

@@ -1,0 +1,299 @@
+"""Approximate indexes: what they propose is scored as an exact search scores it, and no more is
+left out than is said.
+"""
+
+import json
+import sys
+from dataclasses import replace
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_index import unit, write_store
+
+from deepssim_scan.cli import main
+from deepssim_scan.errors import Damaged, InputError, InputMissing
+from deepssim_scan.index import approximate, kinds
+from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.recall import measured
+from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.jobs import query as query_job
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig
+from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.repair import repair
+from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
+from deepssim_scan.storage import files
+from deepssim_scan.storage.records import read_json, write_json
+from deepssim_scan.store.store import Store
+
+RUN = RunContext("cpu", workers=0)
+ROWS, DIMENSION = 3000, 16
+KINDS = "ivf", "ivfpq", "hnsw", "IVF30,RaBitQ", "PCA8,IVF30,SQ8", "IVF30,PQ8x4fs", "PQ8"
+FILES = "approximate.faiss", "flat.faiss", "index.json"
+
+
+def grouped(count: int, seed: int) -> np.ndarray:
+    """Rows about 60 centres, as images of people are about views."""
+    rng = np.random.default_rng(seed)
+    rows = unit(60, DIMENSION)[rng.integers(0, 60, count)] + 0.4 * unit(count, DIMENSION, seed + 1)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return grouped(ROWS, 0)
+
+
+@pytest.fixture(scope="module")
+def store(rows, tmp_path_factory):
+    with Store.open(write_store(tmp_path_factory.mktemp("of") / "store", rows)) as store:
+        yield store
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def index(request, store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "index"
+    build(store, folder, config=SearchConfig(request.param), run=RUN)
+    return folder
+
+
+def exact(rows, queries):
+    """All scores of all queries, exact in float64 but for the last rounding."""
+    return (queries.astype(np.float64) @ rows.astype(np.float64).T).astype(np.float32)
+
+
+def test_what_is_proposed_has_the_scores_and_the_order_of_an_exact_search(rows, store, index):
+    queries = grouped(200, 7)
+    found = TrainingIndex.open(index, store).search(queries, 10)
+    scores = exact(rows, queries)
+    assert np.allclose(found.scores, np.take_along_axis(scores, found.rows, 1), atol=1e-6)
+    assert (np.diff(found.scores) <= 0).all()
+    assert all(len(set(each)) == 10 for each in found.rows.tolist())
+    best = TrainingIndex.open(index, store, exact=True).search(queries, 10)
+    for ours, theirs in zip(found.rows, best.rows, strict=True):
+        kept = [row for row in theirs.tolist() if row in set(ours.tolist())]
+        assert kept == [row for row in ours.tolist() if row in set(theirs.tolist())]
+
+
+def test_what_is_stated_of_recall_is_what_a_count_finds(rows, store, index):
+    queries = grouped(500, 9)
+    search = TrainingIndex.open(index, store)
+    told = measured(search, queries, 5)
+    wanted = np.argsort(-exact(rows, queries), axis=1, kind="stable")[:, :5]
+    found = search.search(queries, 5).rows
+    assert told.queries == 500
+    assert told.matches == 2500
+    assert told.best == (found[:, 0] == wanted[:, 0]).sum()
+    assert told.found == sum(len({*a} & {*b}) for a, b in zip(found, wanted, strict=True))
+
+
+def ends(search):
+    return search.proposer.efforts[-1]
+
+
+def test_the_effort_reaches_what_is_asked_for_where_it_can(index, store):
+    manifest = IndexManifest.read(index)
+    search = TrainingIndex.open(index, store)
+    assert (search.proposer.kind, search.proposer.effort) == (manifest.factory, manifest.effort)
+    if manifest.effort:
+        efforts = [point["effort"] for point in manifest.curve]
+        assert efforts == [*sorted(set(efforts)), efforts[-1]]
+        tried, last = manifest.curve[-2:]
+        assert tried["found"] >= 0.9995 * tried["rows"] or tried["effort"] == ends(search)
+        assert last["found"] >= 0.95 * tried["found"]
+    assert all(point["rows"] == ROWS // 2 for point in manifest.curve)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw", "PCA8,IVF30,SQ8"])
+def test_the_same_bytes_by_any_number_of_workers(kind, store, tmp_path):
+    made = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        build(store, folder, config=SearchConfig(kind), run=replace(RUN, workers=workers))
+        made.append((folder / "approximate.faiss").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_lists_are_those_that_faiss_makes_of_the_same_rows(rows, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepssim_scan.index.lists._BLOCK", 700)
+    monkeypatch.setattr("deepssim_scan.index.lists._GATHERED", 90)
+    build(store, tmp_path / "index", config=SearchConfig("IVF30,SQ8"), run=RUN)
+    theirs = faiss.read_index(str(tmp_path / "index" / "approximate.faiss"))
+    theirs.reset()
+    theirs.add(rows)
+    file = tmp_path / "theirs.faiss"
+    faiss.write_index(theirs, str(file))
+    assert file.read_bytes() == (tmp_path / "index" / "approximate.faiss").read_bytes()
+
+
+def test_where_too_few_rows_are_proposed_all_are_searched(rows, store, tmp_path):
+    build(store, tmp_path / "index", config=SearchConfig("IVF200,Flat"), run=RUN)
+    search = TrainingIndex.open(tmp_path / "index", store)
+    search.proposer.use(1)
+    queries = grouped(20, 3)
+    wanted = TrainingIndex.open(tmp_path / "index", store, exact=True).search(queries, 500)
+    found = search.search(queries, 500)
+    assert (found.rows == wanted.rows).all()
+    assert (found.scores == wanted.scores).all()
+    near, far = (each.search(queries, 1).scores for each in (search, search.exact()))
+    assert (near < far).any(), "the best match is in the first list: this test tests nothing"
+
+
+@pytest.mark.parametrize("index", ["ivf"], indirect=True)
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=25, deadline=None)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_a_changed_byte_and_a_cut_file_are_found(index, store, name, where, bit, cut):
+    path = index / name
+    whole = path.read_bytes()
+    at = int(where * len(whole))
+    changed = bytearray(whole)
+    changed[at] ^= 1 << bit
+    path.write_bytes(whole[:at] if cut else changed)
+    try:
+        with pytest.raises((Damaged, InputMissing)):
+            TrainingIndex.open(index, store)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("index", ["hnsw"], indirect=True)
+@pytest.mark.parametrize("foreign", ["IVF30,SQ8", "Flat", "HNSW32_SQ8"])
+def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, rows, foreign):
+    path = index / "approximate.faiss"
+    before, manifest = path.read_bytes(), (index / "index.json").read_bytes()
+    other = faiss.index_factory(DIMENSION, foreign, faiss.METRIC_INNER_PRODUCT)
+    other.train(rows)
+    other.add(rows[:-1])
+    try:
+        faiss.write_index(other, str(path))
+        record = read_json(index / "index.json")
+        record["files"]["approximate.faiss"] = files.sha256(path)
+        write_json(index / "index.json", record)
+        with pytest.raises(Damaged, match=r"approximate\.faiss: holds .*Build it again"):
+            TrainingIndex.open(index, store)
+    finally:
+        path.write_bytes(before)
+        (index / "index.json").write_bytes(manifest)
+
+
+@pytest.mark.parametrize("kind", ["what", "IVF0,SQ8", "PQ5", "hnsw32"])
+def test_an_unknown_type_is_refused_by_name(kind, store, tmp_path):
+    with pytest.raises(InputError, match=r"no index of type .* Choose one of auto"):
+        build(store, tmp_path / "index", config=SearchConfig(kind), run=RUN)
+    assert not (tmp_path / "index" / "index.json").exists()
+
+
+def test_too_few_rows_are_refused(tmp_path):
+    with (
+        Store.open(write_store(tmp_path / "store", unit(100))) as few,
+        pytest.raises(InputError, match="needs 1,024 training images, and there are 100"),
+    ):
+        build(few, tmp_path / "index", config=SearchConfig("ivf"), run=RUN)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "wanted"),
+    [
+        (500_000, 64 * GIB, "Flat"),
+        (500_001, 64 * GIB, "HNSW32_SQ8"),
+        (1_000_000, 2 * GIB, "HNSW32_SQ8"),
+        (10_000_000, 24 * GIB, "HNSW32_SQ8"),
+        (10_000_000, 8 * GIB, "IVF12649,SQ8"),
+        (10_000_000, 4 * GIB, "IVF12649,PQ64"),
+    ],
+)
+def test_auto_goes_by_rows_and_memory(rows, memory, wanted):
+    assert kinds.factory("auto", rows, 256, memory) == wanted
+
+
+@pytest.fixture(scope="module")
+def approximate_people(people, tmp_path_factory):
+    """The pseudo-subjects of `people`, indexed by a graph that is searched with no effort."""
+    root = tmp_path_factory.mktemp("near")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "FEWEST", 10)
+        config = IndexConfig(adapt="never", calibrate=False, search=SearchConfig("hnsw"))
+        build_index(people / "training", root / "index", config, RunContext("cpu", workers=1))
+    return root
+
+
+def asked(least=0.99):
+    return QueryConfig(
+        evidence=EvidenceConfig(min_recall=least, verify=False),
+        verdict=VerdictConfig(rule="reference"),
+        canaries=CanaryConfig(0),
+    )
+
+
+def test_a_query_of_few_images_is_exact(people, approximate_people):
+    report = approximate_people / "exact"
+    found = query(people / "training" / "s00", approximate_people / "index", report, asked(), RUN)
+    assert found.complete
+    assert found.summary["search"]["exact"]
+    assert found.summary["search"]["type"] == "Flat"
+
+
+def test_a_query_of_many_tells_what_it_found_and_is_not_complete_with_less(
+    people, approximate_people, monkeypatch
+):
+    monkeypatch.setattr(query_job, "SAMPLE", 2)
+    index = approximate_people / "index"
+    told = query(people / "training" / "s00", index, approximate_people / "near", asked(), RUN)
+    search = told.summary["search"]
+    assert told.complete
+    assert search["type"] == "HNSW32_SQ8"
+    assert search["sample"]["queries"] == search["sample"]["best_found"] == 3
+
+    def lost(self, queries, wanted):
+        scores, rows = type(self).honest(self, queries, wanted)
+        return scores[:, 1:], rows[:, 1:]
+
+    monkeypatch.setattr(approximate.Approximate, "honest", approximate.Approximate.propose, False)
+    monkeypatch.setattr(approximate.Approximate, "propose", lost)
+    blind = query(people / "training" / "s01", index, approximate_people / "blind", asked(), RUN)
+    assert not blind.complete
+    assert blind.summary["search"]["sample"]["best_found"] == 0
+    assert not blind.summary["search"]["passed"]
+
+
+def test_a_damaged_graph_is_named_and_made_again(approximate_people, monkeypatch):
+    path = approximate_people / "index" / "approximate.faiss"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    checked = check(approximate_people / "index")
+    assert [problem.where for problem in checked.problems] == [str(path)]
+    monkeypatch.setattr(kinds, "FEWEST", 10)
+    repaired = repair(approximate_people / "index", run=RUN)
+    assert repaired.intact
+    assert path.read_bytes() == whole
+
+
+def test_info_draws_what_is_found_by_effort(approximate_people, monkeypatch, capsys):
+    index = str(approximate_people / "index")
+    monkeypatch.setenv("COLUMNS", "100")
+    for arguments in ([index], [index, "--json"]):
+        monkeypatch.setattr(sys, "argv", ["deepssim-scan", "info", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+        shown = capsys.readouterr().out
+        assert ("queries a second, then" in shown) == (len(arguments) == 1)
+    assert json.loads(shown)["factory"] == "HNSW32_SQ8"
+
+
+def test_a_type_that_is_unknown_is_told_before_an_image_is_read(people, tmp_path):
+    config = IndexConfig(search=SearchConfig("hnws"))
+    with pytest.raises(InputError, match="no index of type 'hnws'"):
+        build_index(people / "training", tmp_path / "index", config, RUN)
+    assert [*tmp_path.iterdir()] == []

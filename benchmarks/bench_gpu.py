@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from bench_search import build_on_disk, make_queries
+from bench_search import stored
 from harness import Spread, parser, procedural, rates, seconds, show, standardised, write
 from harness import write_images as write_procedural
 from PIL import Image
@@ -31,6 +31,8 @@ from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.copies import plant
 from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.imaging.names import KINDS
+from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
@@ -118,9 +120,12 @@ def searched(options: argparse.Namespace) -> tuple[dict[str, Spread], dict[str, 
     rng = np.random.default_rng(options.seed)
     training = rng.standard_normal((options.rows, 256), np.float32)
     training /= np.linalg.norm(training, axis=1, keepdims=True)
-    queries = make_queries(rng, training, options.searches)
-    with tempfile.TemporaryDirectory() as folder:
-        index = build_on_disk(Path(folder), training)
+    queries = training[rng.integers(0, options.rows, options.searches)]
+    queries += 0.03 * rng.standard_normal(queries.shape, np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    with tempfile.TemporaryDirectory() as name, stored(Path(name), training) as store:
+        build(store, Path(name) / "index", config=SearchConfig("flat"))
+        index = TrainingIndex.open(Path(name) / "index", store)
     on = {"cpu": index, "cuda": TrainingIndex(Flat(index._flat._index, "cuda"))}
 
     def search(device: str) -> Any:

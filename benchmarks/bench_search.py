@@ -1,121 +1,184 @@
-"""Nearest training images: our search beside bare FAISS and brute force, in queries a second.
+"""Types of index beside bare FAISS: time to build, bytes, queries a second, and what is found.
 
-Ours is `TrainingIndex.search` on a store and an index on disk: FAISS proposes k + 16 candidates,
-and exact float64 sums decide. Bare FAISS is `IndexFlatIP.search`, brute force is NumPy's float32
-matrix product and `argpartition`, both with the same k. Training rows are random directions;
-half of the queries are training rows with noise (copies), half are non-members.
+Rows are embeddings of real images and of pseudo-people (`rows.py`); no row is a changed copy of
+another. Two kinds of queries are searched: rows that were left out, of other images (non-members),
+and changed copies of images of some rows. Ours is `TrainingIndex.search` on an index on disk, whose
+candidates are scored again in float64; bare FAISS is `IndexFlatIP.search` in memory. What is found
+is compared with the exact search. The share that a sample of 1,000 states is held against that of
+all queries, a hundred times.
 
-With few queries a call (FAISS 1.15.1: under 128,000 / D) FAISS takes them one by one and not as a
-matrix product, which is several times slower where rows are many.
-
-    python benchmarks/bench_search.py --training 100000 --queries 2000
+    python benchmarks/bench_search.py --rows DIR --types flat hnsw ivf ivfpq
 """
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
-import torch
-from harness import console, parser, rates, seconds, show, write
+from harness import console, parser, write
 from numpy.typing import NDArray
+from rich.table import Table
+from rows import read, read_copies
 
-from deepssim_scan.index.search import TrainingIndex, build
+from deepssim_scan.calibration.rates import clopper_pearson
+from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.storage.layout import APPROXIMATE, INDEX
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.manifest import StoreManifest
 from deepssim_scan.store.store import Store
 from deepssim_scan.store.writer import StoreWriter
 
-OURS, BARE, BRUTE = "TrainingIndex.search", "bare faiss IndexFlatIP", "brute force, numpy"
-BLOCK = 256  # queries that brute force takes at a time: 100 MB of scores at 100,000 rows
-NOISE = 0.5  # norm of what is added to a training row to make a copy
+BARE = "bare faiss IndexFlatIP"
+DRAWS, DRAWN = 100, 1000  # samples of queries, by which recall is stated
+_RECORDS = 4096  # that are written at once
 
 
 def main() -> None:
     """Build, measure, print and write."""
     options = _options()
-    if options.threads is not None:
-        faiss.omp_set_num_threads(options.threads)
-        torch.set_num_threads(options.threads)
-    rng = np.random.default_rng(options.seed)
-    training = _unit(rng.standard_normal((options.training, options.dimension), np.float32))
-    queries = make_queries(rng, training, options.queries)
-    with tempfile.TemporaryDirectory() as folder:
-        index = build_on_disk(Path(folder), training)
-    bare = faiss.IndexFlatIP(options.dimension)
-    bare.add(training)
-    sides = {
-        OURS: lambda: index.search(queries, options.k).rows,
-        BARE: lambda: bare.search(queries, options.k)[1],
-        BRUTE: lambda: np.concatenate(list(brute_force(queries, training, options.k))),
-    }
-    agreement = agree({name: side() for name, side in sides.items()})
-    measured = rates(seconds(sides, options.repeats), len(queries), "queries")
-    ours = measured[OURS].median
-    ratios = {
-        f"{OURS} / {BRUTE}": ours / measured[BRUTE].median,
-        f"{OURS} / {BARE}": ours / measured[BARE].median,
-    }
-    title = f"{options.training:,} training rows of {options.dimension}, k {options.k}"
-    show(title, measured, ratios)
-    faiss_threads = faiss.omp_get_max_threads()
-    write("search", options, measured, ratios, agreement=agreement, faiss_threads=faiss_threads)
+    training = read(options.rows, slice(options.blocks - 1))
+    others = read(options.rows, slice(options.blocks - 1, options.blocks))[: options.queries]
+    copies, _ = read_copies(options.rows, slice(options.blocks - 1))
+    copies = copies[np.random.default_rng(options.seed).permutation(len(copies))[: options.queries]]
+    found = {BARE: _bare(training, others, options.k)}
+    with (
+        tempfile.TemporaryDirectory(dir=options.work) as name,
+        stored(Path(name), training) as store,
+    ):
+        del training
+        for kind in options.types:
+            found[kind] = _type(Path(name) / "index", store, kind, (others, copies), options)
+            found[kind]["of bare"] = found[kind]["queries_s"] / found[BARE]["queries_s"]
+            console.print(kind, found[kind])
+        rows = store.rows
+    _show(found, rows)
+    write(f"search_{options.name}", options, {}, {}, training=rows, types=found)
 
 
-def make_queries(rng: np.random.Generator, training: Vectors, count: int) -> Vectors:
-    """Make queries (count, D): noisy training rows, then random directions."""
-    dimension = training.shape[1]
-    queries = rng.standard_normal((count, dimension), np.float32)
-    sources = training[rng.integers(0, len(training), count // 2)]
-    queries[: len(sources)] *= NOISE / dimension**0.5
-    queries[: len(sources)] += sources
-    return _unit(queries)
-
-
-def build_on_disk(folder: Path, training: Vectors) -> TrainingIndex:
-    """Write the rows to a store, index it, and open the index, all as `build-index` does."""
-    with StoreWriter(folder / "store", StoreManifest("0" * 64, training.shape[1])) as writer:
-        records = [
-            ImageRecord(f"{row}.png", "", "", 1, 1, 1, "", "L", "") for row in range(len(training))
-        ]
-        writer.add(records, training)
-        writer.finish(len(training))
+@contextmanager
+def stored(folder: Path, rows: Vectors) -> Iterator[Store]:
+    """Write rows to a store, and open it."""
+    with StoreWriter(folder / "store", StoreManifest("0" * 64, rows.shape[1])) as writer:
+        for start in range(0, len(rows), _RECORDS):
+            part = rows[start : start + _RECORDS]
+            numbers = range(start, start + len(part))
+            facts = "", "", 1, 1, 1, "", "L", ""
+            writer.add([ImageRecord(f"{number}.png", *facts) for number in numbers], part)
+        writer.finish(len(rows))
     with Store.open(folder / "store") as store:
-        build(store, folder)
-        return TrainingIndex.open(folder, store)
+        yield store
 
 
-def brute_force(queries: Vectors, training: Vectors, k: int) -> Iterator[NDArray[np.int64]]:
-    """Give each block of queries its best k rows (n, k), best first."""
-    k = min(k, len(training))
-    for start in range(0, len(queries), BLOCK):
-        scores = queries[start : start + BLOCK] @ training.T
-        best = np.argpartition(scores, len(training) - k, axis=1)[:, -k:]
-        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
-        yield np.take_along_axis(best, order, 1)
+def _bare(training: Vectors, queries: Vectors, k: int) -> dict[str, Any]:
+    index = faiss.IndexFlatIP(training.shape[1])
+    index.add(training)
+    seconds = _least(lambda: index.search(queries, k))
+    return {"queries_s": len(queries) / seconds, "bytes_a_row": 4.0 * training.shape[1]}
 
 
-def agree(found: dict[str, NDArray[np.int64]]) -> dict[str, float]:
-    """Return the share of ranks where ours names the row that another does."""
-    shares = {}
-    for other in (BRUTE, BARE):
-        share = float((found[OURS] == found[other]).mean())
-        shares[f"ids as {other}"] = share
-        console.print(f"ids as {other}: {share:.4%} of {found[OURS].size:,}")
-    return shares
+def _type(
+    folder: Path,
+    store: Store,
+    kind: str,
+    queries: tuple[Vectors, Vectors],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Build an index of a type, and search it."""
+    started = time.perf_counter()
+    config = SearchConfig(kind, options.recall)
+    manifest = build(store, folder, config=config, run=RunContext("cpu", options.workers))
+    built = time.perf_counter() - started
+    search = TrainingIndex.open(folder, store)
+    seconds = _least(lambda: search.search(queries[0], options.k))
+    name = INDEX if search.is_exact else APPROXIMATE
+    told: dict[str, Any] = {
+        "factory": manifest.factory,
+        "effort": manifest.effort,
+        "build_s": built,
+        "bytes_a_row": (folder / name).stat().st_size / store.rows,
+        "queries_s": len(queries[0]) / seconds,
+        "curve": IndexManifest.read(folder).curve,
+    }
+    for which, some in zip(("non-members", "copies"), queries, strict=True):
+        told[which] = _recall(search, some, options.k)
+    return told
 
 
-def _unit(rows: Vectors) -> Vectors:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def _recall(search: TrainingIndex, queries: Vectors, k: int) -> dict[str, float]:
+    """Return the share of best matches and of the first k that are found, and how it is stated."""
+    found, exact = search.search(queries, k), search.exact().search(queries, k)
+    hit = found.scores[:, 0] >= exact.scores[:, 0]
+    same = (found.rows[:, :, None] == exact.rows[:, None]).any(1)
+    low, high = clopper_pearson(int(hit.sum()), len(hit))
+    covered = _covered(hit)
+    return {
+        "queries": len(hit),
+        "recall": float(hit.mean()),
+        "low": low,
+        "high": high,
+        "recall_of_k": float(same.mean()),
+        "stated_in_interval": covered,
+    }
+
+
+def _covered(hit: NDArray[np.bool_]) -> int:
+    """Count samples of which the interval has the recall of all queries."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(DRAWS):
+        some = rng.choice(hit, min(DRAWN, len(hit)), replace=False)
+        low, high = clopper_pearson(int(some.sum()), len(some))
+        covered += low <= hit.mean() <= high
+    return covered
+
+
+def _least(search: Any, repeats: int = 3) -> float:
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        search()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _show(found: dict[str, dict[str, Any]], rows: int) -> None:
+    table = Table(title=f"{rows:,} rows")
+    names = "type", "build, s", "bytes a row", "queries/s", "of bare", "non-members", "copies"
+    for name in names:
+        table.add_column(name, justify="right")
+    for kind, told in found.items():
+        shares = [
+            f"{told[which]['recall']:.4f}" if which in told else "-"
+            for which in ("non-members", "copies")
+        ]
+        table.add_row(
+            kind,
+            f"{told.get('build_s', 0):,.0f}",
+            f"{told['bytes_a_row']:,.0f}",
+            f"{told['queries_s']:,.0f}",
+            f"{told.get('of bare', 1):.2f}",
+            *shares,
+        )
+    console.print(table)
 
 
 def _options() -> argparse.Namespace:
-    sizes = {"training": 100_000, "queries": 2_000, "dimension": 256, "k": 5, "repeats": 5}
+    sizes = {"blocks": 200, "queries": 5000, "k": 10, "workers": 2}
     made = parser(__doc__, sizes)
-    made.add_argument("--threads", type=int, help="of FAISS (all cores); NumPy has its own")
+    made.add_argument("--rows", type=Path, required=True, help="folder that rows.py wrote")
+    made.add_argument("--types", nargs="+", default=["flat", "hnsw", "ivf", "ivfpq"])
+    made.add_argument("--recall", type=float, default=0.999)
+    made.add_argument("--work", type=Path, help="where the indexes are made")
+    made.add_argument("--name", default="real", help="of the result")
     return made.parse_args()
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     real = _real(options)
-    for number in range(options.blocks):
+    for number in range(options.first, options.blocks):
         path = options.out / f"rows-{number:05d}.npy"
         if path.exists():
             continue
@@ -112,6 +112,7 @@ _person = cache(person)
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, {"blocks": 200})
+    made.add_argument("--first", type=int, default=0, help="block, so that two can work (0)")
     made.add_argument("--out", type=Path, required=True, help="folder of the rows")
     made.add_argument("--images", type=Path, nargs="*", default=[], help="folders of people")
     made.add_argument("--idx", type=Path, nargs="*", default=[], help="files of images")

@@ -4,7 +4,7 @@ listing -> store -> evidence -> verdicts -> tables, summary.json
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,22 +235,14 @@ class QueryRun:
                 f"{self.folder}: {store.rows} images were embedded and {judged} judged: every one "
                 "must have a verdict."
             )
-        verify, rejected = self.config.evidence.verify, training.rejected_count
-        unlooked = store.rejected_count + rejected + (pairs["not_registered"] if verify else 0)
+        verify, unlooked = self.config.evidence.verify, store.rejected_count
+        unlooked += training.rejected_count + (pairs["not_registered"] if verify else 0)
         canaries, planted = self._canaries()
         search = self._searched(store, planted)
         passed = search.passed and (canaries is None or canaries.passed)
         return {
             "complete": unlooked == 0 and passed,
-            "counts": {
-                "listed": store.listed,
-                "judged": store.rows,
-                "rejected": store.rejected_count,
-                "blank": store.blank_count,
-                **counts.verdicts,
-                "training_indexed": training.rows,
-                "training_rejected": rejected,
-            },
+            "counts": _counts(store, training, counts.verdicts),
             "subjects": {
                 "training": training.subject_count,
                 "flagged": len(counts.subjects),
@@ -282,6 +274,19 @@ class QueryRun:
         parts = sorted((self.folder / EVIDENCE).glob("*.parquet"))
         names = [*JUDGED_FILES, JOB, *(f"{EVIDENCE}/{part.name}" for part in parts)]
         return {name: sha256(self.folder / name) for name in names}
+
+
+def _counts(store: Store, training: Store, verdicts: Mapping[str, int]) -> dict[str, int]:
+    """Count the images of both sides by what became of them."""
+    return {
+        "listed": store.listed,
+        "judged": store.rows,
+        "rejected": store.rejected_count,
+        "blank": store.blank_count,
+        **verdicts,
+        "training_indexed": training.rows,
+        "training_rejected": training.rejected_count,
+    }
 
 
 def _calibration(rule: Rule, flagged: int, judged: int) -> dict[str, Any] | None:

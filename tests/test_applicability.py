@@ -70,11 +70,16 @@ def test_sets_that_go_together_have_no_code():
         ({"scores": RNG.normal(0.2, 0.05, 50)}, "unlike_training"),
         ({"nearest": [7] * 20 + [*range(30)]}, "hub"),
         ({"source_first": 0.7}, "encoder_unfit"),
+        ({"members": (200, 40)}, "holdout_differs"),
     ],
 )
 def test_a_mismatch_has_its_code(changed, code):
     assert code in codes(**changed)
     assert set(codes(**changed)) <= set(CODES)
+
+
+def test_a_hold_out_that_is_alike_within_chance_has_no_code():
+    assert codes(members=(200, 20)) == codes(members=(10, 3)) == codes(members=(0, 0)) == []
 
 
 def test_of_few_images_nothing_is_told():

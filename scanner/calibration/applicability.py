@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.imaging.looks import LOOKS, Looks
 
 Scores = NDArray[np.float64]
@@ -26,6 +27,7 @@ _ROBUST = 1.4826  # median absolute deviations in a standard deviation
 _FIRST = 0.9  # planted copies whose source is first, at least
 _INVERTED = 0.5  # share of the images that are nearer when they are inverted
 _UNLIKE = 0.01  # quantile of the training images' scores with other people
+_BESIDE = 0.1  # of training images without their subjects, where it is 0.05 of the hold-out
 _HUB = 0.25  # share of the images that one training image is nearest to
 _BOUNDS = {"sharpness": (2.0, 0.1), "extent": (2.5, 0.15), "brightest": (3.0, 0.5)}
 """How many standard deviations, and how much, the medians of two sides may differ."""
@@ -48,7 +50,7 @@ class Seen:
     of synthetic images with their nearest training image, `inverted` is the share of some that are
     nearer when their greys are inverted, `others` (N,) are scores of training images with the
     nearest of another subject. `nearest` are the training rows nearest to synthetic images that
-    are not flagged. `source_first` is that of the calibration. None is not known.
+    are not flagged. `source_first` and `members` are those of the calibration. None is not known.
     """
 
     training: Looks
@@ -59,6 +61,7 @@ class Seen:
     others: Scores
     nearest: Sequence[int]
     source_first: float | None
+    members: tuple[int, int] | None = None
 
 
 def mismatches(seen: Seen) -> list[Mismatch]:
@@ -71,6 +74,7 @@ def mismatches(seen: Seen) -> list[Mismatch]:
         _unlike(seen),
         _hub(seen),
         _encoder(seen),
+        _holdout(seen),
     ]
     return [each for each in every if each is not None]
 
@@ -170,4 +174,21 @@ def _encoder(seen: Seen) -> Mismatch | None:
         f"The encoder orders little on these images: the source of a planted copy is the most "
         f"similar training image in {seen.source_first:.0%}.",
         "Build the index with --adapt always, or train an encoder on these images.",
+    )
+
+
+def _holdout(seen: Seen) -> Mismatch | None:
+    """Tell a hold-out that training images are not like, of which the lower 95 % bound speaks."""
+    if seen.members is None or not seen.members[0]:
+        return None
+    looked_for, above = seen.members
+    if clopper_pearson(above, looked_for, 0.9)[0] <= _BESIDE:
+        return None
+    return Mismatch(
+        "holdout_differs",
+        f"The hold-out is unlike the training set: of {looked_for:,} training images, without their "
+        f"own subjects, {above / looked_for:.0%} are nearer to others than all but 5 % of the "
+        "hold-out are. More non-members may be flagged than is said.",
+        "Draw the hold-out at random from where the training images are from, or calibrate without "
+        "one. Where the training set shows a person under several names, say who is who.",
     )

@@ -41,6 +41,9 @@ FEWEST = 20
 FEWEST_TURNED = 200
 """Images that are turned and inverted, at least, to know how like others they are then."""
 
+BESIDE = 0.05
+"""Share of a hold-out that is above the value which training images are held against."""
+
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
 _AGAIN = 200  # images that are looked for among others of their subjects, at most
 _TURNED = 600  # images that are turned and inverted, at most
@@ -110,7 +113,7 @@ class Calibrator:
             null, rows = self._hold_out(holdout), np.empty(0, np.int64)
             duplicates: tuple[tuple[str, str], ...] = ()
         else:
-            null, duplicates, rows = self._non_members(rng)
+            null, duplicates, rows = self._non_members(_NULL, rng)
         self._require_enough(null.group, "images of non-members")
         planted = self.plant(_PLANTED, rng)
         found = self.look_for(planted.images, self.groups.number[planted.sources])
@@ -120,6 +123,9 @@ class Calibrator:
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
         statistic = fit(null.features, positive)
+        distribution = NullDistribution.of(
+            _best(judge(null.features, null.group)), null.group, self.seed
+        )
         return Calibration(
             encoder=self.store.manifest.encoder,
             store=self.store.digest,
@@ -129,13 +135,12 @@ class Calibrator:
             enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
             statistic=statistic,
-            null=NullDistribution.of(
-                _best(judge(null.features, null.group)), null.group, self.seed
-            ),
+            null=distribution,
             planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
             holdout=self._embedded(holdout, rng) if holdout else None,
+            members=self._members(statistic, distribution, rng) if holdout else None,
             same_patient=self._same_patient(statistic, min(_AGAIN, len(null.group) // 2), rng),
             partial=PartialCalibrator(self.reader, self.groups, self.seed).calibrate(holdout, rows),
         )
@@ -194,14 +199,14 @@ class Calibrator:
         return Found(np.concatenate([empty[0], *rows]), np.concatenate([empty[1], *every]), group)
 
     def _non_members(
-        self, rng: np.random.Generator
+        self, most: int, rng: np.random.Generator
     ) -> tuple[Found, tuple[tuple[str, str], ...], Rows]:
         """Look for training images without the images of their own subjects.
 
         Those that are copies of another subject's image are no non-members: they are named. The
         rows of the others are returned, too.
         """
-        images = self._read(self.groups.some(_NULL, rng, self._not_seen()))
+        images = self._read(self.groups.some(most, rng, self._not_seen()))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
         most = self.store.rows - self.probe.candidates  # or fewer candidates than a query has
         left_out = {row: out for row, out in beside.items() if len(out) <= most}
@@ -216,6 +221,17 @@ class Calibrator:
         names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
         kept = found.whole & ~same.any(1)
         return found.only(kept), tuple((a, b) for a, b in names), rows[kept]
+
+    def _members(
+        self, statistic: Statistic, null: NullDistribution, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Look for training images without their own subjects, which a hold-out stands for.
+
+        Return how many, and how many of them are above what `BESIDE` of the hold-out reaches.
+        """
+        found, _, _ = self._non_members(_AGAIN, rng)
+        above = _best(statistic.of(found.features)) > null.threshold(BESIDE)
+        return len(above), int(above.sum())
 
     def _same_patient(
         self, statistic: Statistic, most: int, rng: np.random.Generator

@@ -43,7 +43,9 @@ class Calibration:
     `changed` files of the training set are new or others since it was made. `same_patient` is of
     images of subjects of whom there are others: the statistic of the best of those, None where
     none of them was registered. `holdout` are the embeddings of hold-out images, where there are.
-    `partial` says how copies of a part of an image are told, None where they are not looked for.
+    `members` says of how many training images, without their own subjects, how many are above what
+    5 % of the hold-out reaches. `partial` says how copies of a part of an image are told, None
+    where they are not looked for.
     """
 
     encoder: str
@@ -61,6 +63,7 @@ class Calibration:
     changed: int = 0
     same_patient: tuple[float | None, ...] = ()
     holdout: HeldOut | None = None
+    members: tuple[int, int] | None = None
     partial: PartialCalibration | None = None
     digest: str = ""
 
@@ -143,6 +146,7 @@ class Calibration:
         value["duplicates"] = [list(pair) for pair in self.duplicates]
         value["same_patient"] = list(self.same_patient)
         value["holdout"] = self.holdout and self.holdout.as_json()
+        value["members"] = self.members and list(self.members)
         value["partial"] = self.partial and self.partial.as_json()
         write_json(folder / CALIBRATION, value)
 
@@ -173,6 +177,7 @@ class Calibration:
                     "duplicates": tuple(tuple(pair) for pair in value["duplicates"]),
                     "same_patient": tuple(value.get("same_patient", ())),
                     "holdout": HeldOut.from_json(held) if (held := value.get("holdout")) else None,
+                    "members": tuple(held) if (held := value.get("members")) else None,
                     "partial": _partial(value.get("partial"), path),
                     "digest": sha256(path),
                 }

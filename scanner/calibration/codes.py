@@ -2,5 +2,5 @@
 
 CODES = (
     *("polarity_differs", "sharpness_differs", "extent_differs", "brightest_differs"),
-    *("depth_differs", "unlike_training", "hub", "encoder_unfit"),
+    *("depth_differs", "unlike_training", "hub", "encoder_unfit", "holdout_differs"),
 )

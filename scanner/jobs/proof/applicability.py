@@ -59,6 +59,7 @@ class Fitting:
                 known(nearest_other(self.gallery, others)),
                 [row for row, at in best if at not in mine],
                 rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
+                rule.calibration.members if isinstance(rule, CalibratedRule) else None,
             )
         )
 

@@ -16,7 +16,7 @@ from deepssim_scan.index.approximate import Approximate
 from deepssim_scan.index.config import FLAT, TYPES, SearchConfig
 from deepssim_scan.index.faiss_io import empty, inverted, load_faiss, map_index, write_flat
 from deepssim_scan.index.flat import Flat
-from deepssim_scan.index.kinds import factory, memory
+from deepssim_scan.index.kinds import FEWEST, factory, memory
 from deepssim_scan.index.lists import write_lists
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.recall import Tuned, tuned
@@ -30,7 +30,10 @@ from deepssim_scan.store.store import Store
 _PER_LIST = 40  # rows for each list that the lists are fitted to
 _FEWEST = 20_000  # rows that a quantiser is fitted to, where there are so many
 _ROUNDS = 10  # of k-means
-_SLICE = 65_536  # rows that are added at once
+_SLICE = 8192  # rows that are added at once
+_UNFOUND = 20  # one row in so many may be one that the index does not find by itself
+_BY_LIST = "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFRaBitQ"
+"""Inverted files that are written a list at a time."""
 
 
 def build(
@@ -44,9 +47,10 @@ def build(
 
     `beside` names files of `folder` whose SHA-256 index.json is to record as well.
 
-    Raises InputError for a store without rows, or a type of index that FAISS does not know or that
-    needs more rows; Damaged for rows that are not those that were embedded, or when a file does
-    not read back as it was written.
+    Where there can be no index of the type asked for, it is flat, with a warning.
+
+    Raises InputError for a store without rows; Damaged for rows that are not those that were
+    embedded, or when a file does not read back as it was written.
     """
     config, run = config or SearchConfig(), run or RunContext()
     if store.rows == 0:
@@ -55,15 +59,12 @@ def build(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(folder / INDEX) as file:
         write_flat(file, _unit_rows(store), store.rows, store.dimension)
-    size = store.rows, store.dimension
-    flat = Flat(map_index(folder / INDEX, FLAT, *size), "cpu")
-    found = Tuned(0, [])
+    flat = Flat(map_index(folder / INDEX, FLAT, store.rows, store.dimension), "cpu")
     (folder / APPROXIMATE).unlink(missing_ok=True)
-    if kind != FLAT:
-        _write_approximate(folder / APPROXIMATE, kind, flat, run)
-        index = map_index(folder / APPROXIMATE, kind, *size)
-        found = tuned(Approximate(index, kind, 0, "cpu"), flat, config.recall, run.progress)
-    names = (INDEX, APPROXIMATE) if kind != FLAT else (INDEX,)
+    found = None if kind == FLAT else _approximate(folder, kind, flat, config.recall, run)
+    if found is None:
+        found, kind = Tuned(0, [], np.empty(0, np.int64)), FLAT
+    names = (INDEX,) if kind == FLAT else (INDEX, APPROXIMATE)
     manifest = IndexManifest(
         encoder=store.manifest.encoder,
         store=store.digest,
@@ -75,9 +76,32 @@ def build(
         recall=config.recall,
         effort=found.effort,
         curve=[asdict(each) for each in found.curve],
+        unfound=found.unfound.tolist(),
     )
     write_json(folder / INDEX_MANIFEST, asdict(manifest))
     return manifest
+
+
+def _approximate(
+    folder: Path, kind: str, flat: Flat, recall: float, run: RunContext
+) -> Tuned | None:
+    """Write and tune an approximate index; None, with a warning, where there can be none."""
+    try:
+        if flat.rows < FEWEST:
+            raise RuntimeError(f"it needs {FEWEST:,} images, and there are {flat.rows:,}")
+        _write_approximate(folder / APPROXIMATE, kind, flat, run)
+        index = map_index(folder / APPROXIMATE, kind, flat.rows, flat.dimension)
+        found = tuned(Approximate(index, kind, 1, "cpu"), flat, recall, run.progress)
+        if len(found.unfound) > flat.rows / _UNFOUND:
+            raise RuntimeError(f"it does not find {len(found.unfound):,} images by themselves")
+    except RuntimeError as error:
+        (folder / APPROXIMATE).unlink(missing_ok=True)
+        run.progress.warn(
+            f"No index of type {kind!r} of these images: {_reason(error)}. The index is flat: its "
+            "search is exact, and slower."
+        )
+        return None
+    return found
 
 
 def require_type(kind: str, dimension: int) -> None:
@@ -86,15 +110,15 @@ def require_type(kind: str, dimension: int) -> None:
         if kind not in TYPES:
             empty(kind, dimension)
     except RuntimeError as error:
-        raise _unusable(kind, error) from error
+        raise InputError(
+            f"FAISS knows no index of type {kind!r} ({_reason(error)}). Choose one of "
+            f"{', '.join(TYPES)}, or another factory string."
+        ) from error
 
 
-def _unusable(kind: str, error: RuntimeError) -> InputError:
-    reason = str(error).rpartition("Error: ")[2]
-    return InputError(
-        f"FAISS makes no index of type {kind!r} ({reason}). Choose one of {', '.join(TYPES)}, or a "
-        "factory string that it knows."
-    )
+def _reason(error: RuntimeError) -> str:
+    """Return what FAISS says, without where in its source."""
+    return str(error).rpartition("Error: ")[2].strip().rstrip(".")
 
 
 def _unit_rows(store: Store) -> Iterator[Vectors]:
@@ -107,19 +131,13 @@ def _unit_rows(store: Store) -> Iterator[Vectors]:
 
 
 def _write_approximate(path: Path, kind: str, flat: Flat, run: RunContext) -> None:
-    """Train a quantiser, and write the file of an approximate index.
-
-    Raises InputError for a type that FAISS does not know, or cannot make of these rows.
-    """
-    try:
-        index = _trained(kind, flat)
-        with replacing(path) as file:
-            if _has_lists(index):
-                write_lists(file, index, flat, run, path.parent)
-            else:
-                _write_whole(file, index, flat)
-    except RuntimeError as error:
-        raise _unusable(kind, error) from error
+    """Train a quantiser, and write the file of an approximate index; RuntimeError of FAISS."""
+    index = _trained(kind, flat)
+    with replacing(path) as file:
+        if type(index).__name__ in _BY_LIST:
+            write_lists(file, index, flat, run, path.parent)
+        else:
+            _write_whole(file, index, flat, run)
 
 
 def _trained(kind: str, flat: Flat) -> Any:
@@ -141,21 +159,15 @@ def _trained(kind: str, flat: Flat) -> Any:
     return index
 
 
-def _has_lists(index: Any) -> bool:
-    """Tell whether an index is an inverted file of which the lists can be written one by one."""
-    faiss = load_faiss()
-    plain = isinstance(index, faiss.IndexIVF)
-    return plain and isinstance(
-        faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists
-    )
-
-
-def _write_whole(file: HashingFile, index: Any, flat: Flat) -> None:
+def _write_whole(file: HashingFile, index: Any, flat: Flat, run: RunContext) -> None:
     """Add the rows to an index in memory, by one thread so that its bytes are the same again."""
     faiss = load_faiss()
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
-    for part in sliced(flat.rows, _SLICE):
-        index.add(flat.vectors(part.start, part.stop))
-    faiss.omp_set_num_threads(threads)
+    try:
+        for part in sliced(flat.rows, _SLICE):
+            index.add(flat.vectors(part.start, part.stop))
+            run.progress("rows put into the index", part.stop, flat.rows)
+    finally:
+        faiss.omp_set_num_threads(threads)
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

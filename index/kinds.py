@@ -7,7 +7,6 @@ import os
 from math import sqrt
 from pathlib import Path
 
-from deepssim_scan.errors import InputError
 from deepssim_scan.index.config import FLAT
 
 FEWEST = 1024
@@ -24,7 +23,6 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
 
     "auto" is flat up to 500,000 rows. Above it is the first of hnsw, ivf and ivfpq that takes half
     of the memory, in bytes, at most; that is also the order of their speed at the same recall.
-    Raises InputError where an approximate one has too few rows.
     """
     if kind == "auto":
         kind = "flat" if rows <= _EXACT else _largest(rows * dimension, rows, memory // 2)
@@ -35,13 +33,7 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
         "ivfpq": f"IVF{lists},PQ{_BYTES if dimension % _BYTES == 0 else dimension // 4}",
         "hnsw": "HNSW32_SQ8",
     }
-    asked = known.get(kind, kind)
-    if asked != FLAT and rows < FEWEST:
-        raise InputError(
-            f"an index of type {kind} needs {FEWEST:,} training images, and there are {rows:,}. "
-            "Leave the type at auto: of so few an exact search takes no time."
-        )
-    return asked
+    return known.get(kind, kind)
 
 
 def _largest(codes: int, rows: int, room: int) -> str:

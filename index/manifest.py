@@ -13,12 +13,25 @@ FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
+class SearchType:
+    """How an index is searched: its type, its effort, and the share of best matches it found.
+
+    `recall` is of queries by which the effort was not chosen; 1 of an exact search.
+    """
+
+    factory: str
+    effort: int
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
 class IndexManifest:
     """What index.json records: of which store and encoder, and the SHA-256 of the files.
 
     `factory` is the type of the index as FAISS calls it. Of an approximate one, `recall` is
     the share of best matches that was asked for, `effort` how much it looks at, and `curve` what it
-    found with this and with less (`index.recall.Point`).
+    found with this and with less (`index.recall.Point`). `unfound` are
+    the rows that it does not find by themselves, which are searched exactly.
     """
 
     encoder: str
@@ -31,6 +44,7 @@ class IndexManifest:
     recall: float
     effort: int
     curve: list[dict[str, Any]]
+    unfound: list[int]
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -41,8 +55,16 @@ class IndexManifest:
             raise InputError(
                 f"{self} must have rows and dimension >= 1, effort >= 0 and format {FORMAT}"
             )
+        if any(type(row) is not int or not 0 <= row < self.rows for row in self.unfound):
+            raise InputError(f"unfound must name rows, found {self.unfound}")
         if {INDEX, APPROXIMATE} & self.files.keys() != files:
             raise InputError(f"{self} must have the SHA-256 of {' and '.join(sorted(files))}")
+
+    @property
+    def search(self) -> SearchType:
+        """How the index is searched."""
+        told = self.curve[-1] if self.curve else {"found": 1, "queries": 1}
+        return SearchType(self.factory, self.effort, told["found"] / told["queries"])
 
     @classmethod
     def read(cls, folder: Path) -> Self:

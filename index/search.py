@@ -71,7 +71,8 @@ class TrainingIndex:
             return cls(flat)
         check_sha256(folder / APPROXIMATE, manifest.files[APPROXIMATE])
         index = map_index(folder / APPROXIMATE, manifest.factory, *size)
-        return cls(flat, Approximate(index, manifest.factory, manifest.effort, device))
+        near = Approximate(index, manifest.factory, manifest.effort, device)
+        return cls(flat, near.with_unfound(np.array(manifest.unfound, np.int64), flat))
 
     @property
     def proposer(self) -> Proposer:
@@ -151,6 +152,8 @@ class TrainingIndex:
     def _nearly(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
         """Return the best k of the rows that are proposed; where they are fewer, of all rows."""
         _, ids = self._proposer.propose(queries, wanted)
+        if ids.max() >= self.rows:
+            raise Damaged(f"FAISS found row {ids.max()} of {self.rows}. Build the index again.")
         rows, scores = best(ids, self._scored(queries, ids), k)
         few = np.flatnonzero((ids >= 0).sum(1) < k)
         if len(few):

@@ -10,6 +10,7 @@ from test_calibrate import RUN
 
 from deepssim_scan.calibration.applicability import Seen, mismatches
 from deepssim_scan.calibration.codes import CODES
+from deepssim_scan.calibration.membership import Estimate
 from deepssim_scan.imaging.looks import LOOKS, looks
 from deepssim_scan.ingest.standardise import Standardisation, standardise
 from deepssim_scan.jobs.config import QueryConfig
@@ -70,7 +71,7 @@ def test_sets_that_go_together_have_no_code():
         ({"scores": RNG.normal(0.2, 0.05, 50)}, "unlike_training"),
         ({"nearest": [7] * 20 + [*range(30)]}, "hub"),
         ({"source_first": 0.7}, "encoder_unfit"),
-        ({"members": (200, 40)}, "holdout_differs"),
+        ({"members": Estimate(0.8, 0.7, 0.9)}, "holdout_differs"),
     ],
 )
 def test_a_mismatch_has_its_code(changed, code):
@@ -79,7 +80,7 @@ def test_a_mismatch_has_its_code(changed, code):
 
 
 def test_a_hold_out_that_is_alike_within_chance_has_no_code():
-    assert codes(members=(200, 20)) == codes(members=(10, 3)) == codes(members=(0, 0)) == []
+    assert codes(members=Estimate(0.8, 0.55, 0.95)) == codes(members=None) == []
 
 
 def test_of_few_images_nothing_is_told():

@@ -275,6 +275,7 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
             "recall": 0.999,
             "effort": 0,
             "curve": [],
+            "unfound": [],
             "format": 3,
         }
         opened = TrainingIndex.open(folder, store, device="cuda")

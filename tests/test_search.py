@@ -3,6 +3,7 @@ left out than is said.
 """
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -16,26 +17,28 @@ from test_index import unit, write_store
 from deepssim_scan.cli import main
 from deepssim_scan.errors import Damaged, InputError, InputMissing
 from deepssim_scan.index import approximate, kinds
-from deepssim_scan.index.build import build
+from deepssim_scan.index import build as index_build
+from deepssim_scan.index.build import build, require_type
 from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.recall import measured
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs import query as query_job
+from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.jobs.repair import repair
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
+from deepssim_scan.progress import Collected
 from deepssim_scan.storage import files
 from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
 ROWS, DIMENSION = 3000, 16
-KINDS = "ivf", "ivfpq", "hnsw", "IVF30,RaBitQ", "PCA8,IVF30,SQ8", "IVF30,PQ8x4fs", "PQ8"
+KINDS = "ivf", "ivfpq", "hnsw", "IVF30,RaBitQ", "OPQ8_16,IVF30,SQ8", "IVF30,PQ8x4fs", "PQ8"
 FILES = "approximate.faiss", "flat.faiss", "index.json"
 
 
@@ -94,24 +97,40 @@ def test_what_is_stated_of_recall_is_what_a_count_finds(rows, store, index):
     assert told.found == sum(len({*a} & {*b}) for a, b in zip(found, wanted, strict=True))
 
 
-def ends(search):
-    return search.proposer.efforts[-1]
-
-
-def test_the_effort_reaches_what_is_asked_for_where_it_can(index, store):
+def test_the_effort_is_the_least_that_finds_most(index, store):
     manifest = IndexManifest.read(index)
     search = TrainingIndex.open(index, store)
     assert (search.proposer.kind, search.proposer.effort) == (manifest.factory, manifest.effort)
-    if manifest.effort:
-        efforts = [point["effort"] for point in manifest.curve]
-        assert efforts == [*sorted(set(efforts)), efforts[-1]]
-        tried, last = manifest.curve[-2:]
-        assert tried["found"] >= 0.9995 * tried["rows"] or tried["effort"] == ends(search)
-        assert last["found"] >= 0.95 * tried["found"]
-    assert all(point["rows"] == ROWS // 2 for point in manifest.curve)
+    *tried, told = manifest.curve
+    most = max(point["found"] for point in tried)
+    assert manifest.effort == min(p["effort"] for p in tried if p["found"] == most)
+    assert told["effort"] == manifest.effort
+    assert told["found"] >= 0.99 * most
+    assert manifest.search.recall == told["found"] / told["queries"]
+    assert all(point["queries"] == ROWS // 2 for point in manifest.curve)
 
 
-@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw", "PCA8,IVF30,SQ8"])
+def test_recall_that_cannot_be_reached_is_warned_of(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, "_efforts", lambda _: ("nprobe", (1,)))
+    told = Collected()
+    build(store, tmp_path / "i", config=SearchConfig("ivf"), run=replace(RUN, progress=told))
+    assert any("of the best matches, and 99.90% were asked for" in each for each in told.warnings)
+
+
+def test_of_many_images_that_are_one_each_is_found(tmp_path):
+    """A graph of many equal rows leaves some that no search reaches: they are searched exactly."""
+    rows = np.concatenate([np.repeat(unit(30, 32), 100, 0), unit(1500, 32, 1)])
+    with Store.open(write_store(tmp_path / "store", rows)) as repeated:
+        build(repeated, tmp_path / "index", config=SearchConfig("hnsw"), run=RUN)
+        search = TrainingIndex.open(tmp_path / "index", repeated)
+        unfound = IndexManifest.read(tmp_path / "index").unfound
+        assert unfound, "the graph finds every row: this test tests nothing"
+        found = search.search(rows, 5)
+        assert (found.scores[:, 0] > 1 - 1e-6).all()
+        assert all(len(set(each)) == 5 for each in found.rows.tolist())
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw", "OPQ8_16,IVF30,SQ8"])
 def test_the_same_bytes_by_any_number_of_workers(kind, store, tmp_path):
     made = []
     for workers in (0, 2):
@@ -184,19 +203,31 @@ def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, 
         (index / "index.json").write_bytes(manifest)
 
 
-@pytest.mark.parametrize("kind", ["what", "IVF0,SQ8", "PQ5", "hnsw32"])
-def test_an_unknown_type_is_refused_by_name(kind, store, tmp_path):
+@pytest.mark.parametrize("kind", ["what", "PQ5", "hnsw32"])
+def test_an_unknown_type_is_refused_by_name(kind):
     with pytest.raises(InputError, match=r"no index of type .* Choose one of auto"):
-        build(store, tmp_path / "index", config=SearchConfig(kind), run=RUN)
-    assert not (tmp_path / "index" / "index.json").exists()
+        require_type(kind, DIMENSION)
 
 
-def test_too_few_rows_are_refused(tmp_path):
-    with (
-        Store.open(write_store(tmp_path / "store", unit(100))) as few,
-        pytest.raises(InputError, match="needs 1,024 training images, and there are 100"),
-    ):
-        build(few, tmp_path / "index", config=SearchConfig("ivf"), run=RUN)
+@pytest.mark.parametrize(
+    ("kind", "count", "reason"),
+    [
+        ("ivf", 100, "it needs 1,024 images, and there are 100"),
+        ("IVF0,SQ8", ROWS, "an inverted file needs a list"),
+        ("IVF2900,SQ8", 2000, "training points"),
+        ("IDMap,Flat", ROWS, "FAISS|not"),
+    ],
+)
+def test_where_a_type_cannot_be_the_index_is_flat_and_says_so(kind, count, reason, tmp_path):
+    told = Collected()
+    with Store.open(write_store(tmp_path / "store", grouped(count, 0))) as some:
+        config, run = SearchConfig(kind), replace(RUN, progress=told)
+        assert build(some, tmp_path / "index", config=config, run=run).factory == "Flat"
+        assert TrainingIndex.open(tmp_path / "index", some).is_exact
+    (warning,) = told.warnings
+    assert re.search(reason, warning)
+    assert "The index is flat" in warning
+    assert not (tmp_path / "index" / "approximate.faiss").exists()
 
 
 GIB = 2**30
@@ -222,13 +253,13 @@ def approximate_people(people, tmp_path_factory):
     """The pseudo-subjects of `people`, indexed by a graph that is searched with no effort."""
     root = tmp_path_factory.mktemp("near")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "FEWEST", 10)
+        patch.setattr(index_build, "FEWEST", 10)
         config = IndexConfig(adapt="never", calibrate=False, search=SearchConfig("hnsw"))
         build_index(people / "training", root / "index", config, RunContext("cpu", workers=1))
     return root
 
 
-def asked(least=0.99):
+def asked(least=0.3):
     return QueryConfig(
         evidence=EvidenceConfig(min_recall=least, verify=False),
         verdict=VerdictConfig(rule="reference"),
@@ -247,7 +278,7 @@ def test_a_query_of_few_images_is_exact(people, approximate_people):
 def test_a_query_of_many_tells_what_it_found_and_is_not_complete_with_less(
     people, approximate_people, monkeypatch
 ):
-    monkeypatch.setattr(query_job, "SAMPLE", 2)
+    monkeypatch.setattr(query_run, "SAMPLE", 2)
     index = approximate_people / "index"
     told = query(people / "training" / "s00", index, approximate_people / "near", asked(), RUN)
     search = told.summary["search"]
@@ -273,7 +304,7 @@ def test_a_damaged_graph_is_named_and_made_again(approximate_people, monkeypatch
     path.write_bytes(whole[:-1])
     checked = check(approximate_people / "index")
     assert [problem.where for problem in checked.problems] == [str(path)]
-    monkeypatch.setattr(kinds, "FEWEST", 10)
+    monkeypatch.setattr(index_build, "FEWEST", 10)
     repaired = repair(approximate_people / "index", run=RUN)
     assert repaired.intact
     assert path.read_bytes() == whole
@@ -288,7 +319,7 @@ def test_info_draws_what_is_found_by_effort(approximate_people, monkeypatch, cap
             main()
         assert left.value.code == 0
         shown = capsys.readouterr().out
-        assert ("queries a second, then" in shown) == (len(arguments) == 1)
+        assert ("rows compared" in shown) == (len(arguments) == 1)
     assert json.loads(shown)["factory"] == "HNSW32_SQ8"
 
 

@@ -38,10 +38,10 @@ def _drawn(curve: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("effort", justify="right")
     table.add_column("found")
     table.add_column("of the best matches", justify="right")
-    table.add_column("queries a second, then", justify="right")
+    table.add_column("rows compared for each", justify="right")
     for point in curve:
-        share, rate = point["found"] / point["rows"], point["rows"] / max(point["seconds"], 1e-3)
+        share = point["found"] / point["queries"]
         bar = ProgressBar(1, share, width=_BAR)
-        table.add_row(f"{point['effort']:,}", bar, f"{share:.2%}", f"{rate:,.0f}")
-    table.caption = "The last line is of rows by which the effort was not chosen."
+        table.add_row(f"{point['effort']:,}", bar, f"{share:.2%}", f"{point['compared']:,.0f}")
+    table.caption = "The last line is of queries by which the effort was not chosen."
     return table

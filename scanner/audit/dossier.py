@@ -119,7 +119,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     counts, subjects = summary["counts"], summary["subjects"]
     calibration, canaries = summary["calibration"], summary["canaries"]
     judged, flagged = counts["judged"], counts["duplicate"]
-    most = summary["most_copies_95"]
+    most, search = summary["most_copies_95"], summary.get("search")
     worst, told = _worst(found, key), summary.get("membership")
     who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
     return [
@@ -133,7 +133,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("False-alarm rate", _rate(calibration)),
         Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),
         Field("Canary recall", _canaries(canaries)),
-        Field("Search", searched(summary["search"]) or "exact"),
+        Field("Search", searched(search) or "exact" if search else None),
         Field("Membership inference", membership(told) if told else "not measured: no hold-out"),
     ]
 

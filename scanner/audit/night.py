@@ -37,6 +37,7 @@ from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
 from deepssim_scan.jobs.identity import versions
 from deepssim_scan.jobs.query import QueryResult, query
+from deepssim_scan.matching.config import EvidenceConfig
 from deepssim_scan.reporting.matches import of_best, read_counts
 from deepssim_scan.storage.publish import locked
 
@@ -130,7 +131,7 @@ def _index(
     """
     training = config.training
     ingest = training.ingest(training.key())
-    search = SearchConfig(training.index_type)
+    search = SearchConfig(training.index_type, training.recall)
     asked = IndexConfig(ingest=ingest, adapt=training.adapt, search=search, rebuild=rebuild)
     try:
         result = build_index(training.images, training.index, asked, run)
@@ -183,6 +184,7 @@ class _Auditing:
         report = self._report(asked.name)
         how = QueryConfig(
             asked.ingest(b""),
+            evidence=EvidenceConfig(min_recall=policy.min_recall),
             verdict=policy.verdict,
             canaries=policy.planted,
             rebuild=self.rebuild,

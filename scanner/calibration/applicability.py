@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan.calibration.rates import clopper_pearson
+from deepssim_scan.calibration.membership import Estimate
 from deepssim_scan.imaging.looks import LOOKS, Looks
 
 Scores = NDArray[np.float64]
@@ -27,7 +27,7 @@ _ROBUST = 1.4826  # median absolute deviations in a standard deviation
 _FIRST = 0.9  # planted copies whose source is first, at least
 _INVERTED = 0.5  # share of the images that are nearer when they are inverted
 _UNLIKE = 0.01  # quantile of the training images' scores with other people
-_BESIDE = 0.1  # of training images without their subjects, where it is 0.05 of the hold-out
+_NEARER = 0.6  # chance that a training image is more like others than a hold-out image is; 0.5
 _HUB = 0.25  # share of the images that one training image is nearest to
 _BOUNDS = {"sharpness": (2.0, 0.1), "extent": (2.5, 0.15), "brightest": (3.0, 0.5)}
 """How many standard deviations, and how much, the medians of two sides may differ."""
@@ -61,7 +61,7 @@ class Seen:
     others: Scores
     nearest: Sequence[int]
     source_first: float | None
-    members: tuple[int, int] | None = None
+    members: Estimate | None = None
 
 
 def mismatches(seen: Seen) -> list[Mismatch]:
@@ -179,16 +179,15 @@ def _encoder(seen: Seen) -> Mismatch | None:
 
 def _holdout(seen: Seen) -> Mismatch | None:
     """Tell a hold-out that training images are not like, of which the lower 95 % bound speaks."""
-    if seen.members is None or not seen.members[0]:
-        return None
-    looked_for, above = seen.members
-    if clopper_pearson(above, looked_for, 0.9)[0] <= _BESIDE:
+    chance = seen.members
+    if chance is None or chance.low <= _NEARER:
         return None
     return Mismatch(
         "holdout_differs",
-        f"The hold-out is unlike the training set: of {looked_for:,} training images, without their "
-        f"own subjects, {above / looked_for:.0%} are nearer to others than all but 5 % of the "
-        "hold-out are. More non-members may be flagged than is said.",
+        "The hold-out is unlike the training set: a training image, without its own subject, is "
+        f"more like others than a hold-out image is with a chance of {chance.value:.0%} "
+        f"({chance.low:.0%} to {chance.high:.0%}), and 50 % is right. More non-members may be "
+        "flagged than is said.",
         "Draw the hold-out at random from where the training images are from, or calibrate without "
         "one. Where the training set shows a person under several names, say who is who.",
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
 from deepssim_scan.calibration.groups import Groups
-from deepssim_scan.calibration.membership import MOST, HeldOut
+from deepssim_scan.calibration.membership import MOST, Estimate, HeldOut, Side, told_apart
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibrator
 from deepssim_scan.encoder.views import LATER
@@ -40,9 +40,6 @@ FEWEST = 20
 
 FEWEST_TURNED = 200
 """Images that are turned and inverted, at least, to know how like others they are then."""
-
-BESIDE = 0.05
-"""Share of a hold-out that is above the value which training images are held against."""
 
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
 _AGAIN = 200  # images that are looked for among others of their subjects, at most
@@ -123,9 +120,6 @@ class Calibrator:
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
         statistic = fit(null.features, positive)
-        distribution = NullDistribution.of(
-            _best(judge(null.features, null.group)), null.group, self.seed
-        )
         return Calibration(
             encoder=self.store.manifest.encoder,
             store=self.store.digest,
@@ -135,12 +129,14 @@ class Calibrator:
             enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
             statistic=statistic,
-            null=distribution,
+            null=NullDistribution.of(
+                _best(judge(null.features, null.group)), null.group, self.seed
+            ),
             planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
             holdout=self._embedded(holdout, rng) if holdout else None,
-            members=self._members(statistic, distribution, rng) if holdout else None,
+            members=self._members(statistic, null, rng) if holdout else None,
             same_patient=self._same_patient(statistic, min(_AGAIN, len(null.group) // 2), rng),
             partial=PartialCalibrator(self.reader, self.groups, self.seed).calibrate(holdout, rows),
         )
@@ -223,15 +219,15 @@ class Calibrator:
         return found.only(kept), tuple((a, b) for a, b in names), rows[kept]
 
     def _members(
-        self, statistic: Statistic, null: NullDistribution, rng: np.random.Generator
-    ) -> tuple[int, int]:
+        self, statistic: Statistic, holdout: Found, rng: np.random.Generator
+    ) -> Estimate | None:
         """Look for training images without their own subjects, which a hold-out stands for.
 
-        Return how many, and how many of them are above what `BESIDE` of the hold-out reaches.
+        Return the chance that one of them has a higher statistic than one of the hold-out.
         """
         found, _, _ = self._non_members(_AGAIN, rng)
-        above = _best(statistic.of(found.features)) > null.threshold(BESIDE)
-        return len(above), int(above.sum())
+        sides = [Side(_best(statistic.of(of.features)), of.group) for of in (found, holdout)]
+        return told_apart(sides[0], sides[1], self.seed)
 
     def _same_patient(
         self, statistic: Statistic, most: int, rng: np.random.Generator

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from deepssim_scan.calibration.membership import HeldOut
+from deepssim_scan.calibration.membership import Estimate, HeldOut
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
 from deepssim_scan.errors import Damaged, InputError, InputMissing
@@ -43,9 +43,9 @@ class Calibration:
     `changed` files of the training set are new or others since it was made. `same_patient` is of
     images of subjects of whom there are others: the statistic of the best of those, None where
     none of them was registered. `holdout` are the embeddings of hold-out images, where there are.
-    `members` says of how many training images, without their own subjects, how many are above what
-    5 % of the hold-out reaches. `partial` says how copies of a part of an image are told, None
-    where they are not looked for.
+    `members` is the chance that a training image, without its own subject, is more like others than
+    a hold-out image is. `partial` says how copies of a part of an image are told, None where they
+    are not looked for.
     """
 
     encoder: str
@@ -63,7 +63,7 @@ class Calibration:
     changed: int = 0
     same_patient: tuple[float | None, ...] = ()
     holdout: HeldOut | None = None
-    members: tuple[int, int] | None = None
+    members: Estimate | None = None
     partial: PartialCalibration | None = None
     digest: str = ""
 
@@ -146,7 +146,7 @@ class Calibration:
         value["duplicates"] = [list(pair) for pair in self.duplicates]
         value["same_patient"] = list(self.same_patient)
         value["holdout"] = self.holdout and self.holdout.as_json()
-        value["members"] = self.members and list(self.members)
+        value["members"] = self.members and self.members.as_json()
         value["partial"] = self.partial and self.partial.as_json()
         write_json(folder / CALIBRATION, value)
 
@@ -177,7 +177,7 @@ class Calibration:
                     "duplicates": tuple(tuple(pair) for pair in value["duplicates"]),
                     "same_patient": tuple(value.get("same_patient", ())),
                     "holdout": HeldOut.from_json(held) if (held := value.get("holdout")) else None,
-                    "members": tuple(held) if (held := value.get("members")) else None,
+                    "members": Estimate(**held) if (held := value.get("members")) else None,
                     "partial": _partial(value.get("partial"), path),
                     "digest": sha256(path),
                 }

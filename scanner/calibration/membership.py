@@ -9,7 +9,7 @@ the control two halves of the hold-out play both parts, so that it shows nothing
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -74,7 +74,7 @@ class Estimate:
 
     def as_json(self) -> dict[str, float]:
         """Return it in values of JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,13 @@ def membership(members: Side, others: Side, seed: int = 0) -> Membership:
     control, *_ = _estimates(first, second, rng)
     rates = dict(zip(FALSE_POSITIVES, found, strict=True))
     return Membership(len(members.scores), len(others.scores), auc, rates, control)
+
+
+def told_apart(ours: Side, theirs: Side, seed: int = 0) -> Estimate | None:
+    """Return the chance that one of ours has the higher score; None of too few subjects."""
+    if min(len(np.unique(side.subjects)) for side in (ours, theirs)) < FEWEST:
+        return None
+    return _estimates(ours, theirs, np.random.default_rng(seed))[0]
 
 
 def _estimates(members: Side, others: Side, rng: np.random.Generator) -> list[Estimate]:

@@ -19,6 +19,7 @@ from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
 from deepssim_scan.index.build import build, require_type
 from deepssim_scan.index.faiss_io import load_faiss
+from deepssim_scan.index.manifest import IndexManifest, SearchType
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.jobs.adapt import adapt, needs_adapting
@@ -61,7 +62,8 @@ class IndexResult:
     `ignored` files are no images, `excluded` ones were left out as asked. `before` is the
     calibration with the encoder that was given, `calibration` that with the one that the index
     has, which may be adapted; both are None where none was asked for. `changes` says how the
-    training images differ from those of the index that was updated, None where none was.
+    training images differ from those of the index that was updated, None where none was. `search`
+    says how the index is searched.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class IndexResult:
     before: Calibration | None
     calibration: Calibration | None
     changes: Changes | None = None
+    search: SearchType | None = None
 
     @property
     def adapted(self) -> bool:
@@ -129,10 +132,12 @@ def build_index(
             loaded = build.adapt(folder, loaded, before)
         changed = there.changes if there else None
     calibration = Calibration.read(index) if config.calibrate else None
+    left_out, search = (listing.ignored, listing.excluded), IndexManifest.read(index).search
     seconds = time.monotonic() - started
-    left_out = listing.ignored, listing.excluded
-    return IndexResult(
-        index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration, changed
+    return replace(
+        IndexResult(index, loaded.fingerprint, *counts, *left_out, seconds, before, calibration),
+        changes=changed,
+        search=search,
     )
 
 
@@ -205,6 +210,7 @@ class _Build:
             shutil.rmtree(folder / STORE)
             for name in (ENCODER, STORE, INDEX, INDEX_MANIFEST, CALIBRATION):
                 (new / name).replace(folder / name)
+            (folder / APPROXIMATE).unlink(missing_ok=True)
             if (new / APPROXIMATE).exists():
                 (new / APPROXIMATE).replace(folder / APPROXIMATE)
         shutil.rmtree(new)

@@ -60,7 +60,7 @@ def calibrated(index: Path, config: CalibrateConfig, run: RunContext) -> Calibra
     loaded = index_encoder(index)
     embedder = Embedder(loaded, run=run)
     with Store.open(index / STORE) as store:
-        search = TrainingIndex.open(index, store, run.device_here)
+        search = TrainingIndex.open(index, store, run.device_here, exact=True)
         files = training_files(store, config.training, run)
         gallery = Gallery(store, search, groups_of(store), files)
         calibrator = gallery.calibrator(

@@ -13,6 +13,8 @@ from typing import Any
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import Damaged
+from deepssim_scan.index.config import FLAT
+from deepssim_scan.index.faiss_io import map_index
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.jobs.findings import Findings, Problem
@@ -23,6 +25,7 @@ from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.storage.files import check_sha256
 from deepssim_scan.storage.layout import (
+    APPROXIMATE,
     CALIBRATION,
     ENCODER,
     INDEX,
@@ -107,8 +110,8 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
     _check_store(folder / STORE, findings, progress)
     with findings.collecting(folder / INDEX_MANIFEST):
         digests = IndexManifest.read(folder).files
-        beside = {name: digest for name, digest in digests.items() if name != INDEX}
-        _check_files(folder, beside, findings)
+        beside = digests.keys() - {INDEX, APPROXIMATE}
+        _check_files(folder, {name: digests[name] for name in sorted(beside)}, findings)
     with findings.collecting(folder / ENCODER):
         index_encoder(folder)
     with findings.collecting(folder / CALIBRATION):
@@ -121,11 +124,23 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
             if rows_sha256(rows) != shard.sha256:
                 where = (shard.first, shard.stop - 1)
                 findings.add(folder / INDEX, "not the rows of the store", where)
+    with findings.collecting(folder / APPROXIMATE):
+        _check_approximate(folder)
     if (folder / CALIBRATION).is_file():
         with findings.collecting(folder / CALIBRATION), Store.open(folder / STORE) as store:
             found = Calibration.read(folder)
             if (found.encoder, found.store) != (store.manifest.encoder, store.digest):
                 findings.add(folder / CALIBRATION, "is of another store or encoder")
+
+
+def _check_approximate(folder: Path) -> None:
+    """Open the approximate index, where there is to be one; Damaged where it is not that."""
+    manifest = IndexManifest.read(folder)
+    if manifest.factory != FLAT:
+        check_sha256(folder / APPROXIMATE, manifest.files[APPROXIMATE])
+        map_index(folder / APPROXIMATE, manifest.factory, manifest.rows, manifest.dimension)
+    elif (folder / APPROXIMATE).exists():
+        raise Damaged(f"{folder / APPROXIMATE}: is of no index. Build the index again.")
 
 
 def _check_report(folder: Path, findings: Findings, progress: Progress) -> None:

@@ -6,7 +6,8 @@ What was embedded, what was searched and verified, and what was judged have an i
 (`Stage`): a run of which only the last differs begins there, with what an interrupted run left or
 what the report in place holds. Where some images changed, all that is of the others is taken from
 the report in place. A run is not complete when an image was rejected, now or when the
-index was built, or when a pair could not be verified.
+index was built, when a pair could not be verified, when too few canaries are found, or when an
+approximate search finds too few of the best matches.
 """
 
 import hashlib
@@ -19,7 +20,6 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
 from deepssim_scan.errors import ScanError, StoreMismatch
-from deepssim_scan.index.recall import SAMPLE
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
@@ -94,8 +94,7 @@ def query(
         training.verify()
         rule = chosen_rule(index, training, config, run.progress)
         listing = list_for_store(synthetic, config.ingest, run)
-        few = len(listing.files) <= SAMPLE
-        search = TrainingIndex.open(index, training, run.device_here, exact=few)
+        search = TrainingIndex.open(index, training, run.device_here)
         gallery = Gallery(training, search, groups_of(training), _files(training, config, run))
         job = _job(embedded(listing, embedder, SYNTHETIC), gallery, index, rule, config)
         with publishing(

@@ -17,6 +17,7 @@ from deepssim_scan.calibration.canaries import Canaries, count_canaries
 from deepssim_scan.calibration.rates import false_discovery, most_copies
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import InputError, InputMissing
+from deepssim_scan.index.recall import SAMPLE
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.jobs.config import QueryConfig
@@ -30,7 +31,7 @@ from deepssim_scan.jobs.proof.membership import membership_of
 from deepssim_scan.jobs.proof.partial import Looking, Partials
 from deepssim_scan.jobs.proof.rarity import with_rarity
 from deepssim_scan.jobs.proof.sampling import read_kept
-from deepssim_scan.jobs.proof.searching import Searched, searched
+from deepssim_scan.jobs.proof.searching import Copies, Searched, searched
 from deepssim_scan.jobs.proof.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
@@ -70,9 +71,20 @@ class QueryRun:
     earlier: EarlierReport
 
     def work(self, listing: Listing) -> None:
-        """Embed, search, verify, judge, and write all that the report holds, summary.json last."""
+        """Embed, search, verify, judge, and write all that the report holds, summary.json last.
+
+        Few images are searched exactly: a sample that tells recall would be all of them.
+        """
         started, before = time.monotonic(), self.earlier.unchanged
         self.embedder.embed(listing, self.folder / SYNTHETIC, "synthetic images", before)
+        search, seconds = self.gallery.search, time.monotonic() - started
+        with Store.open(self.folder / SYNTHETIC) as store:
+            exact = search.exact() if store.rows <= SAMPLE else search
+        of_few = replace(self, gallery=replace(self.gallery, search=exact))
+        of_few._look_for(listing, seconds)
+
+    def _look_for(self, listing: Listing, embedding: float) -> None:
+        """Search, verify, judge, and write; `embedding` are the seconds that it took."""
         embedded = time.monotonic()
         with Store.open(self.folder / SYNTHETIC) as store:
             self._gathering(store).gather(store, listing)
@@ -98,7 +110,7 @@ class QueryRun:
                 "ignored": listing.ignored,
                 "excluded": listing.excluded,
                 "seconds": {
-                    "embed": round(embedded - started, 3),
+                    "embed": round(embedding, 3),
                     "search": round(searched - embedded, 3),
                     "judge": round(judged - searched, 3),
                 },
@@ -209,7 +221,7 @@ class QueryRun:
         search, evidence = self.gallery.search, self.config.evidence
         copies = None
         if planted is not None and not search.is_exact:
-            copies = self.embedder.embed_pixels(planted.images)
+            copies = Copies(self.embedder.embed_pixels(planted.images), planted.sources)
         return searched(search, store, copies, evidence.candidates, evidence.min_recall)
 
     def _canaries(self) -> tuple[Canaries | None, Planted | None]:

@@ -98,11 +98,11 @@ def _repair_index(folder: Path, run: RunContext) -> None:
 
 
 def _search_of(folder: Path) -> SearchConfig:
-    """Return the type of an index, or the default where that is damaged."""
+    """Return the type of an index; where index.json is damaged, flat if there is nothing else."""
     try:
         manifest = IndexManifest.read(folder)
     except (Damaged, InputMissing):
-        return SearchConfig()
+        return SearchConfig("auto" if (folder / APPROXIMATE).exists() else "flat")
     return SearchConfig(manifest.factory, manifest.recall)
 
 

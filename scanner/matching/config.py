@@ -26,7 +26,8 @@ class EvidenceConfig:
     Each synthetic image is embedded in `tta_views` test-time views. Its `candidates` most similar
     training images are registered with it, unless `verify` is false. `training` is where the
     training images are now; None: where they were when they were indexed. Of an approximate search
-    the share `min_recall` of the best matches must be found, or the run is not complete.
+    at least the share `min_recall` of the best matches (by its lower bound) must be found, or the
+    run is not complete.
     """
 
     candidates: int = CANDIDATES

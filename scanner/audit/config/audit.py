@@ -14,10 +14,11 @@ from deepssim_scan.audit.config.quantities import KINDS
 from deepssim_scan.audit.config.toml import Part, as_tuple, read_toml
 from deepssim_scan.errors import InputError
 from deepssim_scan.execution import Scheduler
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions, read_key
 from deepssim_scan.ingest.config.selection import Selection
-from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, VerdictConfig
+from deepssim_scan.matching.config import CANDIDATES, MIN_RECALL, CanaryConfig, VerdictConfig
 from deepssim_scan.progress import SILENT, Progress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -88,7 +89,8 @@ class Training(Images):
     subject_key: FilePath | None = None
     holdout: FilePath | None = None
     adapt: Literal["auto", "always", "never"] = "auto"
-    index_type: str = "auto"
+    index_type: str = SearchConfig().kind
+    recall: Annotated[float, Field(gt=0, lt=1)] = SearchConfig().recall
 
     def ingest(self, key: bytes) -> IngestConfig:
         """Return how the folder is read, subjects hashed under a key."""
@@ -114,6 +116,7 @@ class Policy(Part):
     false_alarm: float | None = None
     canaries: int = CanaryConfig().count
     min_canary_recall: float | None = None
+    min_recall: Annotated[float, Field(ge=0, le=1)] = MIN_RECALL
     readers: Annotated[int, Field(ge=1, le=9)] = 2
     waivers: FilePath | None = None
 

@@ -48,8 +48,8 @@ QUANTITIES = {
     "holdout_differs": Quantity(bool, "whether the hold-out is unlike the training set"),
     "complete": Quantity(bool, "whether all was looked at, and enough canaries found"),
     "canary_recall": Quantity(float, "share of the planted copies that were found"),
-    "search_recall": Quantity(float, "share of the best matches that an approximate index found, "
-    "of those searched exactly as well; 1 for an exact one"),
+    "search_recall": Quantity(float, "share of the best matches that an approximate index finds, "
+    "at least (95 %); 1 for an exact one"),
     "copies_at_most": Quantity(float, "upper 95 % bound of the share of copies"),
     "false_alarm": Quantity(float, "share of images of other people that is flagged"),
     "expected_false_alarms": Quantity(float, "how many of the judged images that are"),
@@ -98,7 +98,9 @@ def values_of(
         "mismatches": len(summary["mismatches"]),
         "complete": summary["complete"],
         "canary_recall": canaries.get("recall"),
-        "search_recall": (summary["search"]["sample"] or {"recall": 1.0})["recall"],
+        "search_recall": (summary["search"]["sample"] or {"recall_at_least_95": 1.0})[
+            "recall_at_least_95"
+        ],
         "copies_at_most": summary["most_copies_95"],
         "false_alarm": calibration.get("false_alarm"),
         "expected_false_alarms": calibration.get("expected_false_alarms"),

@@ -14,6 +14,7 @@ index = "deepssim-index"             # their index, which each night brings up t
 # holdout = "other-patients/"        # images of people who are not in the training set
 # adapt = "auto"                     # whether the encoder is trained on the training set; or: never
 # index-type = "auto"                # or: flat, hnsw, ivf, ivfpq
+# recall = 0.999                     # share of best matches that an approximate index is to find
 
 [[synthetic]]
 name = "ldm-v3"                      # names its reports; let it stay the same from night to night
@@ -28,6 +29,7 @@ fail_if = ["duplicates > 0", "complete == false", "canary_recall < 0.95"]
 warn_if = ["similar_rate > 0.02", "drift > 0.1"]
 # false_alarm = 0.001                # share of images of other people that may be flagged
 # canaries = 200                     # copies of training images that are planted in each set
+# min-recall = 0.99                  # share that it must find at least, or the night is incomplete
 # readers = 2                        # who must have decided on a finding until it is reviewed
 # waivers = "waivers.toml"           # findings that somebody answers for
 

@@ -31,13 +31,16 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _rates(summary: Mapping[str, Any]) -> list[str]:
     """Say how often verdicts are wrong."""
     found, canaries = summary["calibration"], summary["canaries"]
+    approximate = [*filter(None, [searched(summary["search"])])]
     if found is None:
-        return ["Judged by fixed scores: how often the verdicts are wrong is not known."]
+        fixed = "Judged by fixed scores: how often the verdicts are wrong is not known."
+        return [fixed, *approximate]
     people = found["non_members"]
     if people["from"] == "bundled":
         return [
             "Judged by a calibration of pseudo-subjects, because the training set is too small: "
-            "how often the verdicts are wrong is not known."
+            "how often the verdicts are wrong is not known.",
+            *approximate,
         ]
     lines = [
         f"False alarms: of images of other people, {found['false_alarm']:.2g} are flagged, at most "
@@ -49,7 +52,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
             f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
             "training images were found."
         )
-    return [*lines, *filter(None, [searched(summary["search"])])]
+    return [*lines, *approximate]
 
 
 def left_out(summary: Mapping[str, Any]) -> list[str]:
@@ -174,11 +177,14 @@ def searched(found: Mapping[str, Any]) -> str:
             f"{sample['recall_at_least_95']:.2%} (95 %)."
         )
     if canaries:
-        text += f" Of {canaries['queries']:,} planted copies {canaries['best_found']:,}."
+        text += (
+            f" Of {canaries['listed']:,} planted copies of which an exact search lists the source, "
+            f"this one lists {canaries['found']:,}."
+        )
     if not found["passed"]:
         text += (
-            f" That is less than the {found['least']:.2%} asked for. Build the index with a higher "
-            "--recall, or with --index-type flat."
+            f" That is less than the {found['least']:.2%} asked for: copies may have been missed. "
+            "Build the index with a higher --recall, or with --index-type flat."
         )
     return text
 

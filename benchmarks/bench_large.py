@@ -42,9 +42,10 @@ BUILD = """
 import sys
 from pathlib import Path
 from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.store.store import Store
 with Store.open(Path(sys.argv[1]) / "store") as store:
-    build(store, Path(sys.argv[1]), ("encoder.safetensors",))
+    build(store, Path(sys.argv[1]), ("encoder.safetensors",), SearchConfig("flat"))
 """
 SEARCH = """
 import sys

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepssim_scan.errors import Unfinished as Unfinished
     from deepssim_scan.errors import WriteFailed as WriteFailed
     from deepssim_scan.execution.scheduler import Scheduler as Scheduler
+    from deepssim_scan.index.config import SearchConfig as SearchConfig
     from deepssim_scan.ingest.config import IngestConfig as IngestConfig
     from deepssim_scan.ingest.config import RunContext as RunContext
     from deepssim_scan.ingest.config.limits import Limits as Limits
@@ -71,6 +72,7 @@ _HOMES = {
         *("InputMissing", "ScanError", "StoreMismatch", "Unfinished", "WriteFailed"),
     ),
     "execution.scheduler": ("Scheduler",),
+    "index.config": ("SearchConfig",),
     "ingest.config": ("IngestConfig", "RunContext"),
     "ingest.config.limits": ("Limits",),
     "ingest.config.read_options": ("ReadOptions",),

@@ -75,6 +75,11 @@ class Approximate:
                 self._gpu = None
         return cast("Found", self._index.search(queries, wanted))
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether more effort finds all that less finds: where it is the number of lists."""
+        return self._name == "nprobe"
+
     def count_anew(self) -> None:
         """Count the rows that are compared from now on."""
         for each in self._counters:

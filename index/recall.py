@@ -118,10 +118,17 @@ def _point(near: Approximate, flat: Flat, queries: Vectors, wanted: Vectors, eff
 
 def _unfound(near: Approximate, flat: Flat, progress: Progress) -> Ids:
     """Search every row for itself, and return those for which neither it nor its like is found."""
-    search, lost = TrainingIndex(flat, near), []
+    effort, lost = near.effort, []
+    near.use(near.efforts[0] if near.is_nested else effort)
     for part in sliced(flat.rows, _BLOCK):
-        rows = flat.vectors(part.start, part.stop)
-        found = search.search(rows, 1).scores[:, 0]
-        lost.append(part.start + np.flatnonzero(found < cosines(rows, rows)))
+        lost.append(_lost(near, flat, np.arange(part.start, part.stop)))
         progress("rows searched for themselves", part.stop, flat.rows)
-    return np.concatenate(lost)
+    near.use(effort)
+    return _lost(near, flat, np.concatenate(lost))
+
+
+def _lost(near: Approximate, flat: Flat, rows: Ids) -> Ids:
+    """Return which of some training rows find neither themselves nor their like."""
+    ours = flat.vectors_at(rows)
+    found = TrainingIndex(flat, near).search(ours, 1).scores[:, 0]
+    return rows[found < cosines(ours, ours)]

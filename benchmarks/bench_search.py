@@ -136,7 +136,7 @@ def _covered(hit: NDArray[np.bool_]) -> int:
     rng, covered = np.random.default_rng(0), 0
     for _ in range(DRAWS):
         some = rng.choice(hit, DRAWN)
-        covered += clopper_pearson(int(some.sum()), len(some), 0.9)[0] <= hit.mean()
+        covered += int(clopper_pearson(int(some.sum()), len(some), 0.9)[0] <= hit.mean())
     return covered
 
 

@@ -18,7 +18,7 @@ from deepssim_scan.store.array import Vectors
 
 _FINE = "SQ8", "Flat", "SQfp16", "SQbf16"  # codes that order rows as the rows themselves do
 _POOL = 4  # candidates for each that is asked for, where codes are coarser
-_FIRST = 16  # rows that a search in a graph keeps in view, at least
+_FIRST = 64  # rows that a search in a graph keeps in view, at least
 
 
 class Approximate:
@@ -74,11 +74,6 @@ class Approximate:
             except RuntimeError:  # out of memory
                 self._gpu = None
         return cast("Found", self._index.search(queries, wanted))
-
-    @property
-    def is_nested(self) -> bool:
-        """Whether more effort finds all that less finds: where it is the number of lists."""
-        return self._name == "nprobe"
 
     def count_anew(self) -> None:
         """Count the rows that are compared from now on."""

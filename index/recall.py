@@ -20,7 +20,10 @@ SAMPLE = 4000
 """Queries that are searched exactly as well: if all agree, recall is above 0.999 (95 %)."""
 
 _NEIGHBOURS = 8  # of a row, one of which a query lies halfway to
-_WORTH = 4  # a search that compares more than one row in so many is no faster than an exact one
+_WORTH = (
+    20  # a search that compares more than one row in so many is hardly faster than an exact one
+)
+_GAIN = 0.1  # of what is missed, which twice the effort must find, or more is not tried
 _BLOCK = 16_384  # rows that are searched for themselves at once
 
 
@@ -74,6 +77,9 @@ def tuned(near: Approximate, flat: Flat, target: float, progress: Progress) -> T
     missing, so that chance does not decide. The others tell what is reached. Warns where that is
     too little.
     """
+    near.use(near.efforts[0])
+    unfound = _unfound(near, flat, progress)
+    near.with_unfound(unfound, flat)
     queries = _between(flat)
     wanted = TrainingIndex(flat).search(queries, 1).scores[:, 0]
     half = len(queries) // 2
@@ -82,8 +88,7 @@ def tuned(near: Approximate, flat: Flat, target: float, progress: Progress) -> T
     for effort in near.efforts:
         curve.append(_point(near, flat, *choosing, effort))
         progress("efforts tried", len(curve), len(near.efforts))
-        enough = curve[-1].found >= (1 + target) / 2 * half
-        if enough or curve[-1].compared > flat.rows / _WORTH:
+        if _is_enough(curve, target, flat.rows):
             break
     most = max(point.found for point in curve)
     effort = next(point.effort for point in curve if point.found == most)
@@ -93,7 +98,16 @@ def tuned(near: Approximate, flat: Flat, target: float, progress: Progress) -> T
             f"The approximate index finds {told.found / told.queries:.2%} of the best matches, and "
             f"{target:.2%} were asked for. Another --index-type may find more; flat finds all."
         )
-    return Tuned(effort, [*curve, told], _unfound(near, flat, progress))
+    return Tuned(effort, [*curve, told], unfound)
+
+
+def _is_enough(curve: list[Point], target: float, rows: int) -> bool:
+    """Tell whether more effort is not to be tried: it is enough, or would not pay."""
+    last = curve[-1]
+    if last.found >= (1 + target) / 2 * last.queries or last.compared > rows / _WORTH:
+        return True
+    before = curve[-2] if len(curve) > 1 else Point(0, last.queries, 0, 0)
+    return last.found - before.found < _GAIN * (last.queries - before.found)
 
 
 def _between(flat: Flat) -> Vectors:
@@ -117,18 +131,14 @@ def _point(near: Approximate, flat: Flat, queries: Vectors, wanted: Vectors, eff
 
 
 def _unfound(near: Approximate, flat: Flat, progress: Progress) -> Ids:
-    """Search every row for itself, and return those for which neither it nor its like is found."""
-    effort, lost = near.effort, []
-    near.use(near.efforts[0] if near.is_nested else effort)
+    """Search every row for itself, and return those for which neither it nor its like is found.
+
+    It is done with the least effort; more finds them, too.
+    """
+    search, lost = TrainingIndex(flat, near), [np.empty(0, np.int64)]
     for part in sliced(flat.rows, _BLOCK):
-        lost.append(_lost(near, flat, np.arange(part.start, part.stop)))
+        ours = flat.vectors(part.start, part.stop)
+        found = search.search(ours, 1).scores[:, 0]
+        lost.append(part.start + np.flatnonzero(found < cosines(ours, ours)))
         progress("rows searched for themselves", part.stop, flat.rows)
-    near.use(effort)
-    return _lost(near, flat, np.concatenate(lost))
-
-
-def _lost(near: Approximate, flat: Flat, rows: Ids) -> Ids:
-    """Return which of some training rows find neither themselves nor their like."""
-    ours = flat.vectors_at(rows)
-    found = TrainingIndex(flat, near).search(ours, 1).scores[:, 0]
-    return rows[found < cosines(ours, ours)]
+    return np.concatenate(lost)

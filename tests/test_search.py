@@ -119,7 +119,7 @@ def test_recall_that_cannot_be_reached_is_warned_of(store, tmp_path, monkeypatch
 
 def test_of_many_images_that_are_one_each_is_found(tmp_path):
     """A graph of many equal rows leaves some that no search reaches: they are searched exactly."""
-    rows = np.concatenate([np.repeat(unit(30, 32), 100, 0), unit(1500, 32, 1)])
+    rows = np.concatenate([np.repeat(unit(2, 32), 100, 0), unit(4000, 32, 1)])
     with Store.open(write_store(tmp_path / "store", rows)) as repeated:
         build(repeated, tmp_path / "index", config=SearchConfig("hnsw"), run=RUN)
         search = TrainingIndex.open(tmp_path / "index", repeated)

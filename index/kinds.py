@@ -13,7 +13,7 @@ FEWEST = 1024
 """Rows, at least, of an approximate index: product quantisers are trained on 256 and more."""
 
 _EXACT = 500_000  # rows that are searched exactly: a tenth of the time of a query
-_IDENTIFIER, _NEIGHBOURS = 8, 272  # bytes of a row beside its code: in a list, in a graph
+_IDENTIFIER = 8  # bytes of a row's number in a list
 _BYTES = 64  # of a row, by a product quantiser
 _PER_ROOT = 4  # lists for each root of the rows
 
@@ -21,11 +21,12 @@ _PER_ROOT = 4  # lists for each root of the rows
 def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
     """Return the factory string of a type: of `config.TYPES`, or already such a string.
 
-    "auto" is flat up to 500,000 rows. Above it is the first of hnsw, ivf and ivfpq that takes half
-    of the memory, in bytes, at most; that is also the order of their speed at the same recall.
+    "auto" is flat up to 500,000 rows. Above it is ivf where its lists take half of the memory, in
+    bytes, at most, and else ivfpq.
     """
     if kind == "auto":
-        kind = "flat" if rows <= _EXACT else _largest(rows * dimension, rows, memory // 2)
+        lists = rows * (dimension + _IDENTIFIER)
+        kind = "flat" if rows <= _EXACT else "ivf" if lists <= memory // 2 else "ivfpq"
     lists = max(1, round(_PER_ROOT * sqrt(rows)))
     known = {
         "flat": FLAT,
@@ -34,13 +35,6 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
         "hnsw": "HNSW32_SQ8",
     }
     return known.get(kind, kind)
-
-
-def _largest(codes: int, rows: int, room: int) -> str:
-    """Return the fastest type that has room, where the codes of all rows take `codes` bytes."""
-    if codes + rows * _NEIGHBOURS <= room:
-        return "hnsw"
-    return "ivf" if codes + rows * _IDENTIFIER <= room else "ivfpq"
 
 
 def memory() -> int:

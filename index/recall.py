@@ -20,9 +20,7 @@ SAMPLE = 4000
 """Queries that are searched exactly as well: if all agree, recall is above 0.999 (95 %)."""
 
 _NEIGHBOURS = 8  # of a row, one of which a query lies halfway to
-_WORTH = (
-    20  # a search that compares more than one row in so many is hardly faster than an exact one
-)
+_WORTH = 20  # one row in so many: to compare more is hardly faster than an exact search
 _GAIN = 0.1  # of what is missed, which twice the effort must find, or more is not tried
 _BLOCK = 16_384  # rows that are searched for themselves at once
 

@@ -14,14 +14,12 @@ from deepssim_scan.calibration.applicability import FEWEST, Mismatch, Seen, mism
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.proof.rarity import known, nearest_other
-from deepssim_scan.jobs.proof.sampling import Kept, Sample, look, looks_of, write_kept
+from deepssim_scan.jobs.proof.sampling import Kept, Sample, look, looks_of, read_rows, write_kept
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.match import Match
-from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader
-from deepssim_scan.store.store import Store
 
 _LOOKED, _INVERTED, _OTHERS = 100, 40, 500  # images of a sample, at most
 
@@ -41,7 +39,7 @@ class Fitting:
         """Tell what keeps the method from fitting a synthetic set, whose images `reader` gives."""
         store, training = reader.store, self.gallery.store
         sample = Sample.of(store, self.context, _LOOKED)
-        rows = _rows(store, sample)
+        rows = read_rows(store, sample.rows)
         nearest = self.gallery.search.search(rows, 1)
         others = self.gallery.groups.some(_OTHERS, np.random.default_rng(0))
         mine = {match.synthetic_row for match in flagged}
@@ -86,12 +84,3 @@ class Fitting:
         upside = self.gallery.search.search(np.stack([*there.values()]), 1).scores[:, 0]
         nearer = [up > plain[digest] for digest, up in zip(there, upside.tolist(), strict=True)]
         return float(np.mean(nearer))
-
-
-def _rows(store: Store, sample: Sample) -> Vectors:
-    """Return the rows of a sample, of a store that is read a shard at a time."""
-    found = np.empty((len(sample.rows), store.manifest.dimension), np.float32)
-    for first, rows in store.shards():
-        here = (sample.rows >= first) & (sample.rows < first + len(rows))
-        found[here] = rows[sample.rows[here] - first]
-    return found

@@ -124,3 +124,12 @@ def write_kept(path: Path, kept: Kept) -> None:
     ]
     with writing(path, _COLUMNS) as out:
         out.write_table(pa.Table.from_pylist(rows, schema=_COLUMNS))
+
+
+def read_rows(store: Store, rows: NDArray[np.int64]) -> Vectors:
+    """Return some rows (n, D) of a store that is read a shard at a time."""
+    found = np.empty((len(rows), store.manifest.dimension), np.float32)
+    for first, shard in store.shards():
+        here = (rows >= first) & (rows < first + len(shard))
+        found[here] = shard[rows[here] - first]
+    return found

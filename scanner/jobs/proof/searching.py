@@ -11,6 +11,7 @@ import numpy as np
 from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.index.recall import SAMPLE, Recall, measured
 from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.jobs.proof.sampling import read_rows
 from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.store import Store
@@ -97,8 +98,4 @@ def _sample(store: Store) -> Vectors:
     """Read up to `SAMPLE` rows of a store, drawn at random; the same ones every time."""
     rng = np.random.default_rng(int(store.digest[:8], 16))
     rows = np.sort(rng.permutation(store.rows)[:SAMPLE])
-    parts = [
-        part[rows[(rows >= first) & (rows < first + len(part))] - first]
-        for first, part in store.shards()
-    ]
-    return np.concatenate(parts)
+    return read_rows(store, rows)

@@ -126,7 +126,7 @@ def searched(options: argparse.Namespace) -> tuple[dict[str, Spread], dict[str, 
     with tempfile.TemporaryDirectory() as name, stored(Path(name), training) as store:
         build(store, Path(name) / "index", config=SearchConfig("flat"))
         index = TrainingIndex.open(Path(name) / "index", store)
-    on = {"cpu": index, "cuda": TrainingIndex(Flat(index._flat._index, "cuda"))}
+    on = {"cpu": index, "cuda": TrainingIndex(Flat(index.flat._index, "cuda"))}
 
     def search(device: str) -> Any:
         return on[device].search(queries, 10)

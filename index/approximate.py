@@ -13,6 +13,7 @@ from deepssim_scan.errors import Damaged
 from deepssim_scan.index.base import Found
 from deepssim_scan.index.faiss_io import inverted, load_faiss, on_gpu
 from deepssim_scan.index.flat import GPU_MAX_K, Flat
+from deepssim_scan.index.reduced import Reduced
 from deepssim_scan.index.rescore import Ids
 from deepssim_scan.store.array import Vectors
 
@@ -26,9 +27,14 @@ class Approximate:
 
     tolerance = None
 
-    def __init__(self, index: Any, kind: str, effort: int, device: str) -> None:
-        """Take a FAISS index and its factory string; "cuda" searches a copy on a GPU if it can."""
-        self._index, self.kind = index, kind
+    def __init__(
+        self, index: Any, kind: str, effort: int, device: str, reduced: Reduced | None = None
+    ) -> None:
+        """Take a FAISS index and its factory string; "cuda" searches a copy on a GPU if it can.
+
+        The index is of the `reduced` rows, where there are any.
+        """
+        self._index, self.kind, self._reduced = index, kind, reduced
         self._gpu = on_gpu(index) if device == "cuda" else None
         self._pool = 1 if kind.endswith(_FINE) else _POOL
         self._name, self.efforts = _efforts(index)
@@ -68,6 +74,8 @@ class Approximate:
         return np.concatenate([scores, more], 1), np.concatenate([rows, self._unfound[at]], 1)
 
     def _searched(self, queries: Vectors, wanted: int) -> Found:
+        if self._reduced is not None:
+            queries = self._reduced.directions.reduced(queries)
         if self._gpu is not None and wanted <= GPU_MAX_K:
             try:
                 return cast("Found", self._gpu.search(queries, wanted))
@@ -79,6 +87,11 @@ class Approximate:
         """Count the rows that are compared from now on."""
         for each in self._counters:
             each.reset()
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether a search goes from row to row, so that there may be rows that none reaches."""
+        return self._name == "efSearch"
 
     @property
     def compared(self) -> float:

@@ -1,39 +1,45 @@
 """A store to its index: the exact one, and what proposes candidates faster where it is large.
 
-store -> flat.faiss, approximate.faiss, index.json
+store -> flat.faiss, reduced.faiss, directions.npy, approximate.faiss, index.json
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deepssim_scan.errors import Damaged, InputError
-from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.approximate import Approximate
 from deepssim_scan.index.config import FLAT, TYPES, SearchConfig
-from deepssim_scan.index.faiss_io import empty, inverted, load_faiss, map_index, write_flat
+from deepssim_scan.index.faiss_io import empty, load_faiss, map_index, write_flat
 from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.kinds import FEWEST, factory, memory
-from deepssim_scan.index.lists import write_lists
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.recall import Tuned, tuned
+from deepssim_scan.index.reduced import Directions, Reduced, reduced_rows
+from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.index.train import write_approximate
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.storage.files import HashingFile, replacing, sha256
-from deepssim_scan.storage.layout import APPROXIMATE, INDEX, INDEX_MANIFEST
+from deepssim_scan.storage.files import replacing, sha256
+from deepssim_scan.storage.layout import (
+    APPROXIMATE,
+    DIRECTIONS,
+    INDEX,
+    INDEX_MANIFEST,
+    REDUCED,
+    SEARCHED,
+)
 from deepssim_scan.storage.records import write_json
 from deepssim_scan.store.array import Vectors, first_not_unit
 from deepssim_scan.store.store import Store
 
-_PER_LIST = 40  # rows for each list that the lists are fitted to
-_FEWEST = 20_000  # rows that a quantiser is fitted to, where there are so many
-_ROUNDS = 10  # of k-means
-_SLICE = 8192  # rows that are added at once
+_REDUCED_FROM = 50_000  # rows, of which reduced ones are made
+_FITTED = 20_000  # rows that the directions are fitted to
+_PARTS = 4, 2  # of the dimensions, which reduced rows may have: the first that suffices
+_TRIED, _SETTLED = 1000, 0.9  # rows that are searched by bounds, and the share that must suffice
+_MATCHES = 10  # that are asked for then
 _UNFOUND = 20  # one row in so many may be one that the index does not find by itself
-_BY_LIST = "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFRaBitQ"
-"""Inverted files that are written a list at a time."""
 
 
 def build(
@@ -55,16 +61,13 @@ def build(
     config, run = config or SearchConfig(), run or RunContext()
     if store.rows == 0:
         raise InputError(f"{store.folder}: holds no embedded image, so there is nothing to index.")
-    kind = factory(config.kind, store.rows, store.dimension, memory())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(folder / INDEX) as file:
         write_flat(file, _unit_rows(store), store.rows, store.dimension)
     flat = Flat(map_index(folder / INDEX, FLAT, store.rows, store.dimension), "cpu")
-    (folder / APPROXIMATE).unlink(missing_ok=True)
-    found = None if kind == FLAT else _approximate(folder, kind, flat, config.recall, run)
-    if found is None:
-        found, kind = Tuned(0, [], np.empty(0, np.int64)), FLAT
-    names = (INDEX,) if kind == FLAT else (INDEX, APPROXIMATE)
+    exact = TrainingIndex(flat, _reduced(folder, flat, run))
+    kind, found = _approximate(folder / APPROXIMATE, store, exact, config, run)
+    names = [name for name in SEARCHED if (folder / name).exists()]
     manifest = IndexManifest(
         encoder=store.manifest.encoder,
         store=store.digest,
@@ -73,6 +76,7 @@ def build(
         files={name: sha256(folder / name) for name in (*names, *beside)},
         faiss=load_faiss().__version__,
         factory=kind,
+        reduced=exact.reduced.rows.dimension if exact.reduced else 0,
         recall=config.recall,
         effort=found.effort,
         curve=[asdict(each) for each in found.curve],
@@ -82,26 +86,56 @@ def build(
     return manifest
 
 
+def _reduced(folder: Path, flat: Flat, run: RunContext) -> Reduced | None:
+    """Write reduced rows, with as few numbers as suffice; None where they would not pay."""
+    ours = folder / REDUCED, folder / DIRECTIONS
+    for path in ours:
+        path.unlink(missing_ok=True)
+    if flat.rows < _REDUCED_FROM:
+        return None
+    rows = np.random.default_rng(0).permutation(flat.rows)[:_FITTED]
+    some = flat.vectors_at(np.sort(rows))
+    for dimension in (max(2, flat.dimension // part) for part in _PARTS):
+        directions = Directions.fitted(some, dimension)
+        with replacing(folder / REDUCED) as file:
+            write_flat(file, reduced_rows(flat, directions, run), flat.rows, dimension)
+        index = map_index(folder / REDUCED, FLAT, flat.rows, dimension)
+        reduced = Reduced(Flat(index, "cpu"), directions)
+        settled = TrainingIndex(flat).settled(reduced, flat.vectors_at(rows[:_TRIED]), _MATCHES)
+        if settled >= _SETTLED * min(_TRIED, len(rows)):
+            directions.write(folder / DIRECTIONS)
+            return reduced
+        (folder / REDUCED).unlink()
+    return None
+
+
 def _approximate(
-    folder: Path, kind: str, flat: Flat, recall: float, run: RunContext
-) -> Tuned | None:
-    """Write and tune an approximate index; None, with a warning, where there can be none."""
+    path: Path, store: Store, exact: TrainingIndex, config: SearchConfig, run: RunContext
+) -> tuple[str, Tuned]:
+    """Write and tune an approximate index, or none, with a warning, where there can be none."""
+    path.unlink(missing_ok=True)
+    flat, none = exact.narrow, Tuned(0, [], np.empty(0, np.int64))
+    kind = factory(config.kind, flat.rows, flat.dimension, memory())
+    if kind == FLAT:
+        return kind, none
     try:
         if flat.rows < FEWEST:
             raise RuntimeError(f"it needs {FEWEST:,} images, and there are {flat.rows:,}")
-        _write_approximate(folder / APPROXIMATE, kind, flat, run)
-        index = map_index(folder / APPROXIMATE, kind, flat.rows, flat.dimension)
-        found = tuned(Approximate(index, kind, 1, "cpu"), flat, recall, run.progress)
+        write_approximate(path, kind, flat, run)
+        index = map_index(path, kind, flat.rows, flat.dimension)
+        near = Approximate(index, kind, 1, "cpu", exact.reduced)
+        subjects = store.catalog.subject_numbers()
+        found = tuned(near, exact, subjects, config.recall, run.progress)
         if len(found.unfound) > flat.rows / _UNFOUND:
             raise RuntimeError(f"it does not find {len(found.unfound):,} images by themselves")
     except RuntimeError as error:
-        (folder / APPROXIMATE).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         run.progress.warn(
             f"No index of type {kind!r} of these images: {_reason(error)}. The index is flat: its "
             "search is exact, and slower."
         )
-        return None
-    return found
+        return FLAT, none
+    return kind, found
 
 
 def require_type(kind: str, dimension: int) -> None:
@@ -128,46 +162,3 @@ def _unit_rows(store: Store) -> Iterator[Vectors]:
         if bad is not None:
             raise Damaged(f"{store.folder}: row {first + bad} has not norm 1. Build it again.")
         yield rows
-
-
-def _write_approximate(path: Path, kind: str, flat: Flat, run: RunContext) -> None:
-    """Train a quantiser, and write the file of an approximate index; RuntimeError of FAISS."""
-    index = _trained(kind, flat)
-    with replacing(path) as file:
-        if type(index).__name__ in _BY_LIST:
-            write_lists(file, index, flat, run, path.parent)
-        else:
-            _write_whole(file, index, flat, run)
-
-
-def _trained(kind: str, flat: Flat) -> Any:
-    """Make an index of a type without rows, fitted to some of them; RuntimeError of FAISS."""
-    faiss, index = load_faiss(), empty(kind, flat.dimension)
-    lists = inverted(index)
-    if lists is not None:
-        if lists.nlist < 1:
-            raise RuntimeError("an inverted file needs a list.")
-        lists.cp.niter, lists.cp.min_points_per_centroid = _ROUNDS, 1
-    if isinstance(lists, faiss.IndexIVFPQ):
-        lists.do_polysemous_training = False  # a minute, for another kind of search
-        codes = lists.pq.cp
-        codes.niter, codes.min_points_per_centroid = _ROUNDS, 1
-        codes.max_points_per_centroid = _PER_LIST
-    some = min(flat.rows, max(_FEWEST, _PER_LIST * (0 if lists is None else lists.nlist)))
-    rows = np.random.default_rng(0).choice(flat.rows, some, replace=False)
-    index.train(flat.vectors_at(np.sort(rows)))
-    return index
-
-
-def _write_whole(file: HashingFile, index: Any, flat: Flat, run: RunContext) -> None:
-    """Add the rows to an index in memory, by one thread so that its bytes are the same again."""
-    faiss = load_faiss()
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        for part in sliced(flat.rows, _SLICE):
-            index.add(flat.vectors(part.start, part.stop))
-            run.progress("rows put into the index", part.stop, flat.rows)
-    finally:
-        faiss.omp_set_num_threads(threads)
-    faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

@@ -3,17 +3,20 @@
 It holds the training rows, from which the candidates of every type of index are scored again.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.base import Found
 from deepssim_scan.index.config import FLAT
 from deepssim_scan.index.faiss_io import on_gpu
-from deepssim_scan.index.rescore import Ids
+from deepssim_scan.index.rescore import Ids, best, cosines
 from deepssim_scan.store.array import Vectors
 
 GPU_MAX_K = 2048
+PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 8 MiB a side at D 256
 
 
 class Flat:
@@ -48,6 +51,26 @@ class Flat:
         """Return all rows that score more than `score` with one query (D,)."""
         return cast("Ids", self._index.range_search(query[None], score)[2])
 
+    def best_of(self, queries: Vectors, ids: Ids, k: int) -> tuple[Ids, Vectors]:
+        """Return the best k of proposed rows (Q, n) and their scores; -1 stands for no row.
+
+        A product in float32, in any order, tells which cannot be among them. The others are scored.
+        """
+        estimates = self._of_pairs(_estimates, queries, ids)
+        if ids.shape[1] > k:
+            last = np.partition(estimates, -k)[:, -k, None]
+            ids = np.where(estimates < last - 2 * self.tolerance, -1, ids)
+        return best(ids, self._of_pairs(cosines, queries, ids), k)
+
+    def _of_pairs(self, score: Callable[..., Vectors], queries: Vectors, ids: Ids) -> Vectors:
+        """Score each query with its rows (Q, n); -inf where there is none."""
+        owners, at = np.nonzero(ids >= 0)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        for block in sliced(len(owners), PAIR_BLOCK):
+            pair = owners[block], at[block]
+            scores[pair] = score(queries[pair[0]], self.vectors_at(ids[pair]))
+        return scores
+
     def vectors(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1, (stop - start, D) float32."""
         return cast("Vectors", self._index.reconstruct_n(start, stop - start))
@@ -55,3 +78,7 @@ class Flat:
     def vectors_at(self, rows: Ids) -> Vectors:
         """Return some rows (n, D)."""
         return cast("Vectors", self._index.reconstruct_batch(rows))
+
+
+def _estimates(left: Vectors, right: Vectors) -> Vectors:
+    return cast("Vectors", np.einsum("nd,nd->n", left, right))

@@ -6,10 +6,17 @@ from typing import Any, Self
 
 from deepssim_scan.errors import InputError
 from deepssim_scan.index.config import FLAT
-from deepssim_scan.storage.layout import APPROXIMATE, INDEX, INDEX_MANIFEST
+from deepssim_scan.storage.layout import (
+    APPROXIMATE,
+    DIRECTIONS,
+    INDEX,
+    INDEX_MANIFEST,
+    REDUCED,
+    SEARCHED,
+)
 from deepssim_scan.storage.records import check_types, read_json, record
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class SearchType:
 class IndexManifest:
     """What index.json records: of which store and encoder, and the SHA-256 of the files.
 
+    `reduced` is the dimension of the reduced rows (`index.reduced`), 0 where there are none.
     `factory` is the type of the index as FAISS calls it. Of an approximate one, `recall` is
     the share of best matches that was asked for, `effort` how much it looks at, and `curve` what it
     found with this and with less (`index.recall.Point`). `unfound` are
@@ -41,6 +49,7 @@ class IndexManifest:
     files: dict[str, str]
     faiss: str
     factory: str
+    reduced: int
     recall: float
     effort: int
     curve: list[dict[str, Any]]
@@ -51,13 +60,16 @@ class IndexManifest:
         """Raise InputError for a value that no index of this version can have."""
         check_types(self)
         files = {INDEX} if self.factory == FLAT else {INDEX, APPROXIMATE}
-        if min(self.rows, self.dimension) < 1 or self.effort < 0 or self.format != FORMAT:
+        files |= {REDUCED, DIRECTIONS} if self.reduced else set()
+        least = min(self.rows - 1, self.dimension - 1, self.effort, self.reduced)
+        if least < 0 or self.format != FORMAT:
             raise InputError(
-                f"{self} must have rows and dimension >= 1, effort >= 0 and format {FORMAT}"
+                f"{self} must have rows and dimension >= 1, effort and reduced >= 0, and "
+                f"format {FORMAT}"
             )
         if any(type(row) is not int or not 0 <= row < self.rows for row in self.unfound):
             raise InputError(f"unfound must name rows, found {self.unfound}")
-        if {INDEX, APPROXIMATE} & self.files.keys() != files:
+        if {*SEARCHED} & self.files.keys() != files:
             raise InputError(f"{self} must have the SHA-256 of {' and '.join(sorted(files))}")
 
     @property

@@ -1,25 +1,26 @@
 """How many of the best matches an approximate search finds: measured, and tuned.
 
-queries, both searches -> Recall; points between training rows -> the least effort that finds as
-many as are asked for; all rows -> those that the search does not find by themselves
+queries, both searches -> Recall; training rows without their subjects -> the least effort that
+finds as many as are asked for; all rows -> those that the search does not find by themselves
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.approximate import Approximate
-from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.rescore import Ids, cosines
-from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.index.search import MARGIN, TrainingIndex
 from deepssim_scan.progress import Progress
 from deepssim_scan.store.array import Vectors
 
 SAMPLE = 4000
 """Queries that are searched exactly as well: if all agree, recall is above 0.999 (95 %)."""
 
-_NEIGHBOURS = 8  # of a row, one of which a query lies halfway to
+_CROWD = 256  # images of a subject, of which more are taken for others
 _WORTH = 20  # one row in so many: to compare more is hardly faster than an exact search
 _GAIN = 0.1  # of what is missed, which twice the effort must find, or more is not tried
 _BLOCK = 16_384  # rows that are searched for themselves at once
@@ -67,30 +68,34 @@ def measured(search: TrainingIndex, queries: Vectors, count: int) -> Recall:
     return Recall(len(queries), int(best.sum()), exact.rows.size, same)
 
 
-def tuned(near: Approximate, flat: Flat, target: float, progress: Progress) -> Tuned:
+def tuned(
+    near: Approximate,
+    exact: TrainingIndex,
+    subjects: NDArray[np.int64],
+    target: float,
+    progress: Progress,
+) -> Tuned:
     """Find the least effort with which the share `target` of best matches is found.
 
-    The queries lie halfway between a training row and one like it: they are of no row, as the
-    embedding of a synthetic image is. Half of them choose: they ask for half of what may be
-    missing, so that chance does not decide. The others tell what is reached. Warns where that is
-    too little.
+    The queries are training rows, each without those of its subject (N,). So they are as hard as
+    images of other people. Half of them choose, the others tell what is reached. Warns where that
+    is too little.
     """
     near.use(near.efforts[0])
-    unfound = _unfound(near, flat, progress)
-    near.with_unfound(unfound, flat)
-    queries = _between(flat)
-    wanted = TrainingIndex(flat).search(queries, 1).scores[:, 0]
-    half = len(queries) // 2
-    choosing, telling = (queries[:half], wanted[:half]), (queries[half:], wanted[half:])
+    unfound = _unfound(near, exact, progress)
+    near.with_unfound(unfound, exact.flat)
+    queries = _left_out(exact, subjects)
+    half = len(queries.rows) // 2
+    choosing, telling = queries.part(slice(half)), queries.part(slice(half, None))
     curve: list[Point] = []
     for effort in near.efforts:
-        curve.append(_point(near, flat, *choosing, effort))
+        curve.append(_point(near, exact, choosing, effort))
         progress("efforts tried", len(curve), len(near.efforts))
-        if _is_enough(curve, target, flat.rows):
+        if _is_enough(curve, target, exact.rows):
             break
     most = max(point.found for point in curve)
     effort = next(point.effort for point in curve if point.found == most)
-    told = _point(near, flat, *telling, effort)
+    told = _point(near, exact, telling, effort)
     if told.found < target * told.queries:
         progress.warn(
             f"The approximate index finds {told.found / told.queries:.2%} of the best matches, and "
@@ -99,44 +104,68 @@ def tuned(near: Approximate, flat: Flat, target: float, progress: Progress) -> T
     return Tuned(effort, [*curve, told], unfound)
 
 
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """Training rows (n,) without those of their subjects, and the score of the best other (n,).
+
+    `subjects` (N,) has a number of the subject of every row, which `most` rows have at most.
+    """
+
+    rows: Ids
+    wanted: Vectors
+    subjects: NDArray[np.int64]
+    most: int
+
+    def part(self, which: slice) -> Self:
+        return replace(self, rows=self.rows[which], wanted=self.wanted[which])
+
+    def others(self, found: Ids) -> Ids:
+        """Return what was found (n, m) for each row; -1 for rows of its subject."""
+        own = self.subjects[found] == self.subjects[self.rows][:, None]
+        return np.where(own, -1, found)
+
+
+def _left_out(exact: TrainingIndex, subjects: NDArray[np.int64]) -> _LeftOut:
+    """Draw training rows, and search them exactly."""
+    sizes = np.bincount(subjects)[subjects]
+    alone = np.where(sizes > _CROWD, subjects.max() + 1 + np.arange(len(subjects)), subjects)
+    rows = np.random.default_rng(1).permutation(len(subjects))[: 2 * SAMPLE]
+    most = int(sizes[sizes <= _CROWD].max(initial=1))
+    drawn = _LeftOut(rows, np.empty(0, np.float32), alone, most)
+    found = exact.search(exact.vectors_at(rows), 1 + most)
+    scores = np.where(drawn.others(found.rows) < 0, -np.inf, found.scores)
+    return replace(drawn, wanted=scores.max(1))
+
+
 def _is_enough(curve: list[Point], target: float, rows: int) -> bool:
     """Tell whether more effort is not to be tried: it is enough, or would not pay."""
     last = curve[-1]
-    if last.found >= (1 + target) / 2 * last.queries or last.compared > rows / _WORTH:
+    if last.found >= target * last.queries or last.compared > rows / _WORTH:
         return True
     before = curve[-2] if len(curve) > 1 else Point(0, last.queries, 0, 0)
     return last.found - before.found < _GAIN * (last.queries - before.found)
 
 
-def _between(flat: Flat) -> Vectors:
-    """Return unit-norm points (n, D) halfway between training rows and ones like them."""
-    rng = np.random.default_rng(1)
-    rows = rng.permutation(flat.rows)[: 2 * SAMPLE]
-    ours = flat.vectors_at(rows)
-    near = TrainingIndex(flat).search(ours, _NEIGHBOURS).rows
-    column = rng.integers(1, near.shape[1], len(rows))
-    middle = ours + flat.vectors_at(near[np.arange(len(rows)), column])
-    unit: Vectors = middle / np.linalg.norm(middle, axis=1, keepdims=True)
-    return unit
-
-
-def _point(near: Approximate, flat: Flat, queries: Vectors, wanted: Vectors, effort: int) -> Point:
+def _point(near: Approximate, exact: TrainingIndex, queries: _LeftOut, effort: int) -> Point:
     near.use(effort)
     near.count_anew()
-    found = TrainingIndex(flat, near).search(queries, 1).scores[:, 0]
-    compared = near.compared / len(queries)
-    return Point(effort, len(queries), int((found >= wanted).sum()), round(compared, 1))
+    ours = exact.vectors_at(queries.rows)
+    _, ids = near.propose(ours, min(queries.most + MARGIN + 1, exact.rows))
+    best = exact.flat.best_of(ours, queries.others(ids), 1)[1][:, 0]
+    compared = near.compared / len(ours)
+    found = int((best >= queries.wanted).sum())
+    return Point(effort, len(ours), found, round(compared, 1))
 
 
-def _unfound(near: Approximate, flat: Flat, progress: Progress) -> Ids:
+def _unfound(near: Approximate, exact: TrainingIndex, progress: Progress) -> Ids:
     """Search every row for itself, and return those for which neither it nor its like is found.
 
-    It is done with the least effort; more finds them, too.
+    Only a graph has such rows. It is done with the least effort; more finds them, too.
     """
-    search, lost = TrainingIndex(flat, near), [np.empty(0, np.int64)]
-    for part in sliced(flat.rows, _BLOCK):
-        ours = flat.vectors(part.start, part.stop)
+    search, lost = TrainingIndex(exact.flat, near=near), [np.empty(0, np.int64)]
+    for part in sliced(exact.rows if near.is_graph else 0, _BLOCK):
+        ours = exact.vectors(part.start, part.stop)
         found = search.search(ours, 1).scores[:, 0]
         lost.append(part.start + np.flatnonzero(found < cosines(ours, ours)))
-        progress("rows searched for themselves", part.stop, flat.rows)
+        progress("rows searched for themselves", part.stop, exact.rows)
     return np.concatenate(lost)

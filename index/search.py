@@ -1,6 +1,6 @@
 """Each query's nearest training images, through the index of a store.
 
-    folder: flat.faiss, approximate.faiss, index.json
+    folder: flat.faiss, reduced.faiss, directions.npy, approximate.faiss, index.json
     queries (Q, D), or test-time views (Q, V, D), float32, k -> Matches: rows and scores (Q, k)
 
 Both sides are unit-norm, so the inner product is the cosine, in [-1, 1]. FAISS only proposes
@@ -24,7 +24,8 @@ from deepssim_scan.index.config import FLAT
 from deepssim_scan.index.faiss_io import map_index
 from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.manifest import IndexManifest
-from deepssim_scan.index.rescore import Ids, Matches, best, cosines
+from deepssim_scan.index.reduced import Reduced
+from deepssim_scan.index.rescore import Ids, Matches
 from deepssim_scan.storage.files import check_sha256
 from deepssim_scan.storage.layout import APPROXIMATE, INDEX
 from deepssim_scan.store.array import Vectors, first_not_unit
@@ -34,15 +35,19 @@ MARGIN = 16  # candidates asked for beyond k, so that few queries need a second 
 QUERY_BLOCK = 1024
 CANDIDATE_BLOCK = 2**20  # ids and scores that FAISS returns at a time
 _DEEPER, _DEEPEST = 4, 1024  # times as many candidates where they were too few; until when
-PAIR_BLOCK = 2**13  # pairs of rows scored at a time: 16 MiB a side at D 256
 
 
 class TrainingIndex:
     """An index opened for search, verified to be of the store and the bytes that were built."""
 
-    def __init__(self, flat: Flat, proposer: Proposer | None = None) -> None:
-        """Score the rows of an exact index, which proposes them as well if nothing else does."""
-        self._flat, self._proposer = flat, proposer or flat
+    def __init__(
+        self, flat: Flat, reduced: Reduced | None = None, near: Approximate | None = None
+    ) -> None:
+        """Score the rows of an exact index, which proposes them as well if nothing else does.
+
+        `reduced` proposes them to an exact search, in less time; `near` makes it approximate.
+        """
+        self.flat, self.reduced, self._near = flat, reduced, near
         self.rows, self.dimension = flat.rows, flat.dimension
 
     @classmethod
@@ -67,26 +72,38 @@ class TrainingIndex:
         size = manifest.rows, manifest.dimension
         check_sha256(folder / INDEX, manifest.files[INDEX])
         flat = Flat(map_index(folder / INDEX, FLAT, *size), device)
+        reduced = Reduced.open(folder, manifest)
         if exact or manifest.factory == FLAT:
-            return cls(flat)
+            return cls(flat, reduced)
         check_sha256(folder / APPROXIMATE, manifest.files[APPROXIMATE])
+        size = manifest.rows, manifest.reduced or manifest.dimension
         index = map_index(folder / APPROXIMATE, manifest.factory, *size)
-        near = Approximate(index, manifest.factory, manifest.effort, device)
-        return cls(flat, near.with_unfound(np.array(manifest.unfound, np.int64), flat))
+        near = Approximate(index, manifest.factory, manifest.effort, device, reduced)
+        return cls(flat, reduced, near.with_unfound(np.array(manifest.unfound, np.int64), flat))
 
     @property
     def proposer(self) -> Proposer:
         """What proposes candidates."""
-        return self._proposer
+        return self._near or self.flat
 
     @property
     def is_exact(self) -> bool:
         """Whether no better row can have been left out."""
-        return self._proposer.tolerance is not None
+        return self._near is None
+
+    @property
+    def narrow(self) -> Flat:
+        """The rows with the fewest numbers: the reduced ones, where there are any."""
+        return self.flat if self.reduced is None else self.reduced.rows
+
+    def settled(self, reduced: Reduced, queries: Vectors, k: int) -> int:
+        """Count the queries whose best k the bounds of some reduced rows suffice to tell."""
+        unsure = self._of(reduced, queries, k, min(_wider(k), self.rows))[2]
+        return len(queries) - len(unsure)
 
     def exact(self) -> Self:
         """Return the same, searched exactly."""
-        return type(self)(self._flat)
+        return type(self)(self.flat, self.reduced)
 
     def search(self, queries: Vectors, k: int) -> Matches:
         """Return the best min(k, rows) training rows of each query (Q, D), best first.
@@ -96,12 +113,11 @@ class TrainingIndex:
         """
         self._check(queries, k)
         k = min(k, self.rows)
-        wanted = min(k + MARGIN, self.rows)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
-        at_once = min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // wanted))
+        at_once = min(QUERY_BLOCK, max(1, CANDIDATE_BLOCK // _wider(k)))
         for block in sliced(len(queries), at_once):
-            rows[block], scores[block] = self._search(queries[block], k, wanted)
+            rows[block], scores[block] = self._search(queries[block], k)
         return Matches(rows, scores, np.zeros(rows.shape, np.int8))
 
     def search_views(self, queries: Vectors, k: int) -> Matches:
@@ -126,11 +142,11 @@ class TrainingIndex:
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """Return rows `start` to `stop` - 1 as the index holds them, (stop - start, D) float32."""
-        return self._flat.vectors(start, stop)
+        return self.flat.vectors(start, stop)
 
     def vectors_at(self, rows: Ids) -> Vectors:
         """Return some rows (n, D)."""
-        return self._flat.vectors_at(rows)
+        return self.flat.vectors_at(rows)
 
     def _check(self, queries: Vectors, k: int) -> None:
         if k < 1:
@@ -145,50 +161,60 @@ class TrainingIndex:
         if bad is not None:
             raise InputError(f"query {bad} is not finite with norm 1: it cannot be searched")
 
-    def _search(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
+    def _search(self, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
         queries = np.ascontiguousarray(queries)
-        return (self._exactly if self.is_exact else self._nearly)(queries, k, wanted)
-
-    def _nearly(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
-        """Return the best k of the rows that are proposed; where they are fewer, of all rows."""
-        _, ids = self._proposer.propose(queries, wanted)
+        if self._near is None:
+            return self._exactly(queries, k)
+        _, ids = self._near.propose(queries, min(k + MARGIN, self.rows))
         if ids.max() >= self.rows:
             raise Damaged(f"FAISS found row {ids.max()} of {self.rows}. Build the index again.")
-        rows, scores = best(ids, self._scored(queries, ids), k)
+        rows, scores = self.flat.best_of(queries, ids, k)
         few = np.flatnonzero((ids >= 0).sum(1) < k)
         if len(few):
-            rows[few], scores[few] = self._exactly(queries[few], k, wanted)
+            rows[few], scores[few] = self._exactly(queries[few], k)
         return rows, scores
 
-    def _exactly(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
-        """Return the best k: of the best `wanted` by FAISS, and of more where that is unsure."""
-        estimates, ids = self._flat.propose(queries, wanted)
-        if ids.min() < 0:
-            raise Damaged(f"FAISS found fewer than {wanted} of {self.rows} rows. Build it again.")
-        rows, scores = best(ids, self._scored(queries, ids), k)
-        if wanted == self.rows:
-            return rows, scores
-        # A row that FAISS left out may tie with, or beat by rounding, the last one kept.
-        unsure = np.flatnonzero(estimates[:, -1] >= scores[:, -1] - self._flat.tolerance)
+    def _exactly(self, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
+        """Return the best k of all rows: of those that are proposed, if no other can be better."""
+        wanted = _wider(k)
+        if self.reduced is None or self.flat.on_gpu or wanted > min(_DEEPEST, self.rows):
+            return self._fully(queries, k, k + MARGIN)
+        rows, scores, unsure = self._of(self.reduced, queries, k, wanted)
+        if len(unsure):
+            rows[unsure], scores[unsure] = self._fully(queries[unsure], k, k + MARGIN)
+        return rows, scores
+
+    def _fully(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:
+        """Return the best k of all rows, by all of their numbers."""
+        rows, scores, unsure = self._of(self.flat, queries, k, min(wanted, self.rows))
         if wanted < _DEEPEST and len(unsure):
-            deeper = min(_DEEPER * wanted, self.rows)
-            rows[unsure], scores[unsure] = self._exactly(queries[unsure], k, deeper)
+            rows[unsure], scores[unsure] = self._fully(queries[unsure], k, _DEEPER * wanted)
             return rows, scores
         for query in unsure:
             rows[query], scores[query] = self._all_near(queries[query], scores[query, -1], k)
         return rows, scores
 
+    def _of(
+        self, proposer: Flat | Reduced, queries: Vectors, k: int, wanted: int
+    ) -> tuple[Ids, Vectors, Ids]:
+        """Return the best k of the rows that are proposed, and the queries that others may suit.
+
+        A row that was left out may tie with, or beat by rounding, the last one kept.
+        """
+        bounds, ids = proposer.propose(queries, wanted)
+        if ids.min() < 0:
+            raise Damaged(f"FAISS found fewer than {wanted} of {self.rows} rows. Build it again.")
+        rows, scores = self.flat.best_of(queries, ids, k)
+        unsure = bounds[:, -1] >= scores[:, -1] - proposer.tolerance
+        return rows, scores, np.flatnonzero(unsure & (wanted < self.rows))
+
     def _all_near(self, query: Vectors, score: np.float32, k: int) -> tuple[Ids, Vectors]:
         """Return the best k of one query out of all the rows that may reach `score`."""
-        ids = self._flat.near(query, float(score - self._flat.tolerance))
-        rows, scores = best(ids[None], self._scored(query[None], ids[None]), k)
+        ids = self.flat.near(query, float(score - self.flat.tolerance))
+        rows, scores = self.flat.best_of(query[None], ids[None], k)
         return rows[0], scores[0]
 
-    def _scored(self, queries: Vectors, ids: Ids) -> Vectors:
-        """Score the proposed rows (Q, n) of each query; -inf where there is none."""
-        owners, at = np.nonzero(ids >= 0)
-        scores = np.full(ids.shape, -np.inf, np.float32)
-        for block in sliced(len(owners), PAIR_BLOCK):
-            pair = owners[block], at[block]
-            scores[pair] = cosines(queries[pair[0]], self._flat.vectors_at(ids[pair]))
-        return scores
+
+def _wider(k: int) -> int:
+    """Return how many rows are proposed by their bounds: nearly always enough."""
+    return 8 * k + 40

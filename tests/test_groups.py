@@ -1,37 +1,53 @@
 """Whose image each row is: subjects where they are told apart, runs of files where not."""
 
+import tempfile
 from collections import Counter
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_index import unit
 
 from deepssim_scan.calibration.groups import Groups, groups_of
+from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.store.manifest import StoreManifest
+from deepssim_scan.store.store import Store
+from deepssim_scan.store.writer import StoreWriter
 
 RUN = 16  # files
 
 
-def store(subjects, *, known):
-    """Play a store whose rows show these subjects, "" where nobody is told."""
-    records = [SimpleNamespace(subject=each, subject_known=known) for each in subjects]
-    return SimpleNamespace(embedded=lambda: iter(records))
+def groups(subjects, *, known):
+    """Tell apart the subjects of a store whose rows show these, "" where nobody is told."""
+    facts = ("", "", 1, 1, 1, "", "L")
+    records = [
+        ImageRecord(f"{row}.png", *facts, subject, subject_known=known)
+        for row, subject in enumerate(subjects)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        with StoreWriter(Path(folder) / "store", StoreManifest("ab" * 32, 8)) as writer:
+            writer.add(records, unit(len(records)))
+            writer.finish(len(records))
+        with Store.open(Path(folder) / "store") as store:
+            return groups_of(store)
 
 
 NAMES = st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=40)
 
 
+@settings(max_examples=40, deadline=None)
 @given(NAMES)
 def test_rows_have_one_number_when_they_show_one_subject(subjects):
     """Of subjects that are known; a row without one is a subject of its own."""
     subjects = ["a", "b", *subjects]
-    groups = groups_of(store(subjects, known=True))
-    assert groups.origin == "known"
+    found = groups(subjects, known=True)
+    assert found.origin == "known"
     for row, subject in enumerate(subjects):
         same = [other for other, name in enumerate(subjects) if name == subject]
-        assert groups.beside(row).tolist() == (same if subject else [row])
-    assert len(groups) == len(set(subjects) - {""}) + subjects.count("")
+        assert found.beside(row).tolist() == (same if subject else [row])
+    assert len(found) == len(set(subjects) - {""}) + subjects.count("")
 
 
 @pytest.mark.parametrize(
@@ -40,29 +56,30 @@ def test_rows_have_one_number_when_they_show_one_subject(subjects):
 )
 def test_guessed_subjects_count_from_20_on_and_known_ones_from_two_on(count, known, origin):
     subjects = [f"s{number % count}" for number in range(3 * count)]
-    assert groups_of(store(subjects, known=known)).origin == origin
+    assert groups(subjects, known=known).origin == origin
 
 
 def test_rows_without_a_subject_do_not_make_subjects_known():
-    assert groups_of(store([""] * 50, known=True)).origin == "runs"
+    assert groups([""] * 50, known=True).origin == "runs"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 100))
 def test_where_nobody_is_told_apart_the_files_around_a_row_are_left_out(rows):
-    groups = groups_of(store([""] * rows, known=False))
+    found = groups([""] * rows, known=False)
     length = RUN if rows >= 4 * RUN else max(1, rows // 4)
-    assert groups.number.tolist() == [row // length for row in range(rows)]
-    assert rows < 4 or len(groups) >= 4  # so that a match has others beside it
+    assert found.number.tolist() == [row // length for row in range(rows)]
+    assert rows < 4 or len(found) >= 4  # so that a match has others beside it
     for row in range(rows):
         near = [other for other in range(rows) if abs(other - row) <= RUN]
-        assert groups.beside(row).tolist() == near
-        assert set(np.flatnonzero(groups.number == groups.number[row])) <= set(near)
+        assert found.beside(row).tolist() == near
+        assert set(np.flatnonzero(found.number == found.number[row])) <= set(near)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 70), st.integers(0, 9))
 def test_a_draw_is_of_as_many_groups_as_there_are(numbers, most, seed):
-    groups = Groups(np.array(numbers), subjects=True, known=True)
-    rows = groups.some(most, np.random.default_rng(seed))
+    drawn = Groups(np.array(numbers), subjects=True, known=True)
+    rows = drawn.some(most, np.random.default_rng(seed))
     assert len(rows) == min(most, len(numbers))
     assert rows.tolist() == sorted(set(rows.tolist()))
     taken = Counter(numbers[row] for row in rows)

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ from deepssim_scan.errors import (
     InputMissing,
     StoreMismatch,
 )
+from deepssim_scan.index import build as index_build
 from deepssim_scan.index import flat, search
 from deepssim_scan.index.build import build
 from deepssim_scan.index.manifest import IndexManifest
@@ -44,9 +45,12 @@ def unit(count: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_store(folder: Path, rows: np.ndarray, encoder: str = ENCODER) -> Path:
-    facts = ("", "", 1, 1, 1, "", "L", "", None, "")
-    entries = [ImageRecord(f"{i}.png", *facts) for i in range(len(rows))]
+def write_store(
+    folder: Path, rows: np.ndarray, encoder: str = ENCODER, subjects: Sequence[str] = ()
+) -> Path:
+    facts = ("", "", 1, 1, 1, "", "L")
+    names = subjects or [""] * len(rows)
+    entries = [ImageRecord(f"{i}.png", *facts, names[i]) for i in range(len(rows))]
     shard_rows = max(16, len(rows) // 3)
     with StoreWriter(folder, StoreManifest(encoder, rows.shape[1], shard_rows)) as writer:
         writer.add(entries, rows)
@@ -55,12 +59,19 @@ def write_store(folder: Path, rows: np.ndarray, encoder: str = ENCODER) -> Path:
 
 
 @contextmanager
-def indexed(rows: np.ndarray) -> Iterator[TrainingIndex]:
-    with tempfile.TemporaryDirectory() as name:
+def indexed(rows: np.ndarray, *, reduced: bool = False) -> Iterator[TrainingIndex]:
+    """An index, with reduced rows that propose two more than are asked for, or without them."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
+        if reduced:
+            patch.setattr(index_build, "_REDUCED_FROM", 1)
+            patch.setattr(index_build, "_SETTLED", -1)
+            patch.setattr(search, "_wider", lambda k: k + 2)
         with Store.open(write_store(folder / "store", rows)) as store:
             build(store, folder / "index")
-            yield TrainingIndex.open(folder / "index", store)
+            opened = TrainingIndex.open(folder / "index", store)
+            assert (opened.reduced is not None) == reduced
+            yield opened
 
 
 def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> Matches:
@@ -100,11 +111,12 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int]:
     return base[picks], queries, k, draw(st.integers(0, len(queries)))
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @settings(max_examples=40, deadline=None)
-@given(searches())
-def test_the_matches_are_those_of_brute_force_in_any_batches(case) -> None:
+@given(case=searches())
+def test_the_matches_are_those_of_brute_force_in_any_batches(case, reduced) -> None:
     rows, queries, k, cut = case
-    with indexed(rows) as opened:
+    with indexed(rows, reduced=reduced) as opened:
         whole = opened.search(queries, k)
         assert same(whole, brute_force(rows, queries, k))
         parts = [opened.search(part, k) for part in (queries[:cut], queries[cut:])]
@@ -125,15 +137,16 @@ def test_more_ties_than_the_margin_still_go_to_the_first_rows(copies: int, k: in
         assert found.rows[0, 0] == 7
 
 
-def test_more_near_ties_than_the_margin_are_ordered_by_their_true_scores() -> None:
+@pytest.mark.parametrize("reduced", [False, True])
+def test_more_near_ties_than_the_margin_are_ordered_by_their_true_scores(reduced) -> None:
     """Rows a few ulp apart: FAISS's own float32 sums order them wrongly and lose the best."""
     jitter = np.random.default_rng(1).integers(-2, 3, (300, 256)) * np.float32(2**-27)
     rows = (unit(1, 256) + jitter).astype(np.float32)
     queries = unit(20, 256, seed=2)
     wanted = brute_force(rows, queries, 3)
-    with indexed(rows) as opened:
+    with indexed(rows, reduced=reduced) as opened:
         assert same(opened.search(queries, 3), wanted)
-        _, lists = opened._flat.propose(queries, 3 + search.MARGIN)
+        _, lists = opened.flat.propose(queries, 3 + search.MARGIN)
     lost = [set(best) - set(ids) for best, ids in zip(wanted.rows, lists, strict=True)]
     assert any(lost), "FAISS alone found them all: this test no longer tests the second look"
 
@@ -185,14 +198,22 @@ def test_matches_are_cut_and_reordered_as_numpy_does(folders: tuple[Path, Path])
     assert len(np.unique(found.views)) == 3
 
 
-def test_blocks_and_threads_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reduced", [False, True])
+def test_blocks_and_threads_do_not_change_a_byte(
+    monkeypatch: pytest.MonkeyPatch, reduced: bool
+) -> None:
     rows, queries = unit(500, 64), unit(60, 64, seed=1)
     threads = faiss.omp_get_max_threads()
-    with indexed(rows) as opened:
+    with indexed(rows, reduced=reduced) as opened:
         whole = opened.search(queries, 10)
         assert same(whole, brute_force(rows, queries, 10))
-        for name, value in (("QUERY_BLOCK", 7), ("CANDIDATE_BLOCK", 30), ("PAIR_BLOCK", 11)):
-            monkeypatch.setattr(search, name, value)
+        sizes = (
+            (search, "QUERY_BLOCK", 7),
+            (search, "CANDIDATE_BLOCK", 30),
+            (flat, "PAIR_BLOCK", 11),
+        )
+        for module, name, value in sizes:
+            monkeypatch.setattr(module, name, value)
             assert same(opened.search(queries, 10), whole)
         faiss.omp_set_num_threads(1)
         try:
@@ -238,7 +259,7 @@ def test_queries_of_another_shape_or_k_are_refused() -> None:
 def test_an_id_of_minus_one_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with indexed(unit(5)) as opened:
         none = (np.zeros((1, 5), np.float32), np.array([[0, 1, 2, 3, -1]]))
-        monkeypatch.setattr(opened._flat, "propose", lambda *_: none)
+        monkeypatch.setattr(opened.flat, "propose", lambda *_: none)
         with pytest.raises(Damaged, match="fewer than 5 of 5 rows"):
             opened.search(unit(1), 5)
 
@@ -253,7 +274,7 @@ def test_a_gpu_out_of_memory_gives_the_matches_of_the_cpu() -> None:
 
     with indexed(unit(3000)) as opened:
         whole = opened.search(unit(4, seed=1), 3)
-        gpu = opened._flat._gpu = Full()
+        gpu = opened.flat._gpu = Full()
         opened.search(unit(1), flat.GPU_MAX_K)  # more candidates than a GPU selects
         assert gpu.searches == 0
         assert same(opened.search(unit(4, seed=1), 3), whole)
@@ -272,11 +293,12 @@ def test_an_index_records_what_it_is_of(folders: tuple[Path, Path]) -> None:
             "files": {"flat.faiss": files.sha256(folder / "flat.faiss")},
             "faiss": faiss.__version__,
             "factory": "Flat",
+            "reduced": 0,
             "recall": 0.999,
             "effort": 0,
             "curve": [],
             "unfound": [],
-            "format": 3,
+            "format": 4,
         }
         opened = TrainingIndex.open(folder, store, device="cuda")
         assert (opened.rows, opened.dimension, opened.proposer.kind) == (40, 8, "Flat")

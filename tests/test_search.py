@@ -110,6 +110,27 @@ def test_the_effort_is_the_least_that_finds_most(index, store):
     assert all(point["queries"] == ROWS // 2 for point in manifest.curve)
 
 
+def test_the_curve_counts_best_matches_of_other_subjects(rows, tmp_path):
+    """Five rows a subject, near each other: what is found of them is no measure of the others."""
+    near = np.repeat(rows[: ROWS // 5], 5, 0) + 0.02 * unit(ROWS, DIMENSION, 4)
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    subjects = [f"s{row // 5}" for row in range(ROWS)]
+    with Store.open(write_store(tmp_path / "store", near, subjects=subjects)) as store:
+        manifest = build(store, tmp_path / "index", config=SearchConfig("IVF60,Flat"), run=RUN)
+        search = TrainingIndex.open(tmp_path / "index", store)
+        found = search.search(near, 30)
+    own = np.arange(ROWS) // 5
+    scores = exact(near, near)
+    scores[own[:, None] == own] = -2
+    others = np.where(own[found.rows] == own[:, None], -2, found.scores).max(1)
+    hits = (others >= scores.max(1) - 1e-6).sum()
+    chosen = [each["found"] for each in manifest.curve if each["effort"] == manifest.effort]
+    assert len(chosen) == 2
+    assert sum(chosen) == hits
+    alone = manifest.curve[0]
+    assert alone["found"] < 0.98 * alone["queries"], "one list finds all: this test tests nothing"
+
+
 def test_recall_that_cannot_be_reached_is_warned_of(store, tmp_path, monkeypatch):
     monkeypatch.setattr(approximate, "_efforts", lambda _: ("nprobe", (1,)))
     told = Collected()
@@ -248,12 +269,16 @@ def test_auto_goes_by_rows_and_memory(rows, memory, wanted):
     assert kinds.factory("auto", rows, 256, memory) == wanted
 
 
+OF_FEW = {"FEWEST": 10, "_REDUCED_FROM": 10, "_SETTLED": -1}
+
+
 @pytest.fixture(scope="module")
 def approximate_people(people, tmp_path_factory):
     """The pseudo-subjects of `people`, indexed by a graph that is searched with no effort."""
     root = tmp_path_factory.mktemp("near")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_build, "FEWEST", 10)
+        for name, value in OF_FEW.items():
+            patch.setattr(index_build, name, value)
         config = IndexConfig(adapt="never", calibrate=False, search=SearchConfig("hnsw"))
         build_index(people / "training", root / "index", config, RunContext("cpu", workers=1))
     return root
@@ -298,13 +323,15 @@ def test_a_query_of_many_tells_what_it_found_and_is_not_complete_with_less(
     assert not blind.summary["search"]["passed"]
 
 
-def test_a_damaged_graph_is_named_and_made_again(approximate_people, monkeypatch):
-    path = approximate_people / "index" / "approximate.faiss"
+@pytest.mark.parametrize("name", ["approximate.faiss", "reduced.faiss", "directions.npy"])
+def test_a_damaged_file_is_named_and_made_again(approximate_people, monkeypatch, name):
+    path = approximate_people / "index" / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     checked = check(approximate_people / "index")
     assert [problem.where for problem in checked.problems] == [str(path)]
-    monkeypatch.setattr(index_build, "FEWEST", 10)
+    for constant, value in OF_FEW.items():
+        monkeypatch.setattr(index_build, constant, value)
     repaired = repair(approximate_people / "index", run=RUN)
     assert repaired.intact
     assert path.read_bytes() == whole

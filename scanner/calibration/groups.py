@@ -77,13 +77,8 @@ def groups_of(store: Store) -> Groups:
     subject of its own. Otherwise a group is a run of 16 neighbouring files, or of a quarter of them
     where there are fewer than 64: a match is told by its margin over those of other groups.
     """
-    numbers: dict[str, int] = {}
-    known, rows = True, []
-    for row, record in enumerate(store.embedded()):
-        known &= record.subject_known
-        rows.append(numbers.setdefault(record.subject or f"\0{row}", len(numbers)))
-    named = len(numbers) - sum(name.startswith("\0") for name in numbers)
-    if named < (2 if known else _FEWEST):
-        length = max(1, min(_RUN, len(rows) // _FEWEST_RUNS))
-        return Groups(np.arange(len(rows)) // length, subjects=False, known=False)
-    return Groups(np.array(rows, np.int64), subjects=True, known=known)
+    known = store.catalog.subjects_known()
+    if store.subject_count < (2 if known else _FEWEST):
+        length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
+        return Groups(np.arange(store.rows) // length, subjects=False, known=False)
+    return Groups(store.catalog.subject_numbers(), subjects=True, known=known)

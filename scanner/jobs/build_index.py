@@ -30,15 +30,14 @@ from deepssim_scan.jobs.update import ThereBefore, there_before
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.files import copy
 from deepssim_scan.storage.layout import (
-    APPROXIMATE,
     BLANK,
     CALIBRATION,
     ENCODER,
-    INDEX,
     INDEX_FILES,
     INDEX_MANIFEST,
     JOB,
     REJECTED,
+    SEARCHED,
     STORE,
     STORE_MANIFEST,
 )
@@ -208,10 +207,9 @@ class _Build:
         better = gained or self.config.adapt == "always"
         if better:
             shutil.rmtree(folder / STORE)
-            for name in (ENCODER, STORE, INDEX, INDEX_MANIFEST, CALIBRATION):
-                (new / name).replace(folder / name)
-            (folder / APPROXIMATE).unlink(missing_ok=True)
-            if (new / APPROXIMATE).exists():
-                (new / APPROXIMATE).replace(folder / APPROXIMATE)
+            for name in (ENCODER, STORE, *SEARCHED, INDEX_MANIFEST, CALIBRATION):
+                (folder / name).unlink(missing_ok=True)
+                if (new / name).exists():
+                    (new / name).replace(folder / name)
         shutil.rmtree(new)
         return made if better else loaded

@@ -13,8 +13,6 @@ from typing import Any
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import Damaged
-from deepssim_scan.index.config import FLAT
-from deepssim_scan.index.faiss_io import map_index
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.jobs.findings import Findings, Problem
@@ -25,12 +23,12 @@ from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.matches import read_counts
 from deepssim_scan.storage.files import check_sha256
 from deepssim_scan.storage.layout import (
-    APPROXIMATE,
     CALIBRATION,
     ENCODER,
     INDEX,
     INDEX_MANIFEST,
     MATCHES,
+    SEARCHED,
     STORE,
     SUMMARY,
     SYNTHETIC,
@@ -109,23 +107,13 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
     """Check the store, the encoder, the files, and the index against the store."""
     _check_store(folder / STORE, findings, progress)
     with findings.collecting(folder / INDEX_MANIFEST):
-        digests = IndexManifest.read(folder).files
-        beside = digests.keys() - {INDEX, APPROXIMATE}
-        _check_files(folder, {name: digests[name] for name in sorted(beside)}, findings)
+        _check_files(folder, IndexManifest.read(folder).files, findings)
+        _check_searched(folder, findings)
     with findings.collecting(folder / ENCODER):
         index_encoder(folder)
     with findings.collecting(folder / CALIBRATION):
         if (folder / CALIBRATION).is_file():
             Calibration.read(folder)
-    with findings.collecting(folder / INDEX), Store.open(folder / STORE) as store:
-        index = TrainingIndex.open(folder, store, exact=True)
-        for shard in store.table:
-            rows = index.vectors(shard.first, shard.stop)
-            if rows_sha256(rows) != shard.sha256:
-                where = (shard.first, shard.stop - 1)
-                findings.add(folder / INDEX, "not the rows of the store", where)
-    with findings.collecting(folder / APPROXIMATE):
-        _check_approximate(folder)
     if (folder / CALIBRATION).is_file():
         with findings.collecting(folder / CALIBRATION), Store.open(folder / STORE) as store:
             found = Calibration.read(folder)
@@ -133,14 +121,21 @@ def check_index(folder: Path, findings: Findings, progress: Progress) -> None:
                 findings.add(folder / CALIBRATION, "is of another store or encoder")
 
 
-def _check_approximate(folder: Path) -> None:
-    """Open the approximate index, where there is to be one; Damaged where it is not that."""
-    manifest = IndexManifest.read(folder)
-    if manifest.factory != FLAT:
-        check_sha256(folder / APPROXIMATE, manifest.files[APPROXIMATE])
-        map_index(folder / APPROXIMATE, manifest.factory, manifest.rows, manifest.dimension)
-    elif (folder / APPROXIMATE).exists():
-        raise Damaged(f"{folder / APPROXIMATE}: is of no index. Build the index again.")
+def _check_searched(folder: Path, findings: Findings) -> None:
+    """Open the index, if its files are whole, and check its rows against the store."""
+    files = IndexManifest.read(folder).files
+    for name in SEARCHED:
+        if name not in files and (folder / name).exists():
+            findings.add(folder / name, "is of no index. Build the index again.")
+    if {str(folder / name) for name in SEARCHED} & {each.where for each in findings.problems}:
+        return
+    with findings.collecting(folder / INDEX), Store.open(folder / STORE) as store:
+        index = TrainingIndex.open(folder, store)
+        for shard in store.table:
+            rows = index.vectors(shard.first, shard.stop)
+            if rows_sha256(rows) != shard.sha256:
+                where = (shard.first, shard.stop - 1)
+                findings.add(folder / INDEX, "not the rows of the store", where)
 
 
 def _check_report(folder: Path, findings: Findings, progress: Progress) -> None:

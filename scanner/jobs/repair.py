@@ -31,10 +31,10 @@ from deepssim_scan.storage.layout import (
     APPROXIMATE,
     BLANK,
     ENCODER,
-    INDEX,
     INDEX_MANIFEST,
     JOB,
     REJECTED,
+    SEARCHED,
     STORE,
     SYNTHETIC,
 )
@@ -87,7 +87,7 @@ def _repair_index(folder: Path, run: RunContext) -> None:
     """Make the index of the store again when a file of it is damaged."""
     findings = Findings()
     check_index(folder, findings, run.progress)
-    ours = {str(folder / name) for name in (INDEX, APPROXIMATE, INDEX_MANIFEST, REJECTED, BLANK)}
+    ours = {str(folder / name) for name in (*SEARCHED, INDEX_MANIFEST, REJECTED, BLANK)}
     if not {problem.where for problem in findings.problems} & ours:
         return
     read_json(folder / JOB)  # Damaged when it is: its SHA-256 is about to be recorded

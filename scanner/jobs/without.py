@@ -11,11 +11,10 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.layout import (
-    APPROXIMATE,
     ARRAY,
     CATALOG,
     ENCODER,
-    INDEX,
+    SEARCHED,
     STORE,
     THUMBNAILS,
 )
@@ -24,8 +23,7 @@ from deepssim_scan.store.store import Store
 
 _NUMBERS = (
     ENCODER,
-    INDEX,
-    APPROXIMATE,
+    *SEARCHED,
     ARRAY,
     THUMBNAILS,
 )  # files and folders that hold numbers, and no name

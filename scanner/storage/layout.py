@@ -7,8 +7,12 @@ ENCODER, STORE = "encoder.safetensors", "store"
 """In an index folder: the encoder that made it, and the store of training embeddings."""
 
 INDEX, APPROXIMATE = "flat.faiss", "approximate.faiss"
+REDUCED, DIRECTIONS = "reduced.faiss", "directions.npy"
 INDEX_MANIFEST, CALIBRATION = "index.json", "calibration.json"
 """In an index folder: the FAISS indexes, what they were built of, and the calibration."""
+
+SEARCHED = (INDEX, REDUCED, DIRECTIONS, APPROXIMATE)
+"""The files of an index folder that a search reads; all but the first may not be there."""
 
 MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
 SUBJECTS, VOLUMES, PARTIAL = "subjects.parquet", "volumes.parquet", "partial.parquet"
@@ -37,7 +41,7 @@ _STORE_FILES = (
 )
 
 INDEX_FILES = (
-    *(REJECTED, BLANK, ENCODER, INDEX, APPROXIMATE, INDEX_MANIFEST, CALIBRATION),
+    *(REJECTED, BLANK, ENCODER, *SEARCHED, INDEX_MANIFEST, CALIBRATION),
     *(f"{STORE}/{name}" for name in _STORE_FILES),
 )
 REPORT_FILES = (

@@ -20,6 +20,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepssim_scan.errors import Damaged, InputError, ScanError, WriteFailed
 from deepssim_scan.ingest.record import ImageRecord, State
 from deepssim_scan.ingest.rejection import BLANK
@@ -108,6 +111,18 @@ class _Queries:
         """Return how many different subjects the embedded images have, "" not counted."""
         query = "SELECT count(DISTINCT subject) FROM images WHERE row NOTNULL AND subject != x''"
         return int(self._one(query)[0])
+
+    def subjects_known(self) -> bool:
+        """Tell whether the subjects of all embedded images were given, and none guessed."""
+        query = "SELECT count(*) FROM images WHERE row NOTNULL AND NOT subject_known"
+        return not self._one(query)[0]
+
+    def subject_numbers(self) -> NDArray[np.int64]:
+        """Return a number of the subject of each row (N,); a row without one has one of its own."""
+        numbers: dict[bytes | int, int] = {}
+        rows = enumerate(self._all("SELECT subject FROM images WHERE row NOTNULL ORDER BY row"))
+        found = (numbers.setdefault(subject or row, len(numbers)) for row, (subject,) in rows)
+        return np.fromiter(found, np.int64)
 
     def modes(self) -> dict[str, int]:
         """Return how many embedded images have each mode."""

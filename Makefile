@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/deepssim-scan demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)
 	$(BIN)/python tests/faults/run.py

@@ -123,7 +123,7 @@ def searched(options: argparse.Namespace) -> tuple[dict[str, Spread], dict[str, 
     queries = training[rng.integers(0, options.rows, options.searches)]
     queries += 0.03 * rng.standard_normal(queries.shape, np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    with tempfile.TemporaryDirectory() as name, stored(Path(name), training) as store:
+    with tempfile.TemporaryDirectory() as name, stored(Path(name), [training]) as store:
         build(store, Path(name) / "index", config=SearchConfig("flat"))
         index = TrainingIndex.open(Path(name) / "index", store)
     on = {"cpu": index, "cuda": TrainingIndex(Flat(index.flat._index, "cuda"))}

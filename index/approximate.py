@@ -103,11 +103,13 @@ def _efforts(index: Any) -> tuple[str, tuple[int, ...]]:
     """Return what FAISS calls the effort of an index, and values to try; none: it has none."""
     faiss = load_faiss()
     if (lists := inverted(index)) is not None:
-        return "nprobe", (*_doubled(1, lists.nlist), lists.nlist)
+        return "nprobe", (*_steps(1, lists.nlist), lists.nlist)
     if isinstance(index, faiss.IndexHNSW):
-        return "efSearch", (*_doubled(_FIRST, index.ntotal), index.ntotal)
+        return "efSearch", (*_steps(_FIRST, index.ntotal), index.ntotal)
     return "", (0,)
 
 
-def _doubled(first: int, end: int) -> list[int]:
-    return [first << step for step in range(end.bit_length()) if first << step < end]
+def _steps(first: int, end: int) -> list[int]:
+    """Return two numbers for each doubling, from `first` to less than `end`."""
+    steps = (round(first * 2 ** (step / 2)) for step in range(2 * end.bit_length()))
+    return sorted({each for each in steps if each < end})

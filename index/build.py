@@ -64,7 +64,7 @@ def build(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(folder / INDEX) as file:
         write_flat(file, _unit_rows(store), store.rows, store.dimension)
-    flat = Flat(map_index(folder / INDEX, FLAT, store.rows, store.dimension), "cpu")
+    flat = Flat.open(folder / INDEX, store.rows, store.dimension)
     exact = TrainingIndex(flat, _reduced(folder, flat, run))
     kind, found = _approximate(folder / APPROXIMATE, store, exact, config, run)
     names = [name for name in SEARCHED if (folder / name).exists()]
@@ -99,8 +99,7 @@ def _reduced(folder: Path, flat: Flat, run: RunContext) -> Reduced | None:
         directions = Directions.fitted(some, dimension)
         with replacing(folder / REDUCED) as file:
             write_flat(file, reduced_rows(flat, directions, run), flat.rows, dimension)
-        index = map_index(folder / REDUCED, FLAT, flat.rows, dimension)
-        reduced = Reduced(Flat(index, "cpu"), directions)
+        reduced = Reduced(Flat.open(folder / REDUCED, flat.rows, dimension), directions)
         settled = TrainingIndex(flat).settled(reduced, flat.vectors_at(rows[:_TRIED]), _MATCHES)
         if settled >= _SETTLED * min(_TRIED, len(rows)):
             directions.write(folder / DIRECTIONS)

@@ -3,15 +3,18 @@
 It holds the training rows, from which the candidates of every type of index are scored again.
 """
 
+import os
 from collections.abc import Callable
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
 import numpy as np
 
 from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.base import Found
 from deepssim_scan.index.config import FLAT
-from deepssim_scan.index.faiss_io import on_gpu
+from deepssim_scan.index.faiss_io import map_index, on_gpu
+from deepssim_scan.index.kinds import memory
 from deepssim_scan.index.rescore import Ids, best, cosines
 from deepssim_scan.store.array import Vectors
 
@@ -24,14 +27,26 @@ class Flat:
 
     kind, effort = FLAT, 0
 
-    def __init__(self, index: Any, device: str) -> None:
-        """Take a FAISS index of all rows; "cuda" searches a copy on a GPU, where there is room."""
+    def __init__(self, index: Any, device: str, path: Path | None = None) -> None:
+        """Take a FAISS index of all rows; "cuda" searches a copy on a GPU, where there is room.
+
+        `path` is the file that it is mapped from, if memory may be short of it.
+        """
         self._index = index
         self._gpu = on_gpu(index) if device == "cuda" else None
         self.rows: int = index.ntotal
         self.dimension: int = index.d
         # Bound of what float32 sums of D products, and the one rounding of ours, can be off by.
         self.tolerance = np.float32((index.d + 8) * 2.0**-23)
+
+        self._file = None if path is None else path.open("rb")
+
+    @classmethod
+    def open(cls, path: Path, rows: int, dimension: int, device: str = "cpu") -> Self:
+        """Map an index file into memory; Damaged when it is not a flat one of so many rows."""
+        index = map_index(path, FLAT, rows, dimension)
+        large = path.stat().st_size > memory() // 2 and hasattr(os, "posix_fadvise")
+        return cls(index, device, path if large else None)
 
     @property
     def on_gpu(self) -> bool:
@@ -56,11 +71,22 @@ class Flat:
 
         A product in float32, in any order, tells which cannot be among them. The others are scored.
         """
+        self._read_ahead(ids)
         estimates = self._of_pairs(_estimates, queries, ids)
         if ids.shape[1] > k:
             last = np.partition(estimates, -k)[:, -k, None]
             ids = np.where(estimates < last - 2 * self.tolerance, -1, ids)
         return best(ids, self._of_pairs(cosines, queries, ids), k)
+
+    def _read_ahead(self, ids: Ids) -> None:
+        """Ask for rows that may lie on the disk, all at once, instead of waiting for each."""
+        if self._file is None:
+            return
+        size = 4 * self.dimension
+        start = os.fstat(self._file.fileno()).st_size - size * self.rows
+        for row in np.unique(ids[ids >= 0]).tolist():
+            at = start + size * row
+            os.posix_fadvise(self._file.fileno(), at, size, os.POSIX_FADV_WILLNEED)
 
     def _of_pairs(self, score: Callable[..., Vectors], queries: Vectors, ids: Ids) -> Vectors:
         """Score each query with its rows (Q, n); -inf where there is none."""

@@ -18,6 +18,10 @@ _BYTES = 64  # of a row, by a product quantiser
 _PER_ROOT = 4  # lists for each root of the rows
 
 
+_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+"""Of the control group, in its second and first version."""
+
+
 def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
     """Return the factory string of a type: of `config.TYPES`, or already such a string.
 
@@ -40,6 +44,5 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
 def memory() -> int:
     """Return the memory of this machine, or what its control group may use, in bytes."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text("ascii").strip() if limit.is_file() else ""
-    return min(found, int(text)) if text.isdigit() else found
+    texts = [path.read_text("ascii").strip() for path in map(Path, _LIMITS) if path.is_file()]
+    return min([found, *(int(text) for text in texts if text.isdigit())])

@@ -22,7 +22,7 @@ SAMPLE = 4000
 
 _CROWD = 256  # images of a subject, of which more are taken for others
 _WORTH = 20  # one row in so many: to compare more is hardly faster than an exact search
-_GAIN = 0.1  # of what is missed, which twice the effort must find, or more is not tried
+_GAIN = 0.05  # of what is missed, which the next effort must find, or more is not tried
 _BLOCK = 16_384  # rows that are searched for themselves at once
 
 
@@ -78,8 +78,8 @@ def tuned(
     """Find the least effort with which the share `target` of best matches is found.
 
     The queries are training rows, each without those of its subject (N,). So they are as hard as
-    images of other people. Half of them choose, the others tell what is reached. Warns where that
-    is too little.
+    images of other people. Half of them choose: they ask for half of what may be missing, so that
+    chance does not decide. The others tell what is reached. Warns where that is too little.
     """
     near.use(near.efforts[0])
     unfound = _unfound(near, exact, progress)
@@ -140,7 +140,7 @@ def _left_out(exact: TrainingIndex, subjects: NDArray[np.int64]) -> _LeftOut:
 def _is_enough(curve: list[Point], target: float, rows: int) -> bool:
     """Tell whether more effort is not to be tried: it is enough, or would not pay."""
     last = curve[-1]
-    if last.found >= target * last.queries or last.compared > rows / _WORTH:
+    if last.found >= (1 + target) / 2 * last.queries or last.compared > rows / _WORTH:
         return True
     before = curve[-2] if len(curve) > 1 else Point(0, last.queries, 0, 0)
     return last.found - before.found < _GAIN * (last.queries - before.found)

@@ -22,7 +22,6 @@ from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.base import Found
 from deepssim_scan.index.config import FLAT
-from deepssim_scan.index.faiss_io import map_index
 from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.ingest.config import RunContext
@@ -97,8 +96,8 @@ class Reduced:
                 f"{folder / DIRECTIONS}: is of {directions.basis.shape}, and must be of {size}. "
                 "Build the index again."
             )
-        index = map_index(folder / REDUCED, FLAT, manifest.rows, manifest.reduced)
-        return cls(Flat(index, "cpu"), directions)
+        rows = Flat.open(folder / REDUCED, manifest.rows, manifest.reduced)
+        return cls(rows, directions)
 
     def propose(self, queries: Vectors, wanted: int) -> Found:
         """Return the upper bounds and numbers of the rows where these are highest (Q, wanted)."""

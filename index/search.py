@@ -71,7 +71,7 @@ class TrainingIndex:
                 )
         size = manifest.rows, manifest.dimension
         check_sha256(folder / INDEX, manifest.files[INDEX])
-        flat = Flat(map_index(folder / INDEX, FLAT, *size), device)
+        flat = Flat.open(folder / INDEX, *size, device)
         reduced = Reduced.open(folder, manifest)
         if exact or manifest.factory == FLAT:
             return cls(flat, reduced)

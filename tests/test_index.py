@@ -215,11 +215,30 @@ def test_blocks_and_threads_do_not_change_a_byte(
         for module, name, value in sizes:
             monkeypatch.setattr(module, name, value)
             assert same(opened.search(queries, 10), whole)
-        faiss.omp_set_num_threads(1)
         try:
-            assert same(opened.search(queries, 10), whole)
+            for count in (1, 2):
+                faiss.omp_set_num_threads(count)
+                assert same(opened.search(queries, 10), whole)
         finally:
             faiss.omp_set_num_threads(threads)
+
+
+def test_rows_of_a_file_that_memory_may_not_hold_are_asked_for_ahead(monkeypatch) -> None:
+    asked = []
+
+    def advise(descriptor: int, start: int, size: int, what: int) -> None:
+        assert what == os.POSIX_FADV_WILLNEED
+        asked.append(os.pread(descriptor, size, start))
+
+    rows, queries = unit(300), unit(2, seed=1)
+    with indexed(rows) as opened:
+        wanted = opened.search(queries, 3)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(flat, "memory", lambda: 2 * rows.nbytes)
+    with indexed(rows) as opened:
+        assert same(opened.search(queries, 3), wanted)
+    near = {rows[row].tobytes() for row in wanted.rows.flat}
+    assert near < set(asked) < {row.tobytes() for row in rows}
 
 
 def test_k_shrinks_to_the_training_set() -> None:

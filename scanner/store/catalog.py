@@ -119,10 +119,10 @@ class _Queries:
 
     def subject_numbers(self) -> NDArray[np.int64]:
         """Return a number of the subject of each row (N,); a row without one has one of its own."""
-        numbers: dict[bytes | int, int] = {}
+        first: dict[bytes, int] = {}  # row of each subject, by which it goes
         rows = enumerate(self._all("SELECT subject FROM images WHERE row NOTNULL ORDER BY row"))
-        found = (numbers.setdefault(subject or row, len(numbers)) for row, (subject,) in rows)
-        return np.fromiter(found, np.int64)
+        found = (first.setdefault(whose, row) if whose else row for row, (whose,) in rows)
+        return np.unique(np.fromiter(found, np.int64), return_inverse=True)[1]
 
     def modes(self) -> dict[str, int]:
         """Return how many embedded images have each mode."""

@@ -3,7 +3,7 @@
 It holds the training rows, from which the candidates of every type of index are scored again.
 """
 
-import os
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
@@ -39,13 +39,13 @@ class Flat:
         # Bound of what float32 sums of D products, and the one rounding of ours, can be off by.
         self.tolerance = np.float32((index.d + 8) * 2.0**-23)
 
-        self._file = None if path is None else path.open("rb")
+        self._pages = None if path is None else _pages(path)
 
     @classmethod
     def open(cls, path: Path, rows: int, dimension: int, device: str = "cpu") -> Self:
         """Map an index file into memory; Damaged when it is not a flat one of so many rows."""
         index = map_index(path, FLAT, rows, dimension)
-        large = path.stat().st_size > memory() // 2 and hasattr(os, "posix_fadvise")
+        large = path.stat().st_size > memory() // 2 and hasattr(mmap, "MADV_WILLNEED")
         return cls(index, device, path if large else None)
 
     @property
@@ -80,13 +80,14 @@ class Flat:
 
     def _read_ahead(self, ids: Ids) -> None:
         """Ask for rows that may lie on the disk, all at once, instead of waiting for each."""
-        if self._file is None:
+        if self._pages is None:
             return
         size = 4 * self.dimension
-        start = os.fstat(self._file.fileno()).st_size - size * self.rows
+        start = len(self._pages) - size * self.rows
         for row in np.unique(ids[ids >= 0]).tolist():
             at = start + size * row
-            os.posix_fadvise(self._file.fileno(), at, size, os.POSIX_FADV_WILLNEED)
+            page = at - at % mmap.PAGESIZE
+            self._pages.madvise(mmap.MADV_WILLNEED, page, at + size - page)
 
     def _of_pairs(self, score: Callable[..., Vectors], queries: Vectors, ids: Ids) -> Vectors:
         """Score each query with its rows (Q, n); -inf where there is none."""
@@ -104,6 +105,11 @@ class Flat:
     def vectors_at(self, rows: Ids) -> Vectors:
         """Return some rows (n, D)."""
         return cast("Vectors", self._index.reconstruct_batch(rows))
+
+
+def _pages(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _estimates(left: Vectors, right: Vectors) -> Vectors:

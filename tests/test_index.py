@@ -1,6 +1,7 @@
 """The index: the same matches as brute force, whatever the batch; any damage is refused."""
 
 import math
+import mmap
 import os
 import stat
 import subprocess
@@ -226,14 +227,16 @@ def test_blocks_and_threads_do_not_change_a_byte(
 def test_rows_of_a_file_that_memory_may_not_hold_are_asked_for_ahead(monkeypatch) -> None:
     asked = []
 
-    def advise(descriptor: int, start: int, size: int, what: int) -> None:
-        assert what == os.POSIX_FADV_WILLNEED
-        asked.append(os.pread(descriptor, size, start))
+    class Pages(mmap.mmap):
+        def madvise(self, what: int, start: int, size: int) -> None:
+            assert what == mmap.MADV_WILLNEED
+            assert start % mmap.PAGESIZE == 0
+            asked.append(self[start : start + size][-32:])
 
     rows, queries = unit(300), unit(2, seed=1)
     with indexed(rows) as opened:
         wanted = opened.search(queries, 3)
-    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(mmap, "mmap", Pages)
     monkeypatch.setattr(flat, "memory", lambda: 2 * rows.nbytes)
     with indexed(rows) as opened:
         assert same(opened.search(queries, 3), wanted)

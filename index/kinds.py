@@ -14,7 +14,7 @@ FEWEST = 1024
 
 _EXACT = 500_000  # rows that are searched exactly: a tenth of the time of a query
 _IDENTIFIER = 8  # bytes of a row's number in a list
-_BYTES = 64  # of a row, by a product quantiser
+_BYTES = 64  # of a row, by a product quantiser, at most; half of the dimensions where they are few
 _PER_ROOT = 4  # lists for each root of the rows
 
 
@@ -32,10 +32,12 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
         lists = rows * (dimension + _IDENTIFIER)
         kind = "flat" if rows <= _EXACT else "ivf" if lists <= memory // 2 else "ivfpq"
     lists = max(1, round(_PER_ROOT * sqrt(rows)))
+    most = min(_BYTES, dimension // 2)
+    quantised = next(each for each in range(most, 0, -1) if dimension % each == 0)
     known = {
         "flat": FLAT,
         "ivf": f"IVF{lists},SQ8",
-        "ivfpq": f"IVF{lists},PQ{_BYTES if dimension % _BYTES == 0 else dimension // 4}",
+        "ivfpq": f"IVF{lists},PQ{quantised}",
         "hnsw": "HNSW32_SQ8",
     }
     return known.get(kind, kind)

@@ -224,7 +224,7 @@ def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, 
         (index / "index.json").write_bytes(manifest)
 
 
-@pytest.mark.parametrize("kind", ["what", "PQ5", "hnsw32"])
+@pytest.mark.parametrize("kind", ["what", "PQ5", "hnsw32", "HNSW0", "IVF10_HNSW1,SQ8"])
 def test_an_unknown_type_is_refused_by_name(kind):
     with pytest.raises(InputError, match=r"no index of type .* Choose one of auto"):
         require_type(kind, DIMENSION)
@@ -267,6 +267,12 @@ GIB = 2**30
 )
 def test_auto_goes_by_rows_and_memory(rows, memory, wanted):
     assert kinds.factory("auto", rows, 256, memory) == wanted
+
+
+def test_a_product_quantiser_takes_half_a_byte_a_dimension_and_64_at_most():
+    wanted = {256: "PQ64", 128: "PQ64", 64: "PQ32", 16: "PQ8", 6: "PQ3", 7: "PQ1", 2: "PQ1"}
+    found = {dimension: kinds.factory("ivfpq", 4, dimension, GIB) for dimension in wanted}
+    assert found == {dimension: f"IVF8,{each}" for dimension, each in wanted.items()}
 
 
 OF_FEW = {"FEWEST": 10, "_REDUCED_FROM": 10, "_SETTLED": -1}

@@ -199,7 +199,7 @@ MaxSeconds = Annotated[
         metavar="SECONDS",
         min=0.1,
         max=1_000_000,
-        help="Reject a file that takes longer than this to decode, in two attempts.",
+        help="Reject a file that computes for longer than this to decode, or waits for four times.",
     ),
 ]
 MaxMemory = Annotated[

@@ -575,6 +575,20 @@ def test_row_01_a_compressed_frame_cut_short_in_a_whole_file():
             assert reason(dicom(big, syntax, encapsulate([whole[:keep]]))) == "damaged"
 
 
+def test_row_28_a_box_without_length_does_not_keep_the_decoder():
+    """The walk of pydicom through the boxes of such a JPEG 2000 image would not end."""
+    image = Image.fromarray(GREY[0])
+    boxed = saved(image, "JPEG2000")
+    assert boxed.startswith(b"\0\0\0\x0cjP  ")
+    assert one(dicom(GREY[0], JPEG2000Lossless, encapsulate([boxed]))).shape == GREY[0].shape
+    at = boxed.index(b"jp2h") - 4
+    for kind in (b"jp2h", b"free"):
+        endless = boxed[:at] + b"\0\0\0\0" + kind + boxed[at + 8 :]
+        assert reason(dicom(GREY[0], JPEG2000Lossless, encapsulate([endless]))) == "damaged"
+    extended = boxed[:at] + b"\0\0\0\x01" + boxed[at + 4 :]
+    assert reason(dicom(GREY[0], JPEG2000Lossless, encapsulate([extended]))) == "damaged"
+
+
 def test_row_01_a_file_that_ends_within_an_element():
     compressed = dicom(GREY[0], JPEG2000Lossless, encapsulate([j2k(GREY[0])]))
     assert reason(compressed[:-20]) == "damaged"

@@ -26,7 +26,7 @@ def act(folder, item):
         what = "exit"
     if what == "slow" and not (folder / item).exists():
         (folder / item).touch()
-        what = "hang"
+        what = "sleep"
     if what == "hang":  # within C code that holds the interpreter's lock
         re.match("(a+)+$", "a" * 60 + "b")
     elif what == "sleep":

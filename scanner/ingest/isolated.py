@@ -3,10 +3,13 @@
     items -> Isolated.answers -> an Answer or a Rejection each, in their order
 
 The item that the process died of is tried once more in a fresh process, since the first may have
-died by bad luck. What was answered before it is kept; the items after it go on in the fresh one.
+died by bad luck. One that computed for as long as it may is not: its time does not depend on what
+else the machine does. What was answered before it is kept; the items after it go on in the fresh
+process.
 
-The process sets a timer for each item. Its signal has the default action, so the kernel ends a
-process that hangs, inside C code too, and also when this process is gone. A limit on the address
+The process sets two timers for each item, of the time that it computes and of the time that
+passes. Their signals have the default action, so the kernel ends a process that hangs, inside C
+code too, and also when this process is gone. A limit on the address
 space turns too much memory into MemoryError.
 """
 
@@ -25,6 +28,8 @@ from deepssim_scan.ingest.rejection import Rejection
 
 T = TypeVar("T")
 
+_WAITING = 4  # times as long as an item may compute, it may wait for the disk and the machine
+_ENDLESS = signal.SIGPROF, signal.SIGALRM  # of having computed, and of having waited, too long
 _AHEAD = 4  # items that the process has, so that it does not wait for the next one
 _REJECTED = "rejected"  # in the records of an answer: a reason and its detail
 
@@ -49,7 +54,8 @@ class Isolated:
         """Run `work` on every item; both must be picklable.
 
         An item that two processes died of gets a Rejection: "decoder-timeout" or "decoder-crashed",
-        by the second death. An item whose answer does not fit into memory gets "too-large". `work`
+        by the second death; so does one that computed for too long, once. An item whose answer does
+        not fit into memory gets "too-large". `work`
         must not raise: an exception ends its process. Raises ScanError when no process can be
         started.
         """
@@ -64,7 +70,7 @@ class Isolated:
                 except (EOFError, OSError, NoAnswer) as error:
                     code = self._child.end()
                     deaths, sent = deaths + 1, done
-                    if deaths < 2:
+                    if deaths < 2 and code != -signal.SIGPROF:
                         continue
                     found = self._cause(error, code)
                 done, deaths = done + 1, 0
@@ -82,9 +88,14 @@ class Isolated:
     def _cause(self, error: Exception, code: int | None) -> Rejection:
         if isinstance(error, NoAnswer):
             return Rejection("decoder-crashed", "what its process answered is no answer, twice")
+        seconds = self.limits.max_seconds
+        if code == -signal.SIGPROF:
+            return Rejection(
+                "decoder-timeout", f"computed for the {seconds:g} seconds of the limit"
+            )
         if code == -signal.SIGALRM:
-            seconds = f"{self.limits.max_seconds:g} seconds"
-            return Rejection("decoder-timeout", f"over the limit of {seconds}, twice")
+            waited = f"not ready after {_WAITING * seconds:g} seconds, twice"
+            return Rejection("decoder-timeout", f"{waited}; the limit is {seconds:g} of computing")
         how = "its pipe closed" if code is None else ended(code)
         return Rejection("decoder-crashed", f"its process died twice: {how}")
 
@@ -101,8 +112,9 @@ def _opened(data: bytes) -> Answer | Rejection:
 
 def _limited(limits: Limits) -> Work:
     """Set the limits of this process, and return what answers items."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    for each in _ENDLESS:
+        signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDLESS)
     _limit_memory(limits.max_memory)
     return partial(_answer, limits)
 
@@ -111,14 +123,19 @@ def _answer(limits: Limits, message: bytes) -> bytes:
     """Return an item's answer, packed."""
     try:
         work, item = pickle.loads(message)  # noqa: S301 - of the parent
-        signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
+        _set_timers(limits.max_seconds)
         try:
             answer: Answer = work(item)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _set_timers(0)
         return answer.pack()
     except MemoryError:
         return Answer({_REJECTED: ["too-large", "not enough memory"]}).pack()
+
+
+def _set_timers(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _WAITING * seconds)
 
 
 def _limit_memory(more: int) -> None:

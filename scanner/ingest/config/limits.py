@@ -11,7 +11,8 @@ _LEAST_MEMORY = 1 << 28
 class Limits:
     """How much time and memory one file may take.
 
-    `max_seconds`: wall-clock time for one file, or for the list of one archive. `max_memory`: bytes
+    `max_seconds`: time that one file, or the list of one archive, may compute; it may wait for four
+    times as long, as for a disk. `max_memory`: bytes
     of address space of a worker process, above what it starts with; not enforced where there is
     no /proc.
     """

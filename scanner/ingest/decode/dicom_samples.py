@@ -19,6 +19,7 @@ _RLE = "1.2.840.10008.1.2.5"
 _FRAME_HEADERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS, and every JPEG
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 _END = b"\xff\xd9"
+_BOXES, _CODESTREAM = b"\0\0\0\x0cjP  ", b"jp2c"  # of JPEG 2000
 
 
 def stored_frames(tags: "Dataset", layout: Layout) -> Iterator[tuple[npt.NDArray[Any], str]]:
@@ -75,12 +76,27 @@ def _check_encapsulated(tags: "Dataset", layout: Layout) -> None:
             whole = len(fragments) == 1 and len(fragments[0]) <= 100 + 2 * layout.nbytes(1)
         else:
             whole = _coded_size(fragments[0]) == (layout.rows, layout.columns)
+            whole = whole and _boxes_end(b"".join(fragments))
             whole = whole and _END in fragments[-1][-10:]
             whole = whole and not any(part.startswith(_STARTS) for part in fragments[1:])
         if not whole:
             raise Rejected("damaged", "a frame that is cut short, or not of the size declared")
     if found != layout.count:
         raise Rejected("damaged", "more or fewer frames than it declares")
+
+
+def _boxes_end(data: bytes) -> bool:
+    """Tell whether a walk through the boxes of a JPEG 2000 file, as pydicom's, comes to an end.
+
+    pydicom 3.0.2 (`get_j2k_parameters`) never leaves a box that says it has no length.
+    """
+    at = 12
+    while data.startswith(_BOXES) and at < len(data) and data[at + 4 : at + 8] != _CODESTREAM:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if not length:
+            return False
+        at += length
+    return True
 
 
 def _coded_size(data: bytes) -> tuple[int, int] | None:

@@ -474,6 +474,10 @@ def test_row_09_colour_is_luminance():
     planar.PlanarConfiguration = 1
     planar.PixelData = np.ascontiguousarray(np.moveaxis(RGB, -1, 0)).tobytes()
     np.testing.assert_allclose(one(written(planar)), RGB @ WEIGHTS, rtol=1e-6)
+    deepest = RGB.astype(np.uint32) * 16_843_009
+    found = one(dicom(deepest, **COLOUR, BitsAllocated=32, BitsStored=32, HighBit=31))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, deepest.astype(np.float64) @ WEIGHTS, rtol=1e-6)
     deep = RGB.astype(np.uint16) * 257
     np.testing.assert_allclose(one(dicom(deep, **COLOUR)), deep @ WEIGHTS, rtol=1e-6)
     grey = np.repeat(MANY[0][..., None], 3, axis=-1)

@@ -1,9 +1,13 @@
 """Real processes that hang, crash, are killed and eat memory; what they do is told by the item."""
 
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -75,6 +79,29 @@ def test_row_28_an_item_that_waits_too_long_is_tried_twice(tmp_path):
     assert names(answers) == ["decoder-timeout", "a"]
     assert answers[0].detail == "not ready after 1.2 seconds, twice; the limit is 0.3 of computing"
     assert tries(tmp_path) == {"sleep-1": 2, "a": 1}
+
+
+LOUD = """from deepssim_scan.ingest.config.limits import Limits
+from deepssim_scan.ingest.isolated import Isolated
+from worker_faults import loud
+
+process = Isolated(Limits())
+print([answer.records for answer in process.answers(loud, ["a", "b"])])
+process.close()
+"""
+
+
+def test_what_a_decoder_prints_reaches_nobody(tmp_path):
+    (tmp_path / "loud.py").write_text(LOUD)
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "loud.py"],
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("['a', 'b']\n", "")
 
 
 def test_the_time_limit_is_of_one_item():

@@ -13,10 +13,12 @@ code too, and also when this process is gone. A limit on the address
 space turns too much memory into MemoryError.
 """
 
+import os
 import pickle
 import resource
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -125,12 +127,27 @@ def _answer(limits: Limits, message: bytes) -> bytes:
         work, item = pickle.loads(message)  # noqa: S301 - of the parent
         _set_timers(limits.max_seconds)
         try:
-            answer: Answer = work(item)
+            with _quiet():
+                answer: Answer = work(item)
         finally:
             _set_timers(0)
         return answer.pack()
     except MemoryError:
         return Answer({_REJECTED: ["too-large", "not enough memory"]}).pack()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let nothing that a decoder prints, as libtiff does, reach the terminal or a log."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _set_timers(seconds: float) -> None:

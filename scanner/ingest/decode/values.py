@@ -33,5 +33,4 @@ def luminance(samples: npt.NDArray[Any]) -> Pixels:
     """Return the luminance (H, W) of red, green and blue (H, W, 3); equal ones keep their value."""
     # Whole numbers up to 255,000 are exact in float32; deeper samples need more.
     weights = np.array([299, 587, 114], np.float32)
-    pixels: Pixels = (samples @ weights) / np.float32(1000)
-    return pixels
+    return ((samples @ weights) / np.float32(1000)).astype(np.float32)

@@ -30,6 +30,7 @@ from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.index.build import build
 from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.index.reduced import Directions
+from deepssim_scan.index.rescore import Ids
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.record import ImageRecord
@@ -52,7 +53,8 @@ def main() -> None:
     others = read(options.rows, slice(options.blocks - 1, options.blocks))[: options.queries]
     copies, _ = read_copies(options.rows, slice(options.blocks - 1))
     copies = copies[np.random.default_rng(options.seed).permutation(len(copies))[: options.queries]]
-    found = {BARE: _bare(training, others, options.k)}
+    bare, matches = _bare(training, others, options.k)
+    found = {BARE: bare}
     with (
         tempfile.TemporaryDirectory(dir=options.work) as name,
         stored(Path(name), [training]) as store,
@@ -62,6 +64,9 @@ def main() -> None:
             found[kind] = _type(Path(name) / "index", store, kind, (others, copies), options)
             if found[kind]["factory"] == "Flat":
                 found[kind]["left by bounds"] = _left(store, others, options.k)
+                search = TrainingIndex.open(Path(name) / "index", store)
+                ours = search.search(others, options.k).rows
+                found[kind]["rows_that_bare_finds"] = _share(ours, matches)
             found[kind]["of bare"] = found[kind]["queries_s"] / found[BARE]["queries_s"]
             console.print(kind, found[kind])
         rows = store.rows
@@ -83,11 +88,12 @@ def stored(folder: Path, blocks: Iterable[Vectors]) -> Iterator[Store]:
         yield store
 
 
-def _bare(training: Vectors, queries: Vectors, k: int) -> dict[str, Any]:
+def _bare(training: Vectors, queries: Vectors, k: int) -> tuple[dict[str, Any], Ids]:
     index = faiss.IndexFlatIP(training.shape[1])
     index.add(training)
     seconds = _least(lambda: index.search(queries, k))
-    return {"queries_s": len(queries) / seconds, "bytes_a_row": 4.0 * training.shape[1]}
+    told = {"queries_s": len(queries) / seconds, "bytes_a_row": 4.0 * training.shape[1]}
+    return told, index.search(queries, k)[1]
 
 
 def _type(
@@ -136,7 +142,6 @@ def _recall(search: TrainingIndex, queries: Vectors, k: int) -> dict[str, float]
     """Return the share of best matches and of the first k that are found, and how it is stated."""
     found, exact = search.search(queries, k), search.exact().search(queries, k)
     hit = found.scores[:, 0] >= exact.scores[:, 0]
-    same = (found.rows[:, :, None] == exact.rows[:, None]).any(1)
     low, high = clopper_pearson(int(hit.sum()), len(hit))
     covered = _covered(hit)
     return {
@@ -144,9 +149,14 @@ def _recall(search: TrainingIndex, queries: Vectors, k: int) -> dict[str, float]
         "recall": float(hit.mean()),
         "low": low,
         "high": high,
-        "recall_of_k": float(same.mean()),
+        "recall_of_k": _share(found.rows, exact.rows),
         "stated_bounds_hold": covered,
     }
+
+
+def _share(found: Ids, wanted: Ids) -> float:
+    """Return the share of wanted rows (Q, k) that were found."""
+    return float((found[:, :, None] == wanted[:, None]).any(1).mean())
 
 
 def _covered(hit: NDArray[np.bool_]) -> int:

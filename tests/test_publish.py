@@ -345,3 +345,42 @@ def test_a_file_where_a_folder_goes_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a file, and a folder is to be written"):
         enter(tmp_path / "folder")
     assert (tmp_path / "folder").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".folder.partial", ".folder.old", ".folder.lock"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_link_that_was_planted_is_refused_and_what_it_leads_to_is_intact(tmp_path, name, whole):
+    """As another user may do who can write to the folder beside."""
+    victim = tmp_path / "victim"
+    if name.endswith("lock"):
+        victim.write_text("precious")
+    else:
+        _ours(victim, "precious")
+        if whole:
+            write_json(victim / "job.json", JOB.record())
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(InputError, match=r"is a link.* Remove it, or write to a folder in which"):
+        enter(tmp_path / "folder")
+    content = victim if victim.is_file() else victim / "content"
+    assert content.read_text() == "precious"
+
+
+def test_a_second_name_of_a_file_is_no_lock(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    os.link(victim, tmp_path / ".folder.lock")
+    with pytest.raises(InputError, match="is a second name of another file"):
+        enter(tmp_path / "folder")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".folder.partial", ".folder.old"])
+def test_a_folder_of_another_user_is_not_gone_on_with(tmp_path, name, monkeypatch):
+    """One that is there as a killed run leaves it: it would be filled under the other's eyes."""
+    _ours(tmp_path / name)
+    write_json(tmp_path / name / "job.json", JOB.record())
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    with pytest.raises(InputError, match=f"is of user {us}, and this is where a run keeps"):
+        enter(tmp_path / "folder")
+    assert names(tmp_path) == [name]

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.storage.files import flush, shown
 from deepssim_scan.storage.layout import JOB
 from deepssim_scan.storage.records import read_json, write_json
+
+_NOBODY = 65534  # whose the files of root are on a network file system that does not trust it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ def publishing(
     path = path.resolve()
     partial, old = (path.with_name(f".{path.name}.{tag}") for tag in ("partial", "old"))
     with _write_errors(path, partial), locked(path):
+        for beside in (partial, old):
+            _require_ours(beside)
         if old.exists() and not path.exists():  # a swap that stopped half-way is undone
             old.replace(path)
         if restart:
@@ -118,6 +123,21 @@ def publishing(
             raise
         refuse_foreign(path, names)  # again: the block may have taken hours
         _swap(partial, path, old)
+
+
+def _require_ours(path: Path) -> None:
+    """Raise InputError for a link, and for what another user has put where we are to write."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    squashed = os.geteuid() == 0 and status.st_uid == _NOBODY
+    if stat.S_ISLNK(status.st_mode) or not (status.st_uid == os.geteuid() or squashed):
+        what = "is a link" if stat.S_ISLNK(status.st_mode) else f"is of user {status.st_uid}"
+        raise InputError(
+            f"{path}: {what}, and this is where a run keeps what it makes. Remove it, or write to "
+            "a folder in which no one else may write."
+        )
 
 
 def refuse_foreign(path: Path, names: Collection[str]) -> None:
@@ -278,9 +298,13 @@ def locked(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path, lock: Path) -> int:
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _require_ours(lock)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(lock, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink > 1:
+                raise InputError(f"{lock}: is a second name of another file. Remove it.")
             if _same_file(descriptor, lock):
                 return descriptor  # and not a file that a run has removed at its end
         except BlockingIOError as error:

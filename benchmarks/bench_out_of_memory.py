@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.progress import Silent
 from deepssim_scan.storage.layout import SEARCHED
 from deepssim_scan.store.array import Vectors
+from deepssim_scan.store.store import Store
 
 BLOCK = 8192  # rows that are made at once
 FLAT = 1024  # queries that are searched without an index
@@ -47,8 +49,8 @@ def main() -> None:
     some = np.random.default_rng(options.seed).permutation(len(copies))[: options.queries]
     copies, of = copies[some], of[some]
     with tempfile.TemporaryDirectory(dir=options.work) as name:
-        folder, rows = Path(name) / "index", _blended(options)
-        with stored(Path(name), rows) as store:
+        folder = Path(name) / "index"
+        with _store(options, Path(name)) as store:
             config = SearchConfig(options.type, options.recall)
             run = RunContext("cpu", options.workers, progress=_Stages())
             manifest, built = _timed(lambda: build(store, folder, config=config, run=run))
@@ -94,6 +96,17 @@ def _search(
     _, seconds = _timed(lambda: whole.search(queries["copies"][:FLAT], k))
     told["queries_s, flat"] = min(FLAT, len(queries["copies"])) / seconds
     told["of flat"] = told["copies, queries_s, again"] / told["queries_s, flat"]
+
+
+@contextmanager
+def _store(options: argparse.Namespace, work: Path) -> Iterator[Store]:
+    """Open the store that a run before has kept, or write it."""
+    if options.store and options.store.exists():
+        with Store.open(options.store) as store:
+            yield store
+    else:
+        with stored(work, _blended(options)) as store:
+            yield store
 
 
 def _blended(options: argparse.Namespace) -> Iterator[Vectors]:
@@ -145,6 +158,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--type", default="ivf", help="(ivf)")
     made.add_argument("--recall", type=float, default=0.999, help="(0.999)")
     made.add_argument("--group", type=Path, help="control group whose memory limit holds")
+    made.add_argument("--store", type=Path, help="a store of these rows, from an earlier run")
     made.add_argument("--work", type=Path, help="where the index is made")
     made.add_argument("--name", default="ten_million", help="of the result")
     return made.parse_args()

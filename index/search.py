@@ -34,7 +34,7 @@ from deepssim_scan.store.store import Store
 MARGIN = 16  # candidates asked for beyond k, so that few queries need a second look
 QUERY_BLOCK = 1024
 CANDIDATE_BLOCK = 2**20  # ids and scores that FAISS returns at a time
-_DEEPER, _DEEPEST = 4, 1024  # times as many candidates where they were too few; until when
+_DEEPER, _DEEPEST = 4, 2048  # times as many candidates where they were too few; until when
 
 
 class TrainingIndex:
@@ -176,12 +176,20 @@ class TrainingIndex:
 
     def _exactly(self, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
         """Return the best k of all rows: of those that are proposed, if no other can be better."""
-        wanted = _wider(k)
-        if self.reduced is None or self.flat.on_gpu or wanted > min(_DEEPEST, self.rows):
+        if self.reduced is None or self.flat.on_gpu:
             return self._fully(queries, k, k + MARGIN)
-        rows, scores, unsure = self._of(self.reduced, queries, k, wanted)
+        return self._by_bounds(self.reduced, queries, k, _wider(k))
+
+    def _by_bounds(
+        self, reduced: Reduced, queries: Vectors, k: int, wanted: int
+    ) -> tuple[Ids, Vectors]:
+        """Return the best k of all rows, of which as few are scored as tell that."""
+        if wanted > min(_DEEPEST, self.rows):
+            return self._fully(queries, k, k + MARGIN)
+        rows, scores, unsure = self._of(reduced, queries, k, wanted)
         if len(unsure):
-            rows[unsure], scores[unsure] = self._fully(queries[unsure], k, k + MARGIN)
+            deeper = self._by_bounds(reduced, queries[unsure], k, _DEEPER * wanted)
+            rows[unsure], scores[unsure] = deeper
         return rows, scores
 
     def _fully(self, queries: Vectors, k: int, wanted: int) -> tuple[Ids, Vectors]:

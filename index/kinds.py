@@ -32,7 +32,7 @@ def factory(kind: str, rows: int, dimension: int, memory: int) -> str:
         lists = rows * (dimension + _IDENTIFIER)
         kind = "flat" if rows <= _EXACT else "ivf" if lists <= memory // 2 else "ivfpq"
     lists = max(1, round(_PER_ROOT * sqrt(rows)))
-    most = min(_BYTES, dimension // 2)
+    most = max(1, min(_BYTES, dimension // 2))
     quantised = next(each for each in range(most, 0, -1) if dimension % each == 0)
     known = {
         "flat": FLAT,

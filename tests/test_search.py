@@ -270,7 +270,7 @@ def test_auto_goes_by_rows_and_memory(rows, memory, wanted):
 
 
 def test_a_product_quantiser_takes_half_a_byte_a_dimension_and_64_at_most():
-    wanted = {256: "PQ64", 128: "PQ64", 64: "PQ32", 16: "PQ8", 6: "PQ3", 7: "PQ1", 2: "PQ1"}
+    wanted = {256: "PQ64", 128: "PQ64", 64: "PQ32", 16: "PQ8", 6: "PQ3", 7: "PQ1", 1: "PQ1"}
     found = {dimension: kinds.factory("ivfpq", 4, dimension, GIB) for dimension in wanted}
     assert found == {dimension: f"IVF8,{each}" for dimension, each in wanted.items()}
 

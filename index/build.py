@@ -125,7 +125,7 @@ def _approximate(
         write_approximate(path, kind, flat, run)
         index = map_index(path, kind, flat.rows, flat.dimension)
         near = Approximate(index, kind, 1, "cpu", exact.reduced)
-        subjects = store.catalog.subject_numbers()
+        subjects = store.subject_numbers()
         found = tuned(near, exact, subjects, config.recall, run.progress)
         if len(found.unfound) > flat.rows / _UNFOUND:
             raise RuntimeError(f"it does not find {len(found.unfound):,} images by themselves")

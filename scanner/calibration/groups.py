@@ -81,4 +81,4 @@ def groups_of(store: Store) -> Groups:
     if store.subject_count < (2 if known else _FEWEST):
         length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
         return Groups(np.arange(store.rows) // length, subjects=False, known=False)
-    return Groups(store.catalog.subject_numbers(), subjects=True, known=known)
+    return Groups(store.subject_numbers(), subjects=True, known=known)

@@ -6,8 +6,7 @@
 
 While a store is written, the rows of a shard are committed in one transaction, after the shard
 itself is on the disk. When the store is finished, all rows are copied, in order, to a new file
-that replaces the old one. So the bytes of the file depend on the rows alone, and not on how often
-the run was stopped.
+that replaces the old one. So its bytes depend on the rows alone, not on how often the run stopped.
 """
 
 import hashlib
@@ -19,9 +18,6 @@ from dataclasses import astuple, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from deepssim_scan.errors import Damaged, InputError, ScanError, WriteFailed
 from deepssim_scan.ingest.record import ImageRecord, State
@@ -114,15 +110,12 @@ class _Queries:
 
     def subjects_known(self) -> bool:
         """Tell whether the subjects of all embedded images were given, and none guessed."""
-        query = "SELECT count(*) FROM images WHERE row NOTNULL AND NOT subject_known"
-        return not self._one(query)[0]
+        return self._one("SELECT min(subject_known) FROM images WHERE row NOTNULL")[0] != 0
 
-    def subject_numbers(self) -> NDArray[np.int64]:
-        """Return a number of the subject of each row (N,); a row without one has one of its own."""
-        first: dict[bytes, int] = {}  # row of each subject, by which it goes
-        rows = enumerate(self._all("SELECT subject FROM images WHERE row NOTNULL ORDER BY row"))
-        found = (first.setdefault(whose, row) if whose else row for row, (whose,) in rows)
-        return np.unique(np.fromiter(found, np.int64), return_inverse=True)[1]
+    def subject_of_each_row(self) -> Iterator[bytes]:
+        """Give the subject of each row, in their order; b"" where there is none."""
+        query = "SELECT subject FROM images WHERE row NOTNULL ORDER BY row"
+        return (subject for (subject,) in self._all(query))
 
     def modes(self) -> dict[str, int]:
         """Return how many embedded images have each mode."""

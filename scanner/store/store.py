@@ -150,6 +150,13 @@ class Store(AbstractContextManager["Store"]):
         """How many different subjects the embedded images show, known or guessed."""
         return self.catalog.subjects()
 
+    def subject_numbers(self) -> NDArray[np.int64]:
+        """Return a number of the subject of each row (N,); a row without one has one of its own."""
+        first: dict[bytes, int] = {}  # row of each subject, by which it goes
+        rows = enumerate(self.catalog.subject_of_each_row())
+        found = (first.setdefault(whose, row) if whose else row for row, whose in rows)
+        return np.unique(np.fromiter(found, np.int64), return_inverse=True)[1]
+
     def rejections(self) -> Iterator[ImageRecord]:
         """Give the images that were rejected, in the order that they were listed."""
         return self.catalog.in_state("rejected")

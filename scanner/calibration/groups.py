@@ -77,7 +77,7 @@ def groups_of(store: Store) -> Groups:
     subject of its own. Otherwise a group is a run of 16 neighbouring files, or of a quarter of them
     where there are fewer than 64: a match is told by its margin over those of other groups.
     """
-    known = store.catalog.subjects_known()
+    known = all(record.subject_known for record in store.embedded())
     if store.subject_count < (2 if known else _FEWEST):
         length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
         return Groups(np.arange(store.rows) // length, subjects=False, known=False)

@@ -108,10 +108,6 @@ class _Queries:
         query = "SELECT count(DISTINCT subject) FROM images WHERE row NOTNULL AND subject != x''"
         return int(self._one(query)[0])
 
-    def subjects_known(self) -> bool:
-        """Tell whether the subjects of all embedded images were given, and none guessed."""
-        return self._one("SELECT min(subject_known) FROM images WHERE row NOTNULL")[0] != 0
-
     def subject_of_each_row(self) -> Iterator[bytes]:
         """Give the subject of each row, in their order; b"" where there is none."""
         query = "SELECT subject FROM images WHERE row NOTNULL ORDER BY row"

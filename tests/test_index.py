@@ -75,6 +75,29 @@ def indexed(rows: np.ndarray, *, reduced: bool = False) -> Iterator[TrainingInde
             yield opened
 
 
+@contextmanager
+def given_bytes(folder: Path, name: str, data: bytes, *, agreed: bool = False) -> Iterator[None]:
+    """Give a file of an index other bytes; `agreed`: index.json says that they are right."""
+    before = {path: path.read_bytes() for path in (folder / name, folder / "index.json")}
+    (folder / name).write_bytes(data)
+    if agreed:
+        edit(
+            folder,
+            files=read_json(folder / "index.json")["files"] | {name: files.sha256(folder / name)},
+        )
+    try:
+        yield
+    finally:
+        for path, whole in before.items():
+            path.write_bytes(whole)
+
+
+def damaged(whole: bytes, where: float, bit: int, *, cut: bool) -> bytes:
+    """Flip a bit, or cut the bytes short."""
+    at = int(where * len(whole))
+    return whole[:at] + (b"" if cut else bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+
+
 def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> Matches:
     """Sort every pair: products exact in float64, summed exactly, rounded once."""
     products = queries[:, None].astype(np.float64) * rows[None].astype(np.float64)

@@ -359,7 +359,7 @@ def test_a_link_that_was_planted_is_refused_and_what_it_leads_to_is_intact(tmp_p
         if whole:
             write_json(victim / "job.json", JOB.record())
     (tmp_path / name).symlink_to(victim)
-    with pytest.raises(InputError, match=r"is a link.* Remove it, or write to a folder in which"):
+    with pytest.raises(InputError, match=r"is a link.* Remove it"):
         enter(tmp_path / "folder")
     content = victim if victim.is_file() else victim / "content"
     assert content.read_text() == "precious"
@@ -372,6 +372,13 @@ def test_a_second_name_of_a_file_is_no_lock(tmp_path):
     with pytest.raises(InputError, match="is a second name of another file"):
         enter(tmp_path / "folder")
     assert victim.read_text() == "precious"
+
+
+def test_row_31_a_writer_who_is_another_user_holds_the_lock(tmp_path, holder, monkeypatch):
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    with pytest.raises(Busy, match=f"is being written by process {holder.pid}"):
+        enter(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("name", [".folder.partial", ".folder.old"])

@@ -1,10 +1,12 @@
 """Reduced rows: their products bound those of the rows, so an exact search stays exact."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_index import unit, write_store
+from test_index import damaged, given_bytes, unit, write_store
 
 from deepssim_scan.errors import Damaged, InputMissing
 from deepssim_scan.index import build as index_build
@@ -15,8 +17,6 @@ from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.reduced import Directions
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.storage import files
-from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
@@ -139,24 +139,14 @@ def test_an_index_that_is_made_again_without_them_has_none(rows, store, tmp_path
 @settings(max_examples=15, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_changed_byte_and_a_cut_file_are_found(index, store, name, where, bit, cut):
-    path = index / name
-    whole = path.read_bytes()
-    at = int(where * len(whole))
-    changed = bytearray(whole)
-    changed[at] ^= 1 << bit
-    path.write_bytes(whole[:at] if cut else changed)
-    try:
-        with pytest.raises((Damaged, InputMissing)):
-            TrainingIndex.open(index, store)
-    finally:
-        path.write_bytes(whole)
+    data = damaged((index / name).read_bytes(), where, bit, cut=cut)
+    with given_bytes(index, name, data), pytest.raises((Damaged, InputMissing)):
+        TrainingIndex.open(index, store)
 
 
 @pytest.mark.parametrize("kind", ["scaled", "shape", "pickled", "float32", "nan", "text"])
 def test_foreign_directions_are_refused_even_when_the_manifest_agrees(index, store, kind):
-    path = index / "directions.npy"
-    before, manifest = path.read_bytes(), (index / "index.json").read_bytes()
-    basis = np.load(path)
+    basis = np.load(index / "directions.npy")
     foreign = {
         "scaled": 0.99 * basis,
         "shape": basis[:, :-1],
@@ -164,16 +154,11 @@ def test_foreign_directions_are_refused_even_when_the_manifest_agrees(index, sto
         "float32": basis.astype(np.float32),
         "nan": np.full_like(basis, np.nan),
     }
-    try:
-        if kind == "text":
-            path.write_text("no matrix", "ascii")
-        else:
-            np.save(path, foreign[kind])
-        record = read_json(index / "index.json")
-        record["files"]["directions.npy"] = files.sha256(path)
-        write_json(index / "index.json", record)
-        with pytest.raises(Damaged, match=r"directions\.npy: is .* Build the index again"):
-            TrainingIndex.open(index, store)
-    finally:
-        path.write_bytes(before)
-        (index / "index.json").write_bytes(manifest)
+    data = io.BytesIO(b"no matrix")
+    if kind in foreign:
+        np.save(data, foreign[kind])
+    with (
+        given_bytes(index, "directions.npy", data.getvalue(), agreed=True),
+        pytest.raises(Damaged, match=r"directions\.npy: is .* Build the index again"),
+    ):
+        TrainingIndex.open(index, store)

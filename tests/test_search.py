@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_index import unit, write_store
+from test_index import damaged, given_bytes, unit, write_store
 
 from deepssim_scan.cli import main
 from deepssim_scan.errors import Damaged, InputError, InputMissing
@@ -32,8 +32,6 @@ from deepssim_scan.jobs.query import query
 from deepssim_scan.jobs.repair import repair
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.progress import Collected
-from deepssim_scan.storage import files
-from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
@@ -191,37 +189,23 @@ def test_where_too_few_rows_are_proposed_all_are_searched(rows, store, tmp_path)
 @settings(max_examples=25, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_changed_byte_and_a_cut_file_are_found(index, store, name, where, bit, cut):
-    path = index / name
-    whole = path.read_bytes()
-    at = int(where * len(whole))
-    changed = bytearray(whole)
-    changed[at] ^= 1 << bit
-    path.write_bytes(whole[:at] if cut else changed)
-    try:
-        with pytest.raises((Damaged, InputMissing)):
-            TrainingIndex.open(index, store)
-    finally:
-        path.write_bytes(whole)
+    data = damaged((index / name).read_bytes(), where, bit, cut=cut)
+    with given_bytes(index, name, data), pytest.raises((Damaged, InputMissing)):
+        TrainingIndex.open(index, store)
 
 
 @pytest.mark.parametrize("index", ["hnsw"], indirect=True)
 @pytest.mark.parametrize("foreign", ["IVF30,SQ8", "Flat", "HNSW32_SQ8"])
 def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, rows, foreign):
-    path = index / "approximate.faiss"
-    before, manifest = path.read_bytes(), (index / "index.json").read_bytes()
     other = faiss.index_factory(DIMENSION, foreign, faiss.METRIC_INNER_PRODUCT)
     other.train(rows)
     other.add(rows[:-1])
-    try:
-        faiss.write_index(other, str(path))
-        record = read_json(index / "index.json")
-        record["files"]["approximate.faiss"] = files.sha256(path)
-        write_json(index / "index.json", record)
-        with pytest.raises(Damaged, match=r"approximate\.faiss: holds .*Build it again"):
-            TrainingIndex.open(index, store)
-    finally:
-        path.write_bytes(before)
-        (index / "index.json").write_bytes(manifest)
+    data = faiss.serialize_index(other).tobytes()
+    with (
+        given_bytes(index, "approximate.faiss", data, agreed=True),
+        pytest.raises(Damaged, match=r"approximate\.faiss: holds .*Build it again"),
+    ):
+        TrainingIndex.open(index, store)
 
 
 @pytest.mark.parametrize("kind", ["what", "PQ5", "hnsw32", "HNSW0", "IVF10_HNSW1,SQ8"])

@@ -298,7 +298,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path, lock: Path) -> int:
     while True:
-        _require_ours(lock)
+        if lock.is_symlink():
+            raise InputError(f"{lock}: is a link. Remove it.")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(lock, flags, 0o600)
         try:

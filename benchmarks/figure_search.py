@@ -19,13 +19,14 @@ def main() -> None:
     out = parser.parse_args().out
     told = json.loads(RESULT.read_text("utf-8"))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for found in told["types"].values():
-        curve = found.get("curve", [])[:-1]
-        if curve:
-            missed = [max(1 - point["found"] / point["queries"], 1e-4) for point in curve]
-            compared = [point["compared"] / told["training"] for point in curve]
-            label = f"{found['factory']}: {found['queries_s']:,.0f} queries/s"
-            axes.plot(compared, missed, marker="o", label=label)
+    drawn = [found for found in told["types"].values() if found.get("curve")]
+    styles = ("-", "--", ":")  # types that read the same lists have one curve
+    for found, style in zip(drawn, styles, strict=False):
+        curve = found["curve"][:-1]
+        missed = [max(1 - point["found"] / point["queries"], 1e-4) for point in curve]
+        compared = [point["compared"] / told["training"] for point in curve]
+        label = f"{found['factory']}: {found['queries_s']:,.0f} queries/s"
+        axes.plot(compared, missed, style, marker="o", label=label)
     exact = told["types"]["flat"]["queries_s"]
     axes.set(xscale="log", yscale="log", xlabel="share of the rows that a query is compared with")
     axes.set_ylabel("share of best matches missed")

@@ -21,7 +21,7 @@ SAMPLE = 4000
 """Queries that are searched exactly as well: if all agree, recall is above 0.999 (95 %)."""
 
 _CROWD = 256  # images of a subject, of which more are taken for others
-_WORTH = 20  # one row in so many: to compare more is hardly faster than an exact search
+_WORTH = 2  # one row in so many: to compare more is no faster than an exact search
 _GAIN = 0.05  # of what is missed, which the next effort must find, or more is not tried
 _BLOCK = 16_384  # rows that are searched for themselves at once
 

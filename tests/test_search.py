@@ -136,6 +136,16 @@ def test_recall_that_cannot_be_reached_is_warned_of(store, tmp_path, monkeypatch
     assert any("of the best matches, and 99.90% were asked for" in each for each in told.warnings)
 
 
+def test_recall_is_reached_where_a_tenth_of_the_rows_must_be_compared(tmp_path):
+    """Rows in all directions are hard to put into lists."""
+    with Store.open(write_store(tmp_path / "store", unit(2000, 8))) as store:
+        manifest = build(store, tmp_path / "index", config=SearchConfig("ivf"), run=RUN)
+    *tried, told = manifest.curve
+    assert told["compared"] > 2000 / 10, "fewer suffice: this test tests nothing"
+    assert tried[-1]["found"] >= 0.999 * tried[-1]["queries"]
+    assert told["found"] >= 0.99 * told["queries"]
+
+
 def test_of_many_images_that_are_one_each_is_found(tmp_path):
     """A graph of many equal rows leaves some that no search reaches: they are searched exactly."""
     rows = np.concatenate([np.repeat(unit(2, 32), 100, 0), unit(4000, 32, 1)])

@@ -81,9 +81,7 @@ def tuned(
     images of other people. Half of them choose: they ask for half of what may be missing, so that
     chance does not decide. The others tell what is reached. Warns where that is too little.
     """
-    near.use(near.efforts[0])
-    unfound = _unfound(near, exact, progress)
-    near.with_unfound(unfound, exact.flat)
+    unfound = _unfound(near, exact, near.efforts[0], progress)
     queries = _left_out(exact, subjects)
     half = len(queries.rows) // 2
     choosing, telling = queries.part(slice(half)), queries.part(slice(half, None))
@@ -95,6 +93,8 @@ def tuned(
             break
     most = max(point.found for point in curve)
     effort = next(point.effort for point in curve if point.found == most)
+    unfound = np.union1d(unfound, _unfound(near, exact, effort, progress))
+    near.with_unfound(unfound, exact.flat)
     told = _point(near, exact, telling, effort)
     if told.found < target * told.queries:
         progress.warn(
@@ -157,15 +157,18 @@ def _point(near: Approximate, exact: TrainingIndex, queries: _LeftOut, effort: i
     return Point(effort, len(ours), found, round(compared, 1))
 
 
-def _unfound(near: Approximate, exact: TrainingIndex, progress: Progress) -> Ids:
+def _unfound(near: Approximate, exact: TrainingIndex, effort: int, progress: Progress) -> Ids:
     """Search every row for itself, and return those for which neither it nor its like is found.
 
-    Only a graph has such rows. It is done with the least effort; more finds them, too.
+    Only a graph has such rows, other ones by each effort. They are searched exactly from now on.
     """
+    near.use(effort)
     search, lost = TrainingIndex(exact.flat, near=near), [np.empty(0, np.int64)]
     for part in sliced(exact.rows if near.is_graph else 0, _BLOCK):
         ours = exact.vectors(part.start, part.stop)
         found = search.search(ours, 1).scores[:, 0]
         lost.append(part.start + np.flatnonzero(found < cosines(ours, ours)))
         progress("rows searched for themselves", part.stop, exact.rows)
-    return np.concatenate(lost)
+    unfound = np.concatenate(lost)
+    near.with_unfound(unfound, exact.flat)
+    return unfound

@@ -58,6 +58,7 @@ class Method:
 def of_encoder(name: str, path: Path, views: int) -> Method:
     """Score as `query` does with a checkpoint's encoder."""
     loaded = checkpoint.load(path)
+    views = views if loaded.encoder.canonical is not None else 1
     rule = loaded.architecture.standardisation
 
     return Method(

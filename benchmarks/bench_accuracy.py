@@ -1,6 +1,7 @@
 """How good the score is, on people that no encoder here was trained on.
 
-For each person of `held_out`, whose images and deformations make a training set of 5,000:
+For each person of `held_out`, whose images and deformations make a training set of 5,000, or for
+each folder of people's images:
 
 (a) score against SSIM: mean absolute error and correlation, over pairs spread evenly over the
     SSIM range, as they are (aligned) and each augmented as the reference does;
@@ -9,7 +10,8 @@ For each person of `held_out`, whose images and deformations make a training set
     recall@1 by kind of change (of n best matches that tie, the source counts 1/n; the encoder
     scores as `query` does, by the best of its views); over all kinds, the TPR at 0.1 % FPR. Beside
     it, how many of the hardest non-members are above that score (the same person 3 mm or 1.8
-    degrees beside a training image);
+    degrees beside a training image). In a folder every image is a non-member, among those of all
+    other people, and two kinds of change are added;
 (c) images a second on the CPU, beside ConvNeXt-Base, and the size of the checkpoint.
 
 Intervals are 95 %: Wilson's for recall, for the others from 1,000 bootstrap draws of the copies and
@@ -17,20 +19,24 @@ of the non-members' subjects. 0.1 % of the non-members are the three strongest o
 bootstrap never draws a stronger one: that interval is too narrow towards fewer true positives.
 
 The person's deformations, and what changes copies, are of the kinds that the encoder and the
-contrastive baseline are trained with, drawn anew; the person is not.
+contrastive baseline are trained with, drawn anew; the person is not. Encoders are compared in one
+run (`--also`).
 
     python benchmarks/bench_accuracy.py --people colin27 cranium
     python benchmarks/bench_accuracy.py --people mni152 inia19 --only encoder   # to develop on
+    python benchmarks/bench_accuracy.py --folder DIR --people-from folder --only encoder
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accuracy_sets import BINS, Images, Pairs, Queries, Set, of_folder, of_person
 from baselines import (
     BATCH,
     Method,
@@ -49,28 +55,22 @@ from harness import (
     parser,
     rates,
     seconds,
-    standardised,
     wilson,
     write,
 )
-from held_out import COPIES, PEOPLE, SIDE, Grey, Person, changed, person
+from held_out import PEOPLE, SIDE, person
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.views import TTA_VIEWS
-from deepssim_scan.imaging.augment import augment, perturb
-from deepssim_scan.imaging.ssim import image_range, ssim
 from deepssim_scan.imaging.warp import restandardise
 from deepssim_scan.storage.files import sha256
 
 FALSE_POSITIVES = 0.001
 DRAWS = 1_000
-BINS = 20  # of the SSIM range, each with as many pairs
 METHODS: dict[str, Callable[[], Method]] = {
     "ssim": raw_ssim,
     "correlation": pixel_correlation,
@@ -79,14 +79,8 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """Images to look for: copies by kind, with their sources' indices, and non-members."""
-
-    copies: dict[str, Grey]
-    sources: dict[str, NDArray[np.int64]]
-    non_members: Grey
-    hardest: Grey
+Sample = NDArray[Any] | list[NDArray[Any]]
+"""Items that are drawn anew: numbers, or the numbers of each person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +101,14 @@ def main() -> None:
     options = _options()
     methods = [of_encoder("encoder", options.encoder, options.views)]
     methods += [METHODS[name]() for name in options.only if name in METHODS]
-    methods += [of_encoder(name, path, 1) for name, path in options.also]
+    methods += [of_encoder(name, path, options.views) for name, path in options.also]
     methods += [contrastive(options.contrastive)] if options.contrastive else []
     people = {}
-    for name in options.people:
-        one = person(name)
-        gallery, queries = draw(one, options)
-        pairs = even_pairs(one, options)
+    sets: dict[str, Callable[[], Set]] = {
+        folder.name: partial(of_folder, folder, options) for folder in options.folder
+    } or {name: partial(of_person, person(name), options) for name in options.people}
+    for name, draw in sets.items():
+        gallery, queries, pairs = draw()
         counts = np.bincount((pairs.ssim.clip(0, 0.999) * BINS).astype(int), minlength=BINS)
         console.print(f"{name}: {len(pairs.ssim)} pairs, by SSIM in steps of 0.05: {counts}")
         people[name] = {m.name: measured(m, gallery, queries, pairs, options) for m in methods}
@@ -121,8 +116,9 @@ def main() -> None:
     speed = {} if options.no_speed else measure_speed(options)
     ratios = {}
     if speed:
-        ratios["encoder / ConvNeXt-Base"] = speed["encoder"].median / speed["ConvNeXt-Base"].median
-        console.print(f"images/s, encoder / ConvNeXt-Base: {ratios['encoder / ConvNeXt-Base']:.3g}")
+        others = [name for name in speed if name != "encoder"]
+        ratios = {f"encoder / {o}": speed["encoder"].median / speed[o].median for o in others}
+        console.print("images/s:", {name: f"{ratio:.3g}" for name, ratio in ratios.items()})
     loaded = checkpoint.load(options.encoder)
     facts = {"encoder": loaded.fingerprint, "checkpoint_bytes": options.encoder.stat().st_size}
     others = [*options.also, *[("contrastive", options.contrastive)] * bool(options.contrastive)]
@@ -130,40 +126,19 @@ def main() -> None:
     write(options.result, options, speed, ratios, people=people, **facts)
 
 
-def draw(one: Person, options: argparse.Namespace) -> tuple[Grey, Queries]:
-    """Make the training set, and copies and non-members to look for in it."""
-    rng = np.random.default_rng(options.seed)
-    subjects = [None, *range(1, options.subjects)]
-    others = range(options.subjects, options.subjects + options.non_members)
-    gallery = _taken(one, subjects, "training images")
-    non_members = _taken(one, others, "non-members")
-    beside = np.concatenate([one.images(each, beside=True) for each in subjects[: options.hardest]])
-    sources = {
-        kind: np.sort(rng.choice(len(gallery), options.copies, replace=False)) for kind in COPIES
-    }
-    copies = {
-        kind: np.stack([changed(gallery[source], kind, rng) for source in sources[kind]])
-        for kind in COPIES
-    }
-    return gallery, Queries(copies, sources, non_members, beside)
-
-
-def _taken(one: Person, subjects: Sequence[int | None], what: str) -> Grey:
-    made = [one.images(each) for each in track(subjects, f"{one.name}: {what}", console=console)]
-    return np.concatenate(made)
-
-
 def measured(
-    method: Method, gallery: Grey, queries: Queries, pairs: "Pairs", options: argparse.Namespace
+    method: Method, gallery: Images, queries: Queries, pairs: Pairs, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return all that one method reaches on one person."""
+    """Return all that one method reaches on one training set."""
     rng = np.random.default_rng(options.seed)
     representations = method.represent(gallery)
-    non_members, hardest = (
-        method.scores(method.represent_queries(images), representations).max(1)
-        for images in (queries.non_members, queries.hardest)
-    )
-    non_members = non_members.reshape(options.non_members, -1)  # by subject
+    others = method.scores(method.represent_queries(queries.non_members), representations)
+    others[queries.others[:, None] == queries.people] = -1  # of their own person
+    by_person = [others[queries.others == each].max(1) for each in np.unique(queries.others)]
+    non_members = np.concatenate(by_person)
+    hardest = np.empty(0, np.float32)
+    if len(queries.hardest):
+        hardest = method.scores(method.represent_queries(queries.hardest), representations).max(1)
     best, found = {}, {}
     for kind, images in queries.copies.items():
         scores = method.scores(method.represent_queries(images), representations)
@@ -173,13 +148,12 @@ def measured(
     bound = _bound(non_members)
     return {
         "auc": {
-            kind: asdict(_bootstrap(auc, (scores, non_members), rng))
-            for kind, scores in best.items()
+            kind: asdict(_bootstrap(auc, (scores, by_person), rng)) for kind, scores in best.items()
         },
         "recall": {kind: asdict(_share(hits)) for kind, hits in found.items()},
-        "true positives": asdict(_bootstrap(true_positives, (every, non_members), rng)),
+        "true positives": asdict(_bootstrap(true_positives, (every, by_person), rng)),
         "recall, all": asdict(_share(hits)),
-        "hardest non-members above": float((hardest > bound).mean()),
+        "hardest non-members above": float((hardest > bound).mean()) if len(hardest) else None,
         "true positives by kind": {k: float((s > bound).mean()) for k, s in best.items()},
         **{f"SSIM, {how}": agreement(method, pairs, how, rng) for how in ("aligned", "augmented")},
     }
@@ -213,66 +187,23 @@ def _share(hits: NDArray[np.floating]) -> Figure:
 
 
 def _bootstrap(
-    figure: Callable[..., float], samples: Sequence[NDArray[Any]], rng: np.random.Generator
+    figure: Callable[..., float], samples: Sequence[Sample], rng: np.random.Generator
 ) -> Figure:
-    """Return a figure of samples, with its interval over draws of their first axes."""
+    """Return a figure of samples, with its interval over draws of their items."""
     drawn = [
-        figure(*(sample[rng.integers(len(sample), size=len(sample))] for sample in samples))
+        figure(*(_items(sample, rng.integers(len(sample), size=len(sample))) for sample in samples))
         for _ in range(DRAWS)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Figure(figure(*samples), float(low), float(high))
+    value = figure(*(_items(sample, range(len(sample))) for sample in samples))
+    return Figure(value, float(low), float(high))
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Pairs of images and their SSIM (P,), which is that of the aligned ones."""
-
-    aligned: tuple[Grey, Grey]
-    augmented: tuple[Grey, Grey]
-    ssim: NDArray[np.float32]
-
-
-def even_pairs(one: Person, options: argparse.Namespace) -> Pairs:
-    """Make pairs of every kind, and keep as many from each part of the SSIM range.
-
-    Neighbouring views, the same view of two people, any two, and images with what was made of
-    them by `perturb`, which spans the upper range.
-    """
-    rng = np.random.default_rng(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
-    views = np.stack([one.images(10_000 + number) for number in range(options.pair_subjects)])
-    subjects, positions = views.shape[:2]
-    images = standardised(views.reshape(-1, *views.shape[2:]))
-    many = np.arange(len(images))
-    other = rng.integers(1, subjects, len(many))
-    steps = rng.integers(1, 4, len(many))
-    second = [
-        (many // positions) * positions + (many % positions + steps) % positions,
-        (many + other * positions) % len(many),
-        (many + other * positions + steps) % len(many),
-        rng.integers(len(many), size=len(many)),
-    ]
-    shuffled = images[rng.permutation(len(images))]  # what `perturb` blends in is the one before
-    perturbed = [perturb(shuffled, generator) for _ in range(3)]
-    left = torch.cat([images[np.tile(many, 4)], *[shuffled] * 3])
-    right = torch.cat([images[np.concatenate(second)], *perturbed])
-    target = ssim(left, right, image_range(left))
-    bins = (target.clamp(0, 1) * BINS).long().clamp_max(BINS - 1).numpy()
-    chosen = np.concatenate(
-        [
-            rng.permutation(np.flatnonzero(bins == each))[: options.pairs // BINS]
-            for each in range(BINS)
-        ]
-    )
-    left, right = left[chosen], right[chosen]
-    augmented = (_grey(augment(left, generator)), _grey(augment(right, generator)))
-    return Pairs((_grey(left), _grey(right)), augmented, target[chosen].numpy())
-
-
-def _grey(images: Tensor) -> Grey:
-    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    return ((images - low) / (high - low) * 255).round().to(torch.uint8).numpy()
+def _items(sample: Sample, which: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+    """Return items of a sample, one after the other where each is of several numbers."""
+    if isinstance(sample, list):
+        return np.concatenate([sample[each] for each in which])
+    return sample[np.asarray(which)]
 
 
 def agreement(
@@ -299,14 +230,14 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Spread]:
     side = loaded.architecture.standardisation.size or SIDE
     images = restandardise(torch.randn(BATCH * 4, side, side))
     base = Encoder(REFERENCE)
-    sides = {
-        "encoder": lambda: embed(loaded.encoder, images),
-        "ConvNeXt-Base": lambda: embed(base, images[:BATCH]),
+    encoders = {"encoder": loaded.encoder} | {
+        name: checkpoint.load(path).encoder for name, path in options.also
     }
+    sides = {name: partial(embed, encoder, images) for name, encoder in encoders.items()}
+    sides["ConvNeXt-Base"] = partial(embed, base, images[:BATCH])
     taken = seconds(sides, options.repeats)
-    return rates({"encoder": taken["encoder"]}, len(images), "images") | rates(
-        {"ConvNeXt-Base": taken["ConvNeXt-Base"]}, BATCH, "images"
-    )
+    slowest = {"ConvNeXt-Base": taken.pop("ConvNeXt-Base")}
+    return rates(taken, len(images), "images") | rates(slowest, BATCH, "images")
 
 
 def show(name: str, found: dict[str, dict[str, Any]]) -> None:
@@ -316,7 +247,7 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
         table.add_column("kind of copy")
         for method in found:
             table.add_column(method, justify="right")
-        for kind in COPIES:
+        for kind in next(iter(found.values()))[what]:
             table.add_row(kind, *(str(Figure(**each[what][kind])) for each in found.values()))
         console.print(table)
     table = Table(title=f"{name}: over all")
@@ -325,10 +256,9 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
         table.add_column(method, justify="right")
     for what in ("true positives", "recall, all"):
         table.add_row(what, *(str(Figure(**each[what])) for each in found.values()))
-    table.add_row(
-        "hardest non-members above",
-        *(f"{m['hardest non-members above']:.3f}" for m in found.values()),
-    )
+    if all(m["hardest non-members above"] is not None for m in found.values()):
+        hardest = (f"{m['hardest non-members above']:.3f}" for m in found.values())
+        table.add_row("hardest non-members above", *hardest)
     for how in ("aligned", "augmented"):
         for what in ("error", "correlation"):
             figures = (str(Figure(**each[f"SSIM, {how}"][what])) for each in found.values())
@@ -346,6 +276,8 @@ def _options() -> argparse.Namespace:
     sizes |= {"pairs": 2_000, "pair_subjects": 20, "repeats": 7, "views": len(TTA_VIEWS)}
     made = parser(__doc__, sizes)
     add_encoder(made)
+    made.add_argument("--folder", nargs="+", type=Path, default=[], help="people's images instead")
+    made.add_argument("--people-from", choices=["folder", "file"], default="folder")
     made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])
     made.add_argument(
         "--only", nargs="*", choices=[*METHODS, "encoder"], default=list(METHODS), help="baselines"
@@ -356,7 +288,7 @@ def _options() -> argparse.Namespace:
         type=_named,
         default=[],
         metavar="NAME=FILE",
-        help="checkpoints of further encoders, with one view, as the reference has",
+        help="checkpoints of further encoders; one that is not invariant to flips has one view",
     )
     made.add_argument("--contrastive", type=Path, help="weights that contrastive.py wrote")
     made.add_argument("--no-speed", action="store_true", help="leave (c) out")

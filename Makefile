@@ -9,7 +9,7 @@ CHECKED := $(SOURCES) tests benchmarks deploy
 APART := candidates canaries formats gpu planted report subjects verdicts
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo encoder test faults lint format wheel bench casestudy clean
+.PHONY: demo encoder test fuzz faults lint format wheel bench casestudy clean
 
 encoder: $(READY)
 	$(BIN)/python benchmarks/bundled_encoder.py
@@ -19,6 +19,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS_EACH),60)
 
 faults: $(READY)
 	$(BIN)/python tests/faults/run.py

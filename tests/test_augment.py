@@ -254,10 +254,10 @@ def test_the_parameters_of_a_simulated_copy_undo_it(images, monkeypatch):
     monkeypatch.setattr(module, "DEGRADATIONS", (lambda batch, generator: batch,))
     monkeypatch.setattr(module, "random_gamma", lambda batch, *_: batch)
     monkeypatch.setattr(module, "smooth_field", lambda *_: still)
-    monkeypatch.setattr(torch.Tensor, "exp", lambda growth: torch.ones_like(growth))  # the scale
     images = restandardise(functional.avg_pool2d(images, 9, 1, 4))
     copies, parameters = simulate_copy(images, generator(4))
-    back = read_at(copies, parameters.rigid[:, 0], parameters.rigid[:, 1:])
+    angle, shift, growth = parameters.rigid.split((1, 2, 1), 1)
+    back = read_at(copies, angle[:, 0], shift, growth[:, 0].exp())
     inner = slice(14, 34), slice(14, 34)
     for flip in range(4):
         flipped = images.flip([axis for bit, axis in ((2, 1), (1, 2)) if flip & bit])

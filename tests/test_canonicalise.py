@@ -105,7 +105,8 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
     monkeypatch.setattr(changes, "DEGRADATIONS", (lambda batch, generator: batch,))
     source = functional.avg_pool2d(images, 5, 1, 2)
     copies, truth = simulate_copy(source, torch.Generator().manual_seed(3))
-    back = read_at(normalise_gamma(copies), truth.rigid[:, 0], truth.rigid[:, 1:])
+    angle, shift, growth = truth.rigid.split((1, 2, 1), 1)
+    back = read_at(normalise_gamma(copies), angle[:, 0], shift, growth[:, 0].exp())
     flipped = torch.stack(
         [
             image.flip([axis - 1 for axis in FLIPS[number]])
@@ -130,7 +131,7 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("orientation", range(4))
 def test_a_flipped_image_has_the_flipped_rigid_parameters(orientation, images):
-    network = RigidEstimator((16, 32), SIDE)
+    network = RigidEstimator((16, 32), SIDE, scale=True)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     rigid = network(images)
@@ -176,21 +177,27 @@ def test_images_are_canonicalised_in_full_precision(images):
         assert all(map(torch.equal, network(images), exact))
 
 
+def scales(rigid):
+    """The scales that an estimator found, or none where it looks for none."""
+    return [rigid[:, 3].exp()] if rigid.shape[1] == 4 else []
+
+
 @torch.no_grad()
-def test_channels_are_the_canonicalised_image_with_gamma_and_local_contrast_normalised(images):
-    network = Canonicaliser((16,), SIDE)
+@pytest.mark.parametrize("scale", [False, True])
+def test_channels_are_the_image_brought_to_one_pose_and_local_contrast_normalised(images, scale):
+    network = Canonicaliser((16,), SIDE, scale=scale)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     channels, rigid = network(images)
     assert channels.shape == (len(images), 2, SIDE, SIDE)
     torch.testing.assert_close(rigid, network.pose(normalise_gamma(images)))
-    wanted = read_at(normalise_gamma(images), rigid[:, 0], rigid[:, 1:])
+    wanted = read_at(normalise_gamma(images), rigid[:, 0], rigid[:, 1:3], *scales(rigid))
     torch.testing.assert_close(channels[:, 0], wanted)
     torch.testing.assert_close(channels[:, 1], normalise_local_contrast(channels[:, 0], 17, 0.05))
 
 
 def test_rigid_parameters_are_learnt_from_simulated_copies(images):
-    network = RigidEstimator((16,), SIDE)
+    network = RigidEstimator((16,), SIDE, scale=True)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     errors = []
     for step in range(80):

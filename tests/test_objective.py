@@ -12,7 +12,7 @@ from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.objective import loss_of_scores, rigid_error
 
 CONFIG = TrainingConfig()
-SIGNS = [[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]  # of a flipped image's parameters
+SIGNS = [[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]]  # of a flip
 
 
 def _some_embeddings(drawn=4):
@@ -49,14 +49,14 @@ def test_the_contrast_is_the_cross_entropy_of_finding_the_first_copy():
 
 
 def test_rigid_parameters_that_undo_the_transform_have_no_error():
-    truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 3) * 0.1)
+    truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 4) * 0.1)
     assert rigid_error(truth.rigid, truth, 4) == 0
 
 
 def test_two_copies_of_an_image_are_to_be_brought_to_the_same_position():
     """That it is not the source's counts 5 % of what their distance from each other counts."""
-    truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 3) * 0.1)
-    off = torch.tensor([0.1, 0.2, -0.3])
+    truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 4) * 0.1)
+    off = torch.tensor([0.1, 0.2, -0.3, 0.05])
     flipped = off * torch.tensor(SIGNS)[truth.flip]
     together = rigid_error(truth.rigid + flipped, truth, 4)
     opposite = flipped * torch.tensor([[1]] * 4 + [[-1]] * 4)

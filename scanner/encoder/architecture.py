@@ -15,13 +15,15 @@ class Architecture:
     """The shape of an encoder; with its weights, all that is needed to run it.
 
     `expansion` is how much wider a block is inside than outside. `pose` are the widths of the
-    network that estimates rigid parameters, which only the `flips` trunk has.
+    network that estimates rigid parameters, which only the `flips` trunk has; with `scale`, it
+    estimates that, too.
     """
 
     trunk: Literal["flips", "convnext"] = "flips"
     depths: tuple[int, ...] = (1, 3, 3)
     widths: tuple[int, ...] = (48, 96, 192)
     pose: tuple[int, ...] = (32, 64, 64)
+    scale: bool = False
     expansion: int = 2
     dimension: int = 256
     standardisation: Standardisation = field(default_factory=Standardisation)

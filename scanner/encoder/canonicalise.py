@@ -46,9 +46,9 @@ class Canonicaliser(nn.Module):
     them, and the same after local contrast normalisation.
     """
 
-    def __init__(self, widths: tuple[int, ...], side: int) -> None:
+    def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
         super().__init__()
-        self.pose = RigidEstimator(widths, side)
+        self.pose = RigidEstimator(widths, side, scale=scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channels and the rigid parameters."""
@@ -67,7 +67,8 @@ class Canonicaliser(nn.Module):
 
 def _canonicalised(images: Tensor, rigid: Tensor) -> Tensor:
     """Read images at their rigid parameters; where these are NaN, so is the whole image."""
-    return read_at(images, rigid[:, 0], rigid[:, 1:]) + 0 * rigid.sum(1)[:, None, None]
+    scale = rigid[:, 3].exp() if rigid.shape[1] > 3 else None
+    return read_at(images, rigid[:, 0], rigid[:, 1:3], scale) + 0 * rigid.sum(1)[:, None, None]
 
 
 class RigidEstimator(nn.Module):
@@ -76,12 +77,12 @@ class RigidEstimator(nn.Module):
     gamma-normalised images (B, side, side) -> rigid parameters (B, 3)
     """
 
-    def __init__(self, widths: tuple[int, ...], side: int) -> None:
+    def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
         super().__init__()
         grid = side // _HALF // (2 << len(widths))
         depths = (_RIGID_DEPTH,) * len(widths)
         self.trunk = equivariant.Trunk(1, widths, depths, _RIGID_EXPANSION)
-        self.head = equivariant.RigidHead(widths[-1], grid, _RIGID_HIDDEN)
+        self.head = equivariant.RigidHead(widths[-1], grid, _RIGID_HIDDEN, 3 + scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the rigid parameters."""

@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from deepssim_scan.encoder.architecture import ORIENTATIONS
 
-RIGID_SIGNS = torch.tensor([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
-"""Signs that an angle, a shift to the right and a shift down get in each orientation: (4, 3)."""
+RIGID_SIGNS = torch.tensor([[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]])
+"""Signs of an angle, a shift to the right, one down, and a scale in each orientation: (4, 4)."""
 
 _STEM = 8  # pixels across which a feature of the stem looks, 4 apart
 _NARROW = 32  # channels that a head keeps of each position of the grid
@@ -101,21 +101,26 @@ class LayoutHead(nn.Module):
 
 
 class RigidHead(nn.Module):
-    """Estimate an angle and a shift from the grid of features; a flip of the image flips them."""
+    """Estimate an angle, a shift and a scale from the grid of features; a flip flips them.
 
-    def __init__(self, width: int, grid: int, hidden: int) -> None:
+    `count` is 3 without the scale, 4 with it.
+    """
+
+    def __init__(self, width: int, grid: int, hidden: int, count: int) -> None:
         super().__init__()
         narrow = min(width, _NARROW)
         self.narrow = _Pointwise(width, narrow)
         self.hidden = nn.Linear(narrow * grid**2, hidden)
-        self.out = nn.Linear(hidden, 3, bias=False)  # a bias would not change its sign with a flip
+        # A bias would not change its sign with a flip.
+        self.out = nn.Linear(hidden, count, bias=False)
         nn.init.trunc_normal_(self.hidden.weight, std=self.hidden.in_features**-0.5)
         nn.init.trunc_normal_(self.out.weight, std=0.3 * hidden**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (B, 3) for features (B, H, W, width): angle, shift right, shift down."""
+        """Return (B, count) for features (B, H, W, width): angle, shift right and down, scale."""
         found = self.out(functional.relu_(self.hidden(_by_orientation(self.narrow(features)))))
-        return (found * RIGID_SIGNS.to(found)).mean(1)  # type: ignore[no-any-return]
+        signs = RIGID_SIGNS[:, : found.shape[2]].to(found)
+        return (found * signs).mean(1)  # type: ignore[no-any-return]
 
 
 def _by_orientation(features: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         self.feature_extractor: nn.Module
         self.fc: nn.Module
         if shape.trunk == "flips" and size is not None:
-            self.canonical = canonicalise.Canonicaliser(shape.pose, size)
+            self.canonical = canonicalise.Canonicaliser(shape.pose, size, scale=shape.scale)
             self.feature_extractor = equivariant.Trunk(
                 canonicalise.CHANNELS, shape.widths, shape.depths, shape.expansion
             )

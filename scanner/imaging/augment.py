@@ -31,8 +31,9 @@ GAMMA = (0.5, 1.5)
 class TransformParameters:
     """What was done to each image: its flip, and the rigid parameters that undo the rest.
 
-    flip (B,) is an index into `names.FLIPS`. rigid (B, 3) is an angle in radians, and a
-    shift to the right and down in half sides: where `warp.read_at` reads the flipped source.
+    flip (B,) is an index into `names.FLIPS`. rigid (B, 4) is an angle in radians, a
+    shift to the right and down in half sides, and the logarithm of a scale: where `warp.read_at`
+    reads the flipped source.
     """
 
     flip: Tensor
@@ -68,7 +69,7 @@ def simulate_copy(images: Tensor, generator: Generator) -> tuple[Tensor, Transfo
     images = move_content(images, linear, displacement, _chance(images, 0.5, generator))
     images = random_gamma(images, 0.5, generator)
     back = -(torch.linalg.inv(linear) @ shift[:, :, None])[:, :, 0]
-    parameters = TransformParameters(flip, torch.cat([-angle[:, None], back], 1))
+    parameters = TransformParameters(flip, torch.cat([-angle[:, None], back, -growth[:, None]], 1))
     return _one_of(DEGRADATIONS, images, generator, share=0.5), parameters
 
 

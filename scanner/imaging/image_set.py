@@ -5,6 +5,7 @@
 What is drawn depends on the state of a `torch.Generator` alone, and comes on its device.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -56,6 +57,12 @@ class ImageSet:
     def some(self, count: int, generator: Generator) -> Tensor:
         """Draw at most `count` different images: (n, H, W) float32."""
         return self.at(distinct(len(self), count, generator), generator.device)
+
+    def digest(self) -> str:
+        """Identify the images and their order."""
+        digest = hashlib.sha256(self.pixels.numpy().data)
+        digest.update(self.by_name.numpy().data)
+        return digest.hexdigest()
 
     def at(self, indices: Tensor, device: torch.device) -> Tensor:
         """Return images by their indices (n,), which are on the CPU: (n, H, W) float32."""

@@ -79,6 +79,7 @@ def rigid_error(found: Tensor, truth: TransformParameters, drawn: int) -> Tensor
     counts most is that both are brought to the same position, wherever that is; that it is the
     position of the source counts 5 %.
     """
-    off = (found - truth.rigid) * RIGID_SIGNS.to(found)[truth.flip]
+    known = found.shape[1]
+    off = (found - truth.rigid[:, :known]) * RIGID_SIGNS[:, :known].to(found)[truth.flip]
     between = off[:drawn] - off[-drawn:]
     return between.square().mean() / 2 + _ABSOLUTE * off.square().mean()

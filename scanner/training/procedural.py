@@ -27,19 +27,19 @@ def nested_ellipses(rng: Generator, count: int, side: int) -> Tensor:
     radii = _uniform(rng, count, 2, low=0.55, high=0.95)
     angle = _uniform(rng, count, high=math.pi)
     body = _ellipse(side, centre, radii, angle)
-    image = torch.where(body, _grey(rng, count, 0.3), image)
+    image = torch.where(body, drawn(rng, count, 0.3), image)
     inner = _ellipse(side, centre, radii * _uniform(rng, count, 1, low=0.8, high=0.95), angle)
-    image = torch.where(inner, _grey(rng, count), image)
-    organs = _integers(rng, count, 3, _ORGANS)
+    image = torch.where(inner, drawn(rng, count), image)
+    organs = integers(rng, count, 3, _ORGANS)
     for number in range(_ORGANS):
         size = _uniform(rng, count, 1, low=0.02, high=0.4) * radii
         size = size * _uniform(rng, count, 2, low=0.4)
         position = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
         organ = _ellipse(side, position, size, _uniform(rng, count, high=math.pi)) & inner
-        drawn = organ & (number < organs)[:, None, None]
-        image = torch.where(drawn, _grey(rng, count), image)
+        shown = organ & (number < organs)[:, None, None]
+        image = torch.where(shown, drawn(rng, count), image)
     texture = pink_noise(rng, count, side) - 0.5
-    return _unit(image + _grey(rng, count, 0, 0.3) * texture * body)
+    return _unit(image + drawn(rng, count, 0, 0.3) * texture * body)
 
 
 def shadows(rng: Generator, count: int, side: int) -> Tensor:
@@ -48,40 +48,40 @@ def shadows(rng: Generator, count: int, side: int) -> Tensor:
     radii = _uniform(rng, count, 2, low=0.6, high=1.1)
     angle = _uniform(rng, count, low=-0.3, high=0.3)
     body = _thickness(side, centre, radii, angle)
-    image = body * _grey(rng, count, 0.3)
-    organs = _integers(rng, count, 3, _SHADOWS)
+    image = body * drawn(rng, count, 0.3)
+    organs = integers(rng, count, 3, _SHADOWS)
     for number in range(_SHADOWS):
         size = radii * _uniform(rng, count, 1, low=0.05, high=0.7)
         size = size * _uniform(rng, count, 2, low=0.4)
         position = centre + _uniform(rng, count, 2, low=-0.7, high=0.7) * radii
         organ = _thickness(side, position, size, _uniform(rng, count, high=math.pi))
-        drawn = organ * _grey(rng, count, -0.5, 0.6) * (number < organs)[:, None, None]
-        image = image + drawn * body.sqrt()
+        shown = organ * drawn(rng, count, -0.5, 0.6) * (number < organs)[:, None, None]
+        image = image + shown * body.sqrt()
     image = image + _ribs(rng, centre, radii, side) * body.sqrt()
     texture = pink_noise(rng, count, side) - 0.5
-    image = _unit((image + _grey(rng, count, 0, 0.2) * texture * body).clamp_min(0))
-    return image ** _grey(rng, count, 0.6, 1.6)
+    image = _unit((image + drawn(rng, count, 0, 0.2) * texture * body).clamp_min(0))
+    return image ** drawn(rng, count, 0.6, 1.6)
 
 
 def dead_leaves(rng: Generator, count: int, side: int) -> Tensor:
     """Cover images with ellipses whose sizes follow a power law, each of one grey."""
-    image = _zeros(rng, count, side) + _grey(rng, count)
+    image = _zeros(rng, count, side) + drawn(rng, count)
     smallest = _uniform(rng, count, 1, low=0.02, high=0.1)
-    leaves = _integers(rng, count, 40, _LEAVES - 1)
+    leaves = integers(rng, count, 40, _LEAVES - 1)
     for number in range(_LEAVES):
         radius = smallest * _uniform(rng, count, 1, low=0.01) ** -0.5
         shape = radius * _uniform(rng, count, 2, low=0.4)
         position = _uniform(rng, count, 2, low=-1.1, high=1.1)
         leaf = _ellipse(side, position, shape, _uniform(rng, count, high=math.pi))
-        drawn = leaf & (number < leaves)[:, None, None]
-        image = torch.where(drawn, _grey(rng, count), image)
+        shown = leaf & (number < leaves)[:, None, None]
+        image = torch.where(shown, drawn(rng, count), image)
     return _framed(rng, image)
 
 
 def pink_noise(rng: Generator, count: int, side: int) -> Tensor:
     """Filter white noise to amplitudes of 1/f^b, b from 0.8 to 2."""
     frequency = torch.hypot(*_frequencies(side, rng)).clamp_min(1)
-    return _unit(_filtered(rng, frequency ** -_grey(rng, count, 0.8, 2), side))
+    return _unit(_filtered(rng, frequency ** -drawn(rng, count, 0.8, 2), side))
 
 
 def band_limited(rng: Generator, count: int, side: int) -> Tensor:
@@ -89,13 +89,13 @@ def band_limited(rng: Generator, count: int, side: int) -> Tensor:
     rows, columns = _frequencies(side, rng)
     frequency, direction = torch.hypot(rows, columns), torch.atan2(rows, columns)
     image = _zeros(rng, count, side)
-    bands = _integers(rng, count, 1, _BANDS)
+    bands = integers(rng, count, 1, _BANDS)
     for number in range(_BANDS):
-        centre = _grey(rng, count, math.log(2), math.log(side / 6)).exp()
+        centre = drawn(rng, count, math.log(2), math.log(side / 6)).exp()
         band = (-(((frequency - centre) / (0.3 * centre)) ** 2)).exp()
-        turn = (direction - _grey(rng, count, 0, math.pi)).cos() ** 2
-        response = band * turn ** _grey(rng, count, 0, 4)
-        texture = _unit(_filtered(rng, response, side)) * _grey(rng, count, 0.3)
+        turn = (direction - drawn(rng, count, 0, math.pi)).cos() ** 2
+        response = band * turn ** drawn(rng, count, 0, 4)
+        texture = _unit(_filtered(rng, response, side)) * drawn(rng, count, 0.3)
         image = image + texture * (number < bands)[:, None, None]
     return _framed(rng, _unit(image))
 
@@ -120,7 +120,7 @@ def _framed(rng: Generator, images: Tensor) -> Tensor:
     radii = _uniform(rng, count, 2, low=0.5)
     position = _uniform(rng, count, 2, low=-0.1, high=0.1)
     body = _ellipse(side, position, radii, _uniform(rng, count, high=math.pi))
-    body = body | (_grey(rng, count) < 0.5)
+    body = body | (drawn(rng, count) < 0.5)
     whole = body.flatten(1).all(1)[:, None, None]
     return torch.where(whole, images, torch.where(body, 0.15 + 0.85 * images, 0.0))
 
@@ -130,13 +130,13 @@ def _ribs(rng: Generator, centre: Tensor, radii: Tensor, side: int) -> Tensor:
     count = len(centre)
     axis = (torch.arange(side, device=rng.device) + 0.5) * 2 / side - 1
     across = (axis - centre[:, :1]) / radii[:, :1]
-    bend = _grey(rng, count, -0.6, 0.6) * across[:, None] ** 2
-    bend = bend + _grey(rng, count, -0.3, 0.3) * across[:, None].abs()
+    bend = drawn(rng, count, -0.6, 0.6) * across[:, None] ** 2
+    bend = bend + drawn(rng, count, -0.3, 0.3) * across[:, None].abs()
     down = (axis - centre[:, 1:])[:, :, None] - bend
-    phase = torch.cos(2 * math.pi * (down / _grey(rng, count, 0.12, 0.35) + _grey(rng, count)))
-    width = _grey(rng, count, 0.2, 0.8)
+    phase = torch.cos(2 * math.pi * (down / drawn(rng, count, 0.12, 0.35) + drawn(rng, count)))
+    width = drawn(rng, count, 0.2, 0.8)
     bands = ((phase - width) / (1 - width)).clamp_min(0).sqrt()
-    return bands * _grey(rng, count, 0.05, 0.3) * (_grey(rng, count) < 0.5)
+    return bands * drawn(rng, count, 0.05, 0.3) * (drawn(rng, count) < 0.5)
 
 
 def _ellipse(side: int, centre: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def _zeros(rng: Generator, count: int, side: int) -> Tensor:
     return torch.zeros(count, side, side, device=rng.device)
 
 
-def _grey(rng: Generator, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+def drawn(rng: Generator, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Draw a number for each image: (B, 1, 1)."""
     return _uniform(rng, count, 1, 1, low=low, high=high)
 
@@ -192,5 +192,5 @@ def _uniform(rng: Generator, *size: int, low: float = 0.0, high: float = 1.0) ->
     return low + (high - low) * torch.rand(size, generator=rng, device=rng.device)
 
 
-def _integers(rng: Generator, count: int, least: int, most: int) -> Tensor:
+def integers(rng: Generator, count: int, least: int, most: int) -> Tensor:
     return torch.randint(least, most + 1, (count,), generator=rng, device=rng.device)

@@ -131,17 +131,25 @@ def _inflate(data: bytes) -> bytes:
 def layout_of(tags: "Dataset") -> Layout:
     """Read the layout; Rejected when samples do not lie in the lowest bits."""
     layout = Layout(
-        rows=int(tags.Rows),
-        columns=int(tags.Columns),
-        count=int(tags.get("NumberOfFrames") or 1),
-        photometric=str(tags.PhotometricInterpretation),
-        samples=int(tags.SamplesPerPixel),
-        bits=int(tags.BitsAllocated),
+        rows=_whole(tags, "Rows"),
+        columns=_whole(tags, "Columns"),
+        count=_whole(tags, "NumberOfFrames") if tags.get("NumberOfFrames") else 1,
+        photometric=str(tags.get("PhotometricInterpretation")),
+        samples=_whole(tags, "SamplesPerPixel"),
+        bits=_whole(tags, "BitsAllocated"),
     )
     stored = tags.get("BitsStored", layout.bits)
     if tags.get("HighBit", stored - 1) != stored - 1:
         raise Rejected("unsupported", "samples that do not lie in the lowest bits")
     return layout
+
+
+def _whole(tags: "Dataset", name: str) -> int:
+    """Read a whole number; Rejected, without the value, where there is none."""
+    try:
+        return int(tags[name].value)
+    except (KeyError, TypeError, ValueError):
+        raise Rejected("damaged", f"{name} is missing, or is no whole number") from None
 
 
 def subject_hash(tags: "Dataset", options: ReadOptions) -> str:

@@ -26,12 +26,14 @@ from worker_faults import (
 
 from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.execution import child, nursery
+from deepssim_scan.ingest import isolated
 from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.isolated import Isolated
 from deepssim_scan.ingest.rejection import Rejection
 
 SHORT = Limits(max_seconds=1.0)
 SMALL = Limits(max_memory=1 << 28)
+HUNG = "computed for the 1 seconds of the limit"
 
 
 def answers_of(work, items, limits=SHORT):
@@ -70,7 +72,7 @@ def test_row_28_a_hang_in_c_code_is_ended_and_costs_one_item(tmp_path):
     items = ["a", "hang-1", "b", "slow-1", "c"]
     answers = run(tmp_path, items)
     assert names(answers) == ["a", "decoder-timeout", "b", "slow-1", "c"]
-    assert answers[1].detail == "computed for the 1 seconds of the limit"
+    assert answers[1].detail == HUNG
     assert tries(tmp_path) == {"a": 1, "hang-1": 1, "b": 1, "slow-1": 2, "c": 1}
 
 
@@ -79,6 +81,29 @@ def test_row_28_an_item_that_waits_too_long_is_tried_twice(tmp_path):
     assert names(answers) == ["decoder-timeout", "a"]
     assert answers[0].detail == "not ready after 1.2 seconds, twice; the limit is 0.3 of computing"
     assert tries(tmp_path) == {"sleep-1": 2, "a": 1}
+
+
+def test_files_that_never_end_cost_little_once_it_is_known_that_there_are_such(
+    tmp_path, monkeypatch
+):
+    """Where sizes are known, two in a row take the whole limit, and no third."""
+    monkeypatch.setattr(isolated, "_SECONDS", 0.2)
+    items = ["hang-1", "busy-1", "hang-2", "hang-3", "a", "hang-4", "busy-2"]
+    with closing(Isolated(Limits(max_seconds=1.0))) as process:
+        answers = list(process.answers(partial(act, tmp_path), items, [100] * len(items)))
+    late = "decoder-timeout"
+    assert names(answers) == [late, "busy-1", late, late, "a", late, late]
+    told = "computed for 0.2 seconds, and 2 files before it for the 1 of the limit"
+    assert [answers[at].detail for at in (0, 2, 3)] == 3 * [HUNG]
+    assert [answers[at].detail for at in (5, 6)] == 2 * [told]
+    assert tries(tmp_path) == dict.fromkeys(items[:4], 2) | dict.fromkeys(items[4:], 1)
+
+
+def test_large_files_may_compute_for_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolated, "_SECONDS", 0.2)
+    with closing(Isolated(Limits(max_seconds=1.0))) as process:
+        list(process.answers(partial(act, tmp_path), ["busy-1", "busy-2"], [1 << 10, 3 << 20]))
+    assert tries(tmp_path) == {"busy-1": 2, "busy-2": 1}
 
 
 LOUD = """from deepssim_scan.ingest.config.limits import Limits

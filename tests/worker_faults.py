@@ -21,14 +21,13 @@ def act(folder, item):
     with (folder / "log").open("a") as log:
         log.write(f"{item}\n")
     what, _, _ = item.partition("-")
-    if what == "unlucky" and not (folder / item).exists():
+    if what in ("unlucky", "slow") and not (folder / item).exists():
         (folder / item).touch()
-        what = "exit"
-    if what == "slow" and not (folder / item).exists():
-        (folder / item).touch()
-        what = "sleep"
+        what = {"unlucky": "exit", "slow": "sleep"}[what]
     if what == "hang":  # within C code that holds the interpreter's lock
         re.match("(a+)+$", "a" * 60 + "b")
+    elif what == "busy":
+        _compute(0.5)
     elif what == "sleep":
         time.sleep(10_000)
     elif what == "exit":
@@ -45,6 +44,12 @@ def act(folder, item):
     elif what == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
     return Answer([item, os.getpid()])
+
+
+def _compute(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def address_space(_):

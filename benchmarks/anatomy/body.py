@@ -1,9 +1,12 @@
 """Shapes that bodies are made of, each with its own place and size in every image of a batch.
 
+The bodies of a batch are alike, as people are, or of any kind: `Draw` says how much.
+
 Coordinates x, y (B, H, W) run from -1 to 1 over an image, y down; parameters are (B, 1, 1).
 """
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -15,9 +18,31 @@ Plane = tuple[Tensor, Tensor]
 _SCALES = 8, 14, 24  # knots a side of the noise whose ridges are vessels
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draws numbers for `count` bodies, which differ by `spread`: 0 alike, 1 of any kind."""
+
+    rng: Generator
+    count: int
+    spread: float = 1.0
+
+    def __call__(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Draw a number between two for each body: (B, 1, 1)."""
+        every = drawn(self.rng, 1, low, high)
+        return every + self.spread * (drawn(self.rng, self.count, low, high) - every)
+
+    def chance(self, probability: float) -> Tensor:
+        """Draw 1 with a probability, else 0, for each body."""
+        return (self() < probability).float()
+
+    @property
+    def own(self) -> "Draw":
+        """Draws what no two bodies share."""
+        return replace(self, spread=1.0)
+
+
 def plane(
-    rng: Generator,
-    count: int,
+    of: Draw,
     side: int,
     *,
     turn: float,
@@ -26,16 +51,11 @@ def plane(
 ) -> Plane:
     """Draw how bodies lie in the image: turned, of another size and aspect, beside its middle."""
     axis = (torch.arange(side) + 0.5) * 2 / side - 1
-    x = axis - drawn(rng, count, -shift, shift)
-    y = axis[:, None] - drawn(rng, count, -shift, shift)
-    angle, shrink = drawn(rng, count, -turn, turn), 1 / drawn(rng, count, *scale)
+    x = axis - of(-shift, shift)
+    y = axis[:, None] - of(-shift, shift)
+    angle, shrink = of(-turn, turn), 1 / of(*scale)
     cos, sin = shrink * angle.cos(), shrink * angle.sin()
-    return cos * x + sin * y, drawn(rng, count, 0.9, 1.1) * (cos * y - sin * x)
-
-
-def happens(rng: Generator, count: int, probability: float) -> Tensor:
-    """Draw 1 with a probability, else 0."""
-    return (drawn(rng, count) < probability).float()
+    return cos * x + sin * y, of(0.9, 1.1) * (cos * y - sin * x)
 
 
 def inside(distance: Tensor, softness: Tensor | float) -> Tensor:
@@ -43,12 +63,12 @@ def inside(distance: Tensor, softness: Tensor | float) -> Tensor:
     return torch.sigmoid(distance / softness)
 
 
-def wavy(rng: Generator, along: Tensor, size: float, waves: int = 3) -> Tensor:
+def wavy(of: Draw, along: Tensor, size: float, waves: int = 3) -> Tensor:
     """Draw a smooth function of a coordinate."""
-    total, count = torch.zeros_like(along), len(along)
+    total = torch.zeros_like(along)
     for wave in range(1, waves + 1):
-        phase = wave * drawn(rng, count, 1.2, 2.2) * along + drawn(rng, count, 0, 2 * math.pi)
-        total = total + size / wave * drawn(rng, count, -1, 1) * phase.sin()
+        phase = wave * of(1.2, 2.2) * along + of(0, 2 * math.pi)
+        total = total + size / wave * of(-1, 1) * phase.sin()
     return total
 
 
@@ -80,13 +100,13 @@ def bone(distance: Tensor, shell: Tensor) -> Tensor:
     return thickness(distance.square()) - 0.8 * marrow
 
 
-def vessels(rng: Generator, count: int, side: int) -> Tensor:
+def vessels(of: Draw, side: int) -> Tensor:
     """Draw branching lines: the ridges of smooth noise at three scales, (B, side, side)."""
-    total = torch.zeros(count, side, side)
+    total = torch.zeros(of.count, side, side)
     for knots in _SCALES:
-        noise = torch.randn(count, 1, knots, knots, generator=rng)
+        noise = torch.randn(of.count, 1, knots, knots, generator=of.rng)
         size = (side, side)
         smooth = functional.interpolate(noise, size, mode="bicubic", align_corners=True)[:, 0]
-        ridges = (1 - smooth.abs() / drawn(rng, count, 0.1, 0.25)).clamp_min(0).sqrt()
-        total = total + ridges * drawn(rng, count, 0.3, 1)
+        ridges = (1 - smooth.abs() / of(0.1, 0.25)).clamp_min(0).sqrt()
+        total = total + ridges * of(0.3, 1)
     return total

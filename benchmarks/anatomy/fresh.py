@@ -5,31 +5,42 @@ It stands in for an `ImageSet`: what it draws depends on the state of the genera
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
+from anatomy.body import Draw
 from anatomy.chest import chests
 from anatomy.heads import head_projections, head_slices
 from anatomy.limbs import limbs
 from anatomy.trunk import sections
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.standardise import standardise
-from deepssim_scan.training.procedural import FAMILIES, drawn
+from deepssim_scan.training.procedural import FAMILIES
 
-GROUP = 4  # images of one family, shown alike
+GROUP = 4  # images of one kind, shown alike
+SPREADS = 0.1, 0.3, 1.0  # how much the bodies of a group differ: as people, or more
 ZOOM = 0.5  # at most, beyond 1, of images that are shown in a window
 OBLONG = 0.6  # least ratio of the sides of an image
 
-Draw = Callable[[Generator, int, int], Tensor]
-KINDS: dict[str, Draw] = {
+
+def _of_family(family: Callable[[Generator, int, int], Tensor], of: Draw, side: int) -> Tensor:
+    return family(of.rng, of.count, side)
+
+
+def _of_family(family: Callable[[Generator, int, int], Tensor], of: Draw, side: int) -> Tensor:
+    return family(of.rng, of.count, side)
+
+
+KINDS: dict[str, Callable[[Draw, int], Tensor]] = {
     "heads": head_slices,
     "head-projections": head_projections,
     "chests": chests,
     "limbs": limbs,
     "sections": sections,
-    **FAMILIES,
+    **{name: partial(_of_family, family) for name, family in FAMILIES.items()},
 }
 
 
@@ -60,8 +71,10 @@ class Fresh:
         weights = torch.tensor([self.shares[kind] for kind in kinds])
         kind = kinds[int(torch.multinomial(weights, 1, generator=rng))]
         view = window(self.rule.size or 128, rng)
-        images = view.of(KINDS[kind](rng, GROUP, view.drawn))
-        negative = drawn(rng, 1) < 0.08
+        spread = SPREADS[int(torch.randint(len(SPREADS), (), generator=rng))]
+        of = Draw(rng, GROUP, spread)
+        images = view.of(KINDS[kind](of, view.drawn))
+        negative = replace(of, spread=0.0).chance(0.08) > 0
         images = torch.where(negative, 1 - images, images).clamp(0, 1)
         return (255 * images).round()
 

@@ -7,6 +7,11 @@ died by bad luck. One that computed for as long as it may is not: its time does 
 else the machine does. What was answered before it is kept; the items after it go on in the fresh
 process.
 
+Where the size of an item is known, it may first compute for a second, and half of one for each MiB,
+and then again for the whole limit. A process of which two in a row took the whole limit gives no
+more of them a second chance, until one ends in time: a thousand files that never end cost a run
+minutes.
+
 The process sets two timers for each item, of the time that it computes and of the time that
 passes. Their signals have the default action, so the kernel ends a process that hangs, inside C
 code too, and also when this process is gone. A limit on the address
@@ -33,6 +38,8 @@ T = TypeVar("T")
 _WAITING = 4  # times as long as an item may compute, it may wait for the disk and the machine
 _ENDLESS = signal.SIGPROF, signal.SIGALRM  # of having computed, and of having waited, too long
 _AHEAD = 4  # items that the process has, so that it does not wait for the next one
+_SECONDS, _MEBIBYTES_A_SECOND = 1.0, 2.0  # that an item may compute at first
+_CHANCES = 2  # items in a row that may take the whole limit in vain
 _REJECTED = "rejected"  # in the records of an answer: a reason and its detail
 
 
@@ -42,18 +49,51 @@ def isolated(limits: Limits) -> "Isolated":
     return Isolated(limits)
 
 
+class _Allowance:
+    """For how many seconds an item may compute: a few at first, then the whole limit."""
+
+    def __init__(self, whole: float) -> None:
+        self._whole, self._chances = whole, _CHANCES
+
+    def at_first(self, size: int) -> float:
+        """Return the seconds of an item of so many bytes."""
+        return min(self._whole, _SECONDS + size / _MEBIBYTES_A_SECOND / (1 << 20))
+
+    def more(self, allowed: float) -> float | None:
+        """Return what an item gets that took what it was allowed; None: no more."""
+        if allowed < self._whole and self._chances:
+            return self._whole
+        self._chances -= allowed == self._whole and self._chances > 0
+        return None
+
+    def in_time(self, allowed: float) -> None:
+        """Note that an item ended in time: where it needed the whole limit, others may, too."""
+        if allowed == self._whole:
+            self._chances = _CHANCES
+
+    def told(self, allowed: float) -> str:
+        """Tell of an item that took too long."""
+        if allowed == self._whole:
+            return f"computed for the {allowed:g} seconds of the limit"
+        return (
+            f"computed for {allowed:.3g} seconds, and {_CHANCES} files before it for the "
+            f"{self._whole:g} of the limit"
+        )
+
+
 class Isolated:
     """A process under limits, started when it is needed and replaced when it dies."""
 
     def __init__(self, limits: Limits) -> None:
         """Start nothing yet."""
         self.limits = limits
+        self._allowance = _Allowance(limits.max_seconds)
         self._child = Child(partial(_limited, limits))
 
     def answers(
-        self, work: Callable[[T], Answer], items: Sequence[T]
+        self, work: Callable[[T], Answer], items: Sequence[T], sizes: Sequence[int] = ()
     ) -> Generator[Answer | Rejection, None, None]:
-        """Run `work` on every item; both must be picklable.
+        """Run `work` on every item, of `sizes` in bytes where they are known; both are picklable.
 
         An item that two processes died of gets a Rejection: "decoder-timeout" or "decoder-crashed",
         by the second death; so does one that computed for too long, once. An item whose answer does
@@ -62,19 +102,27 @@ class Isolated:
         started.
         """
         done = sent = deaths = 0
+        allowed = [self._allowance.at_first(size) for size in sizes]
+        allowed = allowed or [self.limits.max_seconds] * len(items)
         try:
             while done < len(items):
                 try:
                     while sent < min(len(items), done + _AHEAD):
-                        self._child.send(pickle.dumps((work, items[sent])))
+                        self._child.send(pickle.dumps((work, items[sent], allowed[sent])))
                         sent += 1
                     found = _opened(self._child.receive())
+                    self._allowance.in_time(allowed[done])
                 except (EOFError, OSError, NoAnswer) as error:
-                    code = self._child.end()
-                    deaths, sent = deaths + 1, done
-                    if deaths < 2 and code != -signal.SIGPROF:
+                    code, sent = self._child.end(), done
+                    if code == -signal.SIGPROF:
+                        more = self._allowance.more(allowed[done])
+                        if more is not None:
+                            allowed[done] = more
+                            continue
+                    elif not deaths:
+                        deaths = 1
                         continue
-                    found = self._cause(error, code)
+                    found = self._cause(error, code, allowed[done])
                 done, deaths = done + 1, 0
                 sent = max(sent, done)
                 yield found
@@ -87,14 +135,12 @@ class Isolated:
         self._child.kill()
         self._child.end()
 
-    def _cause(self, error: Exception, code: int | None) -> Rejection:
+    def _cause(self, error: Exception, code: int | None, allowed: float) -> Rejection:
         if isinstance(error, NoAnswer):
             return Rejection("decoder-crashed", "what its process answered is no answer, twice")
         seconds = self.limits.max_seconds
         if code == -signal.SIGPROF:
-            return Rejection(
-                "decoder-timeout", f"computed for the {seconds:g} seconds of the limit"
-            )
+            return Rejection("decoder-timeout", self._allowance.told(allowed))
         if code == -signal.SIGALRM:
             waited = f"not ready after {_WAITING * seconds:g} seconds, twice"
             return Rejection("decoder-timeout", f"{waited}; the limit is {seconds:g} of computing")
@@ -124,13 +170,13 @@ def _limited(limits: Limits) -> Work:
 def _answer(limits: Limits, message: bytes) -> bytes:
     """Return an item's answer, packed."""
     try:
-        work, item = pickle.loads(message)  # noqa: S301 - of the parent
-        _set_timers(limits.max_seconds)
+        work, item, seconds = pickle.loads(message)  # noqa: S301 - of the parent
+        _set_timers(seconds, _WAITING * limits.max_seconds)
         try:
             with _quiet():
                 answer: Answer = work(item)
         finally:
-            _set_timers(0)
+            _set_timers(0, 0)
         return answer.pack()
     except MemoryError:
         return Answer({_REJECTED: ["too-large", "not enough memory"]}).pack()
@@ -150,9 +196,9 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _set_timers(seconds: float) -> None:
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, _WAITING * seconds)
+def _set_timers(computing: float, waiting: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, computing)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
 
 
 def _limit_memory(more: int) -> None:

@@ -174,7 +174,8 @@ def decoded(task: Decoding) -> Iterator[list[Decoded]]:
         answers = map(task.one, readable)
     else:
         alone = replace(task, items=())  # which travels with every item
-        found = isolated(task.limits).answers(partial(_decode_packed, alone), readable)
+        sizes = [item.location.size if item.location else item.size for item in readable]
+        found = isolated(task.limits).answers(partial(_decode_packed, alone), readable, sizes)
         answers = map(partial(_of_item, task), readable, found)
     for item in task.items:
         answer = next(answers) if item.rejection is None else item.rejection

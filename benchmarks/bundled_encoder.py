@@ -17,13 +17,15 @@ import multiprocessing
 import shutil
 import tomllib
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from anatomy.fresh import Fresh
+from anatomy.window import window
 from PIL import Image
 from rich.progress import track
 
@@ -32,11 +34,16 @@ from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED, CALIBRATION
+from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, TrainConfig
 from deepssim_scan.jobs.train import Trained, train
+from deepssim_scan.training import loop
 from deepssim_scan.training.config import TrainingConfig
+from deepssim_scan.training.dataset import Dataset
 from deepssim_scan.training.procedural import FAMILIES
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
 from deepssim_scan.training.state import Step
@@ -45,8 +52,8 @@ RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
 FOLDER = 100  # procedural images in one
 GROUP = 16  # subjects in turn that are shown whole, or in one window
-ZOOM = 1.0  # at most, beyond 1, of images that are shown in a window
-OBLONG = 0.6  # least ratio of the sides of an image
+POSE = "canonical.pose.head.out.weight"
+VALIDATION, VALIDATED, BATCH = 10**9, 16, 16  # the first seed, and batches, to validate on
 GLARE = (1, 1, 1.25, 1, 1, 1.6)  # of subjects in turn: beyond 1, the brightest parts are clipped
 
 
@@ -70,7 +77,9 @@ def main() -> None:
         run = RunContext(options.device, options.workers, progress=progress)
         initial = None
         for stage, out in zip(recipe["stages"].values(), stages, strict=True):
-            if not out.exists():
+            if not out.exists() and stage.pop("fresh", False):
+                trained_anew(recipe["fresh"], initial, stage, out, run)
+            elif not out.exists():
                 print(f"{out}: {trained_on(corpus, initial, stage, out, run).after}")
             initial = out
     if options.release:
@@ -100,6 +109,35 @@ def trained_on(
     """Train on the corpus, from where a run that was stopped had come to."""
     config = TrainConfig(initial, "small", TrainingConfig(**recipe), resume=True)
     return train(corpus, out, config, run)
+
+
+def trained_anew(
+    shares: dict[str, float], initial: Path, recipe: dict[str, Any], out: Path, run: RunContext
+) -> Checkpoint:
+    """Train on images that are drawn anew for each step; those to validate on are drawn once."""
+    start = with_scale(checkpoint.load(initial), out.with_name(f"{out.stem}-start.safetensors"))
+    fresh = Fresh(shares, start.architecture.standardisation)
+    seeds = range(VALIDATION, VALIDATION + VALIDATED)
+    held = [fresh.draw(BATCH, torch.Generator().manual_seed(seed)) for seed in seeds]
+    images = [*torch.cat(held).half()]
+    validation = ImageSet.of(images, [f"{number}.png" for number in range(len(images))])
+    dataset = Dataset(fresh, validation, 0, frozenset())
+    config = TrainingConfig(**recipe)
+    return loop.train(dataset, out, config, start, device=run.device_here, resume=True)
+
+
+def with_scale(start: Checkpoint, path: Path) -> Checkpoint:
+    """Have the pose estimated with a scale, about which nothing is known yet."""
+    if start.architecture.scale:
+        return start
+    weights = start.encoder.state_dict()
+    others = weights[POSE]
+    rng = torch.Generator().manual_seed(0)
+    scale = 0.1 * others.std() * torch.randn(1, others.shape[1], generator=rng)
+    encoder = Encoder(replace(start.architecture, scale=True))
+    encoder.load_state_dict(weights | {POSE: torch.cat([others, scale])})
+    checkpoint.save(path, encoder, start.training)
+    return checkpoint.load(path)
 
 
 def calibrate(folder: Path, recipe: dict[str, Any], workers: int) -> None:
@@ -173,34 +211,6 @@ def write_subject(out: Path, recipe: dict[str, Any], subject: int) -> None:
     images = view.of(projections(volume, angles, view.drawn, person, shell=shell))
     for angle, image in zip(angles, images.numpy(), strict=True):
         save(glare * image, folder / f"view-{angle:05.1f}.png")
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What is shown of images that are drawn `drawn` pixels a side: a part of them, or all."""
-
-    drawn: int
-    rows: slice
-    columns: slice
-
-    def of(self, images: torch.Tensor) -> torch.Tensor:
-        """Cut it out: (N, drawn, drawn) -> (N, height, width)."""
-        return images[:, self.rows, self.columns]
-
-
-def window(part: bool, side: int, rng: torch.Generator) -> Window:
-    """Draw what is shown: a part or the whole, and half of the time without two of its margins.
-
-    An oblong image is padded to a square when it is read, as those of other people are.
-    """
-    zoom, shorter, portrait, *corner = torch.rand(5, generator=rng).tolist()
-    drawn = side + round(part * ZOOM * zoom * side)
-    sides = [side, round(min(1, OBLONG + 2 * (1 - OBLONG) * shorter) * side)]
-    if portrait < 0.5:
-        sides.reverse()
-    starts = [round(share * (drawn - each)) for share, each in zip(corner, sides, strict=True)]
-    rows, columns = (slice(a, a + each) for a, each in zip(starts, sides, strict=True))
-    return Window(drawn, rows, columns)
 
 
 def save(image: np.ndarray, path: Path) -> None:

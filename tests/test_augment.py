@@ -256,7 +256,7 @@ def test_the_parameters_of_a_simulated_copy_undo_it(images, monkeypatch):
     monkeypatch.setattr(module, "smooth_field", lambda *_: still)
     images = restandardise(functional.avg_pool2d(images, 9, 1, 4))
     copies, parameters = simulate_copy(images, generator(4))
-    angle, shift, growth = parameters.rigid.split((1, 2, 1), 1)
+    angle, shift, growth = parameters.pose.split((1, 2, 1), 1)
     back = read_at(copies, angle[:, 0], shift, growth[:, 0].exp())
     inner = slice(14, 34), slice(14, 34)
     for flip in range(4):

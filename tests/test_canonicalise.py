@@ -11,17 +11,17 @@ from torch.nn import functional
 
 from deepssim_scan.encoder.canonicalise import (
     Canonicaliser,
-    RigidEstimator,
+    PoseEstimator,
     gamma_exponents,
     normalise_gamma,
 )
-from deepssim_scan.encoder.equivariant import RIGID_SIGNS
+from deepssim_scan.encoder.equivariant import POSE_SIGNS
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.imaging import augment as changes
 from deepssim_scan.imaging.augment import simulate_copy
 from deepssim_scan.imaging.warp import gamma, normalise_local_contrast, read_at, restandardise
 from deepssim_scan.ingest.standardise import Standardisation
-from deepssim_scan.training.objective import rigid_error
+from deepssim_scan.training.objective import pose_error
 
 SIDE = 64
 FLIPS = ([], [2], [1], [1, 2])
@@ -101,11 +101,11 @@ def test_images_whose_averages_say_little_are_normalised_too():
 
 
 def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
-    """Read at its rigid parameters, a copy is its flipped source."""
+    """Read at its poses, a copy is its flipped source."""
     monkeypatch.setattr(changes, "DEGRADATIONS", (lambda batch, generator: batch,))
     source = functional.avg_pool2d(images, 5, 1, 2)
     copies, truth = simulate_copy(source, torch.Generator().manual_seed(3))
-    angle, shift, growth = truth.rigid.split((1, 2, 1), 1)
+    angle, shift, growth = truth.pose.split((1, 2, 1), 1)
     back = read_at(normalise_gamma(copies), angle[:, 0], shift, growth[:, 0].exp())
     flipped = torch.stack(
         [
@@ -121,7 +121,7 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
         return (first * second).mean((1, 2))
 
     assert correlation(back, wanted).median() > 0.97
-    moved = truth.rigid.abs().amax(1) > 0.05
+    moved = truth.pose.abs().amax(1) > 0.05
     assert moved.sum() > 8
     undone = correlation(back, wanted) > correlation(normalise_gamma(copies), wanted)
     assert undone[moved].float().mean() > 0.9
@@ -130,27 +130,27 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("orientation", range(4))
-def test_a_flipped_image_has_the_flipped_rigid_parameters(orientation, images):
-    network = RigidEstimator((16, 32), SIDE, scale=True)
+def test_a_flipped_image_has_the_flipped_pose_parameters(orientation, images):
+    network = PoseEstimator((16, 32), SIDE, scale=True)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    rigid = network(images)
-    assert rigid.std(0).min() > 1e-3
+    pose = network(images)
+    assert pose.std(0).min() > 1e-3
     flipped = network(images.flip(FLIPS[orientation]))
-    torch.testing.assert_close(flipped, rigid * RIGID_SIGNS[orientation], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(flipped, pose * POSE_SIGNS[orientation], rtol=1e-3, atol=1e-4)
 
 
-def test_rigid_parameters_are_limited(images):
-    network = RigidEstimator((16,), SIDE)
+def test_pose_parameters_are_limited(images):
+    network = PoseEstimator((16,), SIDE)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=3)
-    rigid = network(images)
-    assert rigid.abs().amax() == 0.4
-    assert rigid.isfinite().all()
+    pose = network(images)
+    assert pose.abs().amax() == 0.4
+    assert pose.isfinite().all()
 
 
 @torch.no_grad()
-def test_where_rigid_parameters_are_nan_so_is_the_image(images):
+def test_where_pose_parameters_are_nan_so_is_the_image(images):
     """A constant image in its place would be embedded, and match every other."""
     network = Canonicaliser((16,), SIDE)
     network.pose.head.out.weight.fill_(torch.nan)
@@ -158,13 +158,13 @@ def test_where_rigid_parameters_are_nan_so_is_the_image(images):
     assert channels.isnan().all()
 
 
-def test_scores_do_not_train_the_estimator_nor_rigid_parameters_the_trunk(images):
+def test_scores_do_not_train_the_estimator_nor_pose_parameters_the_trunk(images):
     encoder = Encoder(replace(TINY, standardisation=Standardisation(size=SIDE)))
-    embeddings, rigid = encoder.with_rigid_parameters(images[:4, None])
+    embeddings, pose = encoder.with_pose(images[:4, None])
     embeddings[:, 0].sum().backward(retain_graph=True)
     assert all(weight.grad is None for weight in encoder.canonical.parameters())
     encoder.zero_grad(set_to_none=True)
-    rigid.sum().backward()
+    pose.sum().backward()
     assert all(weight.grad is None for weight in encoder.feature_extractor.parameters())
     assert any(weight.grad.abs().sum() > 0 for weight in encoder.canonical.parameters())
 
@@ -177,9 +177,9 @@ def test_images_are_canonicalised_in_full_precision(images):
         assert all(map(torch.equal, network(images), exact))
 
 
-def scales(rigid):
+def scales(pose):
     """The scales that an estimator found, or none where it looks for none."""
-    return [rigid[:, 3].exp()] if rigid.shape[1] == 4 else []
+    return [pose[:, 3].exp()] if pose.shape[1] == 4 else []
 
 
 @torch.no_grad()
@@ -188,22 +188,22 @@ def test_channels_are_the_image_brought_to_one_pose_and_local_contrast_normalise
     network = Canonicaliser((16,), SIDE, scale=scale)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    channels, rigid = network(images)
+    channels, pose = network(images)
     assert channels.shape == (len(images), 2, SIDE, SIDE)
-    torch.testing.assert_close(rigid, network.pose(normalise_gamma(images)))
-    wanted = read_at(normalise_gamma(images), rigid[:, 0], rigid[:, 1:3], *scales(rigid))
+    torch.testing.assert_close(pose, network.pose(normalise_gamma(images)))
+    wanted = read_at(normalise_gamma(images), pose[:, 0], pose[:, 1:3], *scales(pose))
     torch.testing.assert_close(channels[:, 0], wanted)
     torch.testing.assert_close(channels[:, 1], normalise_local_contrast(channels[:, 0], 17, 0.05))
 
 
-def test_rigid_parameters_are_learnt_from_simulated_copies(images):
-    network = RigidEstimator((16,), SIDE, scale=True)
+def test_pose_parameters_are_learnt_from_simulated_copies(images):
+    network = PoseEstimator((16,), SIDE, scale=True)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     errors = []
     for step in range(80):
         drawn_images = images[:8].repeat(4, 1, 1)
         copies, truth = simulate_copy(drawn_images, torch.Generator().manual_seed(step))
-        error = rigid_error(network(normalise_gamma(copies))[None], truth, 16)
+        error = pose_error(network(normalise_gamma(copies))[None], truth, 16)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -174,7 +174,7 @@ def test_weights_are_written_out_for_a_block_and_no_longer(encoder):
 
 
 @torch.no_grad()
-def test_the_rigid_estimator_equals_ordinary_layers_too(encoder):
+def test_the_pose_estimator_equals_ordinary_layers_too(encoder):
     estimator = encoder.canonical.pose
     x = torch.randn(3, 1, 16, 16, dtype=torch.float64)
     features = estimator.trunk(x)
@@ -210,6 +210,6 @@ def test_the_head_tells_positions_apart_that_an_average_would_not():
 
 
 def test_every_weight_is_used_and_learns(encoder):
-    embeddings, rigid = encoder.float().with_rigid_parameters(torch.randn(4, 1, 32, 32))
-    (embeddings[:, 0].sum() + rigid.sum()).backward()
+    embeddings, pose = encoder.float().with_pose(torch.randn(4, 1, 32, 32))
+    (embeddings[:, 0].sum() + pose.sum()).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in encoder.parameters())

@@ -178,10 +178,10 @@ def test_row_18_what_cannot_be_scored_stays_visible(make_encoder):
         ({"widths": (8, -1)}, "must be >= 1"),
         ({"dimension": 0}, "must be >= 1"),
         ({"trunk": "vit"}, "unknown trunk 'vit'"),
-        ({"pose": ()}, "widths of the rigid estimator .pose."),
+        ({"pose": ()}, "widths of the pose estimator .pose."),
         ({"widths": (16, 24)}, "multiples of 16, found"),
         ({"standardisation": Standardisation(size=None)}, "fixed input size, found none"),
-        ({"trunk": "convnext"}, "has no rigid estimator, found widths"),
+        ({"trunk": "convnext"}, "has no pose estimator, found widths"),
         (
             {"trunk": "convnext", "pose": (), "depths": (1,) * 6, "widths": (16,) * 6},
             "6 stages need a size >= 128, found 32",

@@ -9,7 +9,7 @@ from torch import nn
 
 from deepssim_scan.imaging.augment import TransformParameters
 from deepssim_scan.training.config import TrainingConfig
-from deepssim_scan.training.objective import loss_of_scores, rigid_error
+from deepssim_scan.training.objective import loss_of_scores, pose_error
 
 CONFIG = TrainingConfig()
 SIGNS = [[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]]  # of a flip
@@ -48,9 +48,9 @@ def test_the_contrast_is_the_cross_entropy_of_finding_the_first_copy():
     assert with_it - without == pytest.approx(0.3 * np.mean(terms), rel=1e-4)
 
 
-def test_rigid_parameters_that_undo_the_transform_have_no_error():
+def test_pose_parameters_that_undo_the_transform_have_no_error():
     truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 4) * 0.1)
-    assert rigid_error(truth.rigid, truth, 4) == 0
+    assert pose_error(truth.pose, truth, 4) == 0
 
 
 def test_two_copies_of_an_image_are_to_be_brought_to_the_same_position():
@@ -58,9 +58,9 @@ def test_two_copies_of_an_image_are_to_be_brought_to_the_same_position():
     truth = TransformParameters(torch.tensor([0, 1, 2, 3] * 2), torch.randn(8, 4) * 0.1)
     off = torch.tensor([0.1, 0.2, -0.3, 0.05])
     flipped = off * torch.tensor(SIGNS)[truth.flip]
-    together = rigid_error(truth.rigid + flipped, truth, 4)
+    together = pose_error(truth.pose + flipped, truth, 4)
     opposite = flipped * torch.tensor([[1]] * 4 + [[-1]] * 4)
-    apart = rigid_error(truth.rigid + opposite, truth, 4)
+    apart = pose_error(truth.pose + opposite, truth, 4)
     square = float(off.square().mean())
     assert float(together) == pytest.approx(0.05 * square, rel=1e-4)
     assert float(apart) == pytest.approx((2**2 / 2 + 0.05) * square, rel=1e-4)

@@ -201,7 +201,7 @@ def test_the_device_that_trains_assesses_too(corpus, undisturbed, tmp_path, monk
     assert trained.checkpoint.encoder.place == "cpu"
 
 
-def test_rigid_parameters_are_taught_first_where_that_is_asked_for(dataset, tiny, tmp_path):
+def test_pose_parameters_are_taught_first_where_that_is_asked_for(dataset, tiny, tmp_path):
     config = replace(CONFIG, steps=4, pose_steps=4)
     torch.manual_seed(config.seed)
     untrained = Encoder(tiny).state_dict()
@@ -339,7 +339,7 @@ def test_row_30_a_run_with_dropout_resumes_to_the_same_bytes(dataset, tmp_path):
     assert resumed.fingerprint == whole.fingerprint  # the batch norm's counts as well
 
 
-def test_a_network_without_a_canonicaliser_is_not_taught_rigid_parameters(dataset, tmp_path):
+def test_a_network_without_a_canonicaliser_is_not_taught_pose_parameters(dataset, tmp_path):
     config, steps = replace(CONFIG, steps=2, pose_steps=7), []
     train(dataset, tmp_path / "a", config, TINY_CONVNEXT, on_step=steps.append)
     assert [(step.step, step.steps) for step in steps] == [(1, 2), (2, 2)]

@@ -15,8 +15,8 @@ class Architecture:
     """The shape of an encoder; with its weights, all that is needed to run it.
 
     `expansion` is how much wider a block is inside than outside. `pose` are the widths of the
-    network that estimates rigid parameters, which only the `flips` trunk has; with `scale`, it
-    estimates that, too.
+    network that estimates poses, which only the `flips` trunk has; `scale` says whether a pose has
+    one.
     """
 
     trunk: Literal["flips", "convnext"] = "flips"
@@ -42,7 +42,7 @@ class Architecture:
 
     def _check_flips(self) -> None:
         step = 4 * ORIENTATIONS
-        for what, widths in (("the trunk", self.widths), ("the rigid estimator (pose)", self.pose)):
+        for what, widths in (("the trunk", self.widths), ("the pose estimator (pose)", self.pose)):
             if not widths or any(width < 1 or width % step for width in widths):
                 raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
         size = self.standardisation.size
@@ -52,13 +52,13 @@ class Architecture:
         if size % least:
             raise InputError(
                 f"found size {size}, where {len(self.depths)} stages of the trunk and "
-                f"{len(self.pose)} of the rigid estimator need a multiple of {least}"
+                f"{len(self.pose)} of the pose estimator need a multiple of {least}"
             )
 
     def _check_convnext(self) -> None:
         size, least = self.standardisation.size, self.least_side
         if self.pose:
-            raise ValueError(f"the convnext trunk has no rigid estimator, found widths {self.pose}")
+            raise ValueError(f"the convnext trunk has no pose estimator, found widths {self.pose}")
         if size is not None and size < least:
             raise InputError(f"{len(self.depths)} stages need a size >= {least}, found {size}")
 

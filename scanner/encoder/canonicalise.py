@@ -4,14 +4,14 @@ A copy may be brighter, rotated or shifted. What is undone first need not be lea
 the network sees the copy as it sees its source.
 
 - `normalise_gamma` undoes any gamma, by a rule that has nothing to learn.
-- `RigidEstimator` estimates how far an image is rotated and shifted. It learns from images that
-  were rotated and shifted by known amounts. `Canonicaliser` undoes what it estimates (spatial
+- `PoseEstimator` estimates how far an image is rotated, shifted and scaled. It learns from
+  images that were, by known amounts. `Canonicaliser` undoes what it estimates (spatial
   transformers, Jaderberg et al. 2015, arXiv:1506.02025; learnt canonicalisation, Kaba et al. 2023,
   arXiv:2211.06489).
 
-Rigid parameters are (..., 3): an angle in radians, and a shift to the right and down in half sides.
-They say where `warp.read_at` reads an image to canonicalise it. Those of a flipped image are those
-of the image with the signs of `equivariant.RIGID_SIGNS`.
+A pose is (..., 3), an angle in radians and a shift to the right and down in half sides, or (..., 4)
+with the logarithm of a scale. It says where `warp.read_at` reads an image to canonicalise it. That
+of a flipped image is that of the image with the signs of `equivariant.POSE_SIGNS`.
 """
 
 import math
@@ -30,17 +30,17 @@ _GLARE = 0.05  # of the range: greys so near the brightest have less weight
 _EXPONENTS, _TRIED = (0.9, 8.0), 32  # least and greatest, and how many are tried
 _AVERAGED = 4  # pixels a side of the squares of which the exponent is computed
 _DARKEST = 1e-4  # of the range
-_HALF = 2  # rigid parameters are estimated at half the resolution
-_RIGID_WINDOW, _RIGID_FLOOR = 9, 0.03
-_RIGID_DEPTH, _RIGID_EXPANSION, _RIGID_HIDDEN = 2, 2, 128
-_RIGID_UNIT = 0.2  # of a radian, and of half a side: about as far as training moves images
-_RIGID_LIMIT = 0.4  # radians, and half sides
+_HALF = 2  # poses are estimated at half the resolution
+_POSE_WINDOW, _POSE_FLOOR = 9, 0.03
+_POSE_DEPTH, _POSE_EXPANSION, _POSE_HIDDEN = 2, 2, 128
+_POSE_UNIT = 0.2  # of a radian, and of half a side: about as far as training moves images
+_POSE_LIMIT = 0.4  # radians, and half sides
 
 
 class Canonicaliser(nn.Module):
-    """Canonicalise images, and say which rigid parameters were estimated.
+    """Canonicalise images, and say which poses were estimated.
 
-        images (B, H, W) standardised -> channels (B, 2, H, W), rigid parameters (B, 3)
+        images (B, H, W) standardised -> channels (B, 2, H, W), poses (B, 3 or 4)
 
     The parameters are estimated of the gamma-normalised image. The channels are that image read at
     them, and the same after local contrast normalisation.
@@ -48,48 +48,48 @@ class Canonicaliser(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
         super().__init__()
-        self.pose = RigidEstimator(widths, side, scale=scale)
+        self.pose = PoseEstimator(widths, side, scale=scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the channels and the rigid parameters."""
+        """Return the channels and the poses."""
         with torch.autocast(images.device.type, enabled=False):
             return self.of_normalised(normalise_gamma(images))
 
     def of_normalised(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same for images whose gamma is normalised."""
         with torch.autocast(normalised.device.type, enabled=False):
-            rigid: Tensor = self.pose(normalised)
+            pose: Tensor = self.pose(normalised)
             # Detached: the loss of scores does not train the estimator.
-            canonicalised = _canonicalised(normalised, rigid.detach())
+            canonicalised = _canonicalised(normalised, pose.detach())
             contrast = normalise_local_contrast(canonicalised, _WINDOW, _FLOOR)
-            return torch.stack([canonicalised, contrast], 1), rigid
+            return torch.stack([canonicalised, contrast], 1), pose
 
 
-def _canonicalised(images: Tensor, rigid: Tensor) -> Tensor:
-    """Read images at their rigid parameters; where these are NaN, so is the whole image."""
-    scale = rigid[:, 3].exp() if rigid.shape[1] > 3 else None
-    return read_at(images, rigid[:, 0], rigid[:, 1:3], scale) + 0 * rigid.sum(1)[:, None, None]
+def _canonicalised(images: Tensor, pose: Tensor) -> Tensor:
+    """Read images at their poses; where these are NaN, so is the whole image."""
+    scale = pose[:, 3].exp() if pose.shape[1] > 3 else None
+    return read_at(images, pose[:, 0], pose[:, 1:3], scale) + 0 * pose.sum(1)[:, None, None]
 
 
-class RigidEstimator(nn.Module):
+class PoseEstimator(nn.Module):
     """Estimate how far images are rotated and shifted.
 
-    gamma-normalised images (B, side, side) -> rigid parameters (B, 3)
+    gamma-normalised images (B, side, side) -> poses (B, 3), or (B, 4) with a scale
     """
 
     def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
         super().__init__()
         grid = side // _HALF // (2 << len(widths))
-        depths = (_RIGID_DEPTH,) * len(widths)
-        self.trunk = equivariant.Trunk(1, widths, depths, _RIGID_EXPANSION)
-        self.head = equivariant.RigidHead(widths[-1], grid, _RIGID_HIDDEN, 3 + scale)
+        depths = (_POSE_DEPTH,) * len(widths)
+        self.trunk = equivariant.Trunk(1, widths, depths, _POSE_EXPANSION)
+        self.head = equivariant.PoseHead(widths[-1], grid, _POSE_HIDDEN, 3 + scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the rigid parameters."""
+        """Return the poses."""
         small = functional.avg_pool2d(images, _HALF)
-        contrast = normalise_local_contrast(small, _RIGID_WINDOW, _RIGID_FLOOR)
-        rigid: Tensor = _RIGID_UNIT * self.head(self.trunk(contrast[:, None]))
-        return rigid.clamp(-_RIGID_LIMIT, _RIGID_LIMIT)
+        contrast = normalise_local_contrast(small, _POSE_WINDOW, _POSE_FLOOR)
+        pose: Tensor = _POSE_UNIT * self.head(self.trunk(contrast[:, None]))
+        return pose.clamp(-_POSE_LIMIT, _POSE_LIMIT)
 
 
 def normalise_gamma(images: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from deepssim_scan.encoder.architecture import ORIENTATIONS
 
-RIGID_SIGNS = torch.tensor([[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]])
+POSE_SIGNS = torch.tensor([[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1]])
 """Signs of an angle, a shift to the right, one down, and a scale in each orientation: (4, 4)."""
 
 _STEM = 8  # pixels across which a feature of the stem looks, 4 apart
@@ -100,7 +100,7 @@ class LayoutHead(nn.Module):
         return self.out(hidden.mean(1))  # type: ignore[no-any-return]
 
 
-class RigidHead(nn.Module):
+class PoseHead(nn.Module):
     """Estimate an angle, a shift and a scale from the grid of features; a flip flips them.
 
     `count` is 3 without the scale, 4 with it.
@@ -119,7 +119,7 @@ class RigidHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, count) for features (B, H, W, width): angle, shift right and down, scale."""
         found = self.out(functional.relu_(self.hidden(_by_orientation(self.narrow(features)))))
-        signs = RIGID_SIGNS[:, : found.shape[2]].to(found)
+        signs = POSE_SIGNS[:, : found.shape[2]].to(found)
         return (found * signs).mean(1)  # type: ignore[no-any-return]
 
 

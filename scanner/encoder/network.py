@@ -47,10 +47,10 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images standardised as the architecture says: (B, 1, H, W) -> (B, D) unit norm."""
-        return self.with_rigid_parameters(images)[0]
+        return self.with_pose(images)[0]
 
-    def with_rigid_parameters(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed images, and return the rigid parameters (B, 3), None without a canonicaliser."""
+    def with_pose(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed images, and return their poses (B, 3 or 4), None without a canonicaliser."""
         return self.of_normalised(self.normalised(images[:, 0]))
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ class Encoder(nn.Module):
         return images if self.canonical is None else canonicalise.normalise_gamma(images)
 
     def of_normalised(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed normalised images (B, H, W), and return their rigid parameters as well."""
+        """Embed normalised images (B, H, W), and return their poses as well."""
         if self.canonical is None:
-            channels, rigid = images[:, None].expand(-1, convnext.CHANNELS, -1, -1), None
+            channels, pose = images[:, None].expand(-1, convnext.CHANNELS, -1, -1), None
         else:
-            channels, rigid = self.canonical.of_normalised(images)
-        return functional.normalize(self.fc(self.feature_extractor(channels))), rigid
+            channels, pose = self.canonical.of_normalised(images)
+        return functional.normalize(self.fc(self.feature_extractor(channels))), pose
 
 
 def embed(encoder: Encoder, images: Tensor) -> Tensor:

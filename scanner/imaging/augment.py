@@ -29,15 +29,15 @@ GAMMA = (0.5, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class TransformParameters:
-    """What was done to each image: its flip, and the rigid parameters that undo the rest.
+    """What was done to each image: its flip, and the pose that undoes the rest.
 
-    flip (B,) is an index into `names.FLIPS`. rigid (B, 4) is an angle in radians, a
+    flip (B,) is an index into `names.FLIPS`. pose (B, 4) is an angle in radians, a
     shift to the right and down in half sides, and the logarithm of a scale: where `warp.read_at`
     reads the flipped source.
     """
 
     flip: Tensor
-    rigid: Tensor
+    pose: Tensor
 
 
 def augment(images: Tensor, generator: Generator) -> Tensor:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +20,22 @@ from deepssim_scan.imaging.ssim import image_range, ssim_matrix
 _NAME_DISTANCE = 8  # positions in `by_name` within which a neighbour is drawn
 _SSIM_STRIDE = 3  # windows skipped in a target: within 0.03 of the exact one, a ninth of the cost
 _SSIM_BINS = 10  # ranges of SSIM that have the same weight, however few pairs fall into one
+
+
+class ImageSource(Protocol):
+    """Gives images (n, H, W) float32 by the state of a generator alone, on its device."""
+
+    def __len__(self) -> int:
+        """Return how many images are kept; 0 where each is made anew."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draw `count` images, half of them neighbours of the others."""
+
+    def some(self, count: int, generator: Generator) -> Tensor:
+        """Draw at most `count` images."""
+
+    def digest(self) -> str:
+        """Identify what is drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ class TrainingConfig:
     """How to train; recorded in the checkpoint.
 
     `batch` images are drawn for a step, a multiple of 4. `pose_steps` come before the `steps` and
-    teach rigid parameters alone, where the network has a rigid estimator; `pose_weight` is the
+    teach poses alone, where the network has a pose estimator; `pose_weight` is the
     weight of their error. There is a step of either kind at least. `held_out` is the share of the
     images that is held out.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.image_set import ImageSet
+from deepssim_scan.imaging.image_set import ImageSet, ImageSource
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing
@@ -30,7 +30,7 @@ class Dataset:
     `seen` are the digests of the images to train on (`ImageRecord.digest`).
     """
 
-    training: ImageSet
+    training: ImageSource
     validation: ImageSet
     rejected: int
     seen: frozenset[str]

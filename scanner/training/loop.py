@@ -28,10 +28,10 @@ from deepssim_scan.encoder.architecture import SMALL, Architecture
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder, device_of
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging.image_set import ImageSet
+from deepssim_scan.imaging.image_set import ImageSet, ImageSource
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.dataset import Dataset
-from deepssim_scan.training.objective import rigid_loss, score_loss
+from deepssim_scan.training.objective import pose_loss, score_loss
 from deepssim_scan.training.state import RunFiles, Step, identity_of
 
 _SEED_STRIDE = 1 << 20  # more than the steps of any run, so that no two share a seed
@@ -88,15 +88,15 @@ def _started(
 
 
 class _Trainer:
-    """Takes the steps of a run: first those that teach rigid parameters alone, then the others."""
+    """Takes the steps of a run: first those that teach poses alone, then the others."""
 
-    def __init__(self, encoder: Encoder, images: ImageSet, config: TrainingConfig) -> None:
+    def __init__(self, encoder: Encoder, images: ImageSource, config: TrainingConfig) -> None:
         self.encoder, self.images, self.config = encoder, images, config
         self.optimizer = torch.optim.AdamW(
             encoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
-        self.rigid_steps = config.pose_steps if encoder.canonical is not None else 0
-        self.steps = self.rigid_steps + config.steps
+        self.pose_steps = config.pose_steps if encoder.canonical is not None else 0
+        self.steps = self.pose_steps + config.steps
 
     def step(self, number: int) -> tuple[float, float]:
         """Take one step; its draws depend on its number alone, so a resumed run repeats them.
@@ -121,15 +121,15 @@ class _Trainer:
 
     def _loss(self, number: int, generator: Generator) -> Tensor:
         canonicaliser = self.encoder.canonical
-        if canonicaliser is not None and number < self.rigid_steps:
-            return rigid_loss(canonicaliser, self.images, self.config, generator)
+        if canonicaliser is not None and number < self.pose_steps:
+            return pose_loss(canonicaliser, self.images, self.config, generator)
         return score_loss(self.encoder, self.images, self.config, generator)
 
     def _set_rate(self, number: int) -> float:
         """Set the learning rate of a step, which starts anew with the steps that teach scores."""
-        first, steps = 0, self.rigid_steps
-        if number >= self.rigid_steps:
-            first, steps = self.rigid_steps, self.config.steps
+        first, steps = 0, self.pose_steps
+        if number >= self.pose_steps:
+            first, steps = self.pose_steps, self.config.steps
         rate = self.config.learning_rate * schedule(number - first, steps, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -151,7 +151,7 @@ def _run(
         loss, rate = trainer.step(number)
         done = number + 1
         evaluated = done % config.evaluate_every == 0 or done == trainer.steps
-        scored = evaluated and done > trainer.rigid_steps
+        scored = evaluated and done > trainer.pose_steps
         mae = score_mae(encoder, validation, config.seed) if scored else None
         step = Step(done, trainer.steps, loss, mae, rate, time.monotonic() - started)
         if evaluated:

@@ -2,7 +2,7 @@
 
     ImageSet, generator -> images -> simulated copies of them -> a loss
 
-Two losses: of scores, which is their squared error against SSIM and a contrast, and of the rigid
+Two losses: of scores, which is their squared error against SSIM and a contrast, and of the pose
 parameters that the canonicaliser estimates.
 """
 
@@ -13,42 +13,42 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from deepssim_scan.encoder.canonicalise import Canonicaliser, normalise_gamma
-from deepssim_scan.encoder.equivariant import RIGID_SIGNS
+from deepssim_scan.encoder.equivariant import POSE_SIGNS
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.imaging.augment import TransformParameters, simulate_copy
-from deepssim_scan.imaging.image_set import ImageSet, pairs, range_weights
+from deepssim_scan.imaging.image_set import ImageSource, pairs, range_weights
 from deepssim_scan.training.config import TrainingConfig
 
 _ABSOLUTE = 0.05  # weight of the error against the truth, beside that between two copies
 
 
-def rigid_loss(
-    canonicaliser: Canonicaliser, images: ImageSet, config: TrainingConfig, generator: Generator
+def pose_loss(
+    canonicaliser: Canonicaliser, images: ImageSource, config: TrainingConfig, generator: Generator
 ) -> Tensor:
-    """Return the loss of rigid parameters alone, on two copies of each of 2 * `batch` images.
+    """Return the loss of poses alone, on two copies of each of 2 * `batch` images.
 
     It takes a quarter of the time that both losses take.
     """
     drawn = images.some(2 * config.batch, generator)
     copies, truth = simulate_copy(torch.cat([drawn, drawn]), generator)
     found = canonicaliser.pose(normalise_gamma(copies))
-    return config.pose_weight * rigid_error(found, truth, len(drawn))
+    return config.pose_weight * pose_error(found, truth, len(drawn))
 
 
 def score_loss(
-    encoder: Encoder, images: ImageSet, config: TrainingConfig, generator: Generator
+    encoder: Encoder, images: ImageSource, config: TrainingConfig, generator: Generator
 ) -> Tensor:
-    """Return the loss of scores, and that of rigid parameters where the encoder estimates them."""
+    """Return the loss of scores, and that of poses where the encoder estimates them."""
     drawn = images.draw(config.batch, generator)
     sources, target = pairs(drawn, generator)
     copies, truth = simulate_copy(sources, generator)
     device = generator.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        embeddings, rigid = encoder.with_rigid_parameters(copies[:, None])
+        embeddings, pose = encoder.with_pose(copies[:, None])
     loss = loss_of_scores(embeddings.float(), target, config)
-    if rigid is None:
+    if pose is None:
         return loss
-    return loss + config.pose_weight * rigid_error(rigid, truth, len(drawn))
+    return loss + config.pose_weight * pose_error(pose, truth, len(drawn))
 
 
 def loss_of_scores(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
@@ -72,14 +72,14 @@ def loss_of_scores(embeddings: Tensor, target: Tensor, config: TrainingConfig) -
     return regression + config.contrastive_weight * contrast
 
 
-def rigid_error(found: Tensor, truth: TransformParameters, drawn: int) -> Tensor:
-    """Return the mean squared error of rigid parameters (B, 3) that undo a transform.
+def pose_error(found: Tensor, truth: TransformParameters, drawn: int) -> Tensor:
+    """Return the mean squared error of poses (B, 3 or 4) that undo a transform.
 
     The first `drawn` and the last `drawn` of the B images are two copies of the same images. What
     counts most is that both are brought to the same position, wherever that is; that it is the
     position of the source counts 5 %.
     """
     known = found.shape[1]
-    off = (found - truth.rigid[:, :known]) * RIGID_SIGNS[:, :known].to(found)[truth.flip]
+    off = (found - truth.pose[:, :known]) * POSE_SIGNS[:, :known].to(found)[truth.flip]
     between = off[:drawn] - off[-drawn:]
     return between.square().mean() / 2 + _ABSOLUTE * off.square().mean()

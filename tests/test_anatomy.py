@@ -1,0 +1,60 @@
+"""Anatomy that is drawn to train on: every draw another body, alike as far as that is asked for."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepssim_scan.encoder.architecture import SMALL
+from deepssim_scan.training.procedural import FAMILIES
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from anatomy.body import Draw
+from anatomy.fresh import KINDS, Fresh
+
+SIDE = 64
+BODIES = sorted(KINDS.keys() - FAMILIES.keys())
+
+
+def drawn(kind, seed=0, spread=1.0):
+    return KINDS[kind](Draw(torch.Generator().manual_seed(seed), 4, spread), SIDE)
+
+
+def correlation(images):
+    """The mean correlation of different images."""
+    found = np.corrcoef(images.flatten(1).numpy())
+    return found[~np.eye(len(found), dtype=bool)].mean()
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_every_draw_shows_something_and_none_is_of_the_same_body(kind):
+    images = drawn(kind)
+    assert images.shape == (4, SIDE, SIDE)
+    assert images.isfinite().all()
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert images.std((1, 2)).min() > 0.02
+    assert torch.equal(images, drawn(kind))
+    others = torch.cat([images, drawn(kind, seed=1)])
+    assert np.corrcoef(others.flatten(1).numpy())[~np.eye(8, dtype=bool)].max() < 0.999
+
+
+@pytest.mark.parametrize("kind", sorted({*BODIES} - {"head-projections"}))
+def test_bodies_that_are_to_be_alike_are(kind):
+    alike, any_kind = (
+        np.mean([correlation(drawn(kind, seed, spread)) for seed in range(6)])
+        for spread in (0.05, 1.0)
+    )
+    assert alike > any_kind + 0.03
+
+
+def test_what_is_drawn_depends_on_the_state_of_the_generator_alone():
+    fresh = Fresh({"chests": 0.5, "sections": 0.5}, SMALL.standardisation)
+    one, again, other = (fresh.draw(8, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    assert one.shape == (8, 128, 128)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one.mean((1, 2)), torch.zeros(8), rtol=0, atol=1e-3)
+    torch.testing.assert_close(one.std((1, 2)), torch.ones(8), rtol=0, atol=1e-2)

@@ -5,11 +5,13 @@ It stands in for an `ImageSet`: what it draws depends on the state of the genera
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from anatomy.body import Draw
 from anatomy.chest import chests
@@ -18,19 +20,35 @@ from anatomy.limbs import limbs
 from anatomy.trunk import sections
 from anatomy.window import window
 from deepssim_scan.ingest.config.standardisation import Standardisation
+from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.training.procedural import FAMILIES
 
 GROUP = 4  # images of one kind, shown alike
 SPREADS = 0.1, 0.3, 1.0  # how much the bodies of a group differ: as people, or more
 ZOOM = 0.5  # at most, beyond 1, of images that are shown in a window
-PARTS = 0.5  # of the groups, which show a part
+PARTS, SMALL = 0.5, 0.2  # of the groups, which show a part, or lie in a wide margin
+LEAST = 0.6  # of the side, which is left of what lies in a margin
 NEGATIVE = 0.08  # of the groups, which have their greys inverted
 SIDE = 128  # pixels
 
 
 def _of_family(family: Callable[[Generator, int, int], Tensor], of: Draw, side: int) -> Tensor:
     return family(of.rng, of.count, side)
+
+
+def _in_margin(rng: Generator, images: Tensor) -> Tensor:
+    """Shrink some groups, and put them in a margin of their darkest grey."""
+    small, share, *corner = torch.rand(4, generator=rng).tolist()
+    if small >= SMALL:
+        return images
+    side = images.shape[1]
+    inner = round(side * (LEAST + (1 - LEAST) * share))
+    top, left = (round(each * (side - inner)) for each in corner)
+    shrunk = functional.interpolate(images[:, None], inner, mode="bilinear", antialias=True)[:, 0]
+    framed = images.amin((1, 2), keepdim=True).expand_as(images).clone()
+    framed[:, top : top + inner, left : left + inner] = shrunk
+    return framed
 
 
 KINDS: dict[str, Callable[[Draw, int], Tensor]] = {
@@ -57,9 +75,12 @@ class Fresh:
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw images, four of a kind: (count, H, W) standardised, on the generator's device."""
         rng = torch.Generator().manual_seed(generator.initial_seed())
-        images = [image for _ in range(0, count, GROUP) for image in self._group(rng)]
-        made = [torch.from_numpy(standardise(image.numpy(), self.rule)) for image in images[:count]]
-        return torch.stack(made).to(generator.device)
+        images: list[Tensor] = []
+        while len(images) < count:
+            for image in self._group(rng).numpy():
+                with suppress(Rejected):  # nothing is on it
+                    images.append(torch.from_numpy(standardise(image, self.rule)))
+        return torch.stack(images[:count]).to(generator.device)
 
     def some(self, count: int, generator: Generator) -> Tensor:
         """Draw images, as `draw` does."""
@@ -77,7 +98,7 @@ class Fresh:
         view = window(part, SIDE, rng, ZOOM)
         spread = SPREADS[int(torch.randint(len(SPREADS), (), generator=rng))]
         of = Draw(rng, GROUP, spread)
-        images = view.of(KINDS[kind](of, view.drawn))
+        images = view.of(_in_margin(rng, KINDS[kind](of, view.drawn)))
         negative = replace(of, spread=0.0).chance(NEGATIVE) > 0
         images = torch.where(negative, 1 - images, images).clamp(0, 1)  # as 8-bit files are
         return (255 * images).round()

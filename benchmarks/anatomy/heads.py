@@ -20,6 +20,7 @@ from deepssim_scan.training.procedural import pink_noise
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
 
 _EACH = 2  # neighbouring images of a pseudo-subject
+_BEYOND = 0.06  # of an axis: slices that a head does not fill
 _APART, _TURNED = 0.03, 12.0  # of an axis, and degrees, at most, between neighbours
 _KNOTS = 6  # of a curve that gives each grey another one
 _RAYS = 96  # pixels a side at which projections are made
@@ -29,7 +30,8 @@ def head_slices(of: Draw, side: int) -> Tensor:
     """Draw slices of pseudo-subjects on one axis."""
     axis = int(torch.randint(3, (), generator=of.rng))
     subjects = replace(of, count=of.count // _EACH)
-    first = subjects(*tuple(FILLED.values())[axis])
+    low, high = tuple(FILLED.values())[axis]
+    first = subjects(low - _BEYOND, high + _BEYOND)
     second = first + subjects.own(-_APART, _APART)
     images = [
         slices(_volume(), axis, pair, side, _person(of.rng))

@@ -170,12 +170,12 @@ def _member(file: io.BytesIO, location: MemberLocation) -> None:
         return
 
 
-_watching = False
+_opened: list[str] | None = None
 
 
 def _notice(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching and event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
-        raise AssertionError(f"a file was opened: {arguments[:2]}")
+    if _opened is not None and event == "open":
+        _opened.append(str(arguments[0]))
 
 
 sys.addaudithook(_notice)
@@ -183,16 +183,18 @@ sys.addaudithook(_notice)
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Forbid to open files, and to write to stdout."""
-    global _watching
-    kept = sys.stdout
-    _watching, sys.stdout = True, io.StringIO()
+    """Assert that no file is opened but of modules, and that nothing is written to stdout."""
+    global _opened
+    kept, opened = sys.stdout, list[str]()
+    _opened, sys.stdout = opened, io.StringIO()
     try:
         yield
-        printed = sys.stdout.getvalue()
     finally:
-        _watching, sys.stdout = False, kept
-    assert not printed, f"printed: {printed[:80]!r}"
+        printed = sys.stdout.getvalue()
+        _opened, sys.stdout = None, kept
+        assert not printed, f"printed: {printed[:80]!r}"
+        foreign = [name for name in opened if not name.endswith((".py", ".pyc"))]
+        assert not foreign, f"files were opened: {foreign}"
 
 
 def _text_file(read: Callable[[Path], object]) -> Check:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import SMALL
 from deepssim_scan.training.procedural import FAMILIES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from anatomy.body import Draw
 from anatomy.fresh import KINDS, Fresh
+from bundled_encoder import with_scale
 
 SIDE = 64
 BODIES = sorted(KINDS.keys() - FAMILIES.keys())
@@ -58,3 +60,14 @@ def test_what_is_drawn_depends_on_the_state_of_the_generator_alone():
     assert not torch.equal(one, other)
     torch.testing.assert_close(one.mean((1, 2)), torch.zeros(8), rtol=0, atol=1e-3)
     torch.testing.assert_close(one.std((1, 2)), torch.ones(8), rtol=0, atol=1e-2)
+
+
+@torch.no_grad()
+def test_an_encoder_that_is_to_learn_scales_finds_the_same_angles_and_shifts(tmp_path):
+    before = checkpoint.load()
+    after = with_scale(before, tmp_path / "with.safetensors")
+    images = Fresh({"chests": 1.0}, SMALL.standardisation).draw(4, torch.Generator().manual_seed(0))
+    poses, found = (each.encoder.with_pose(images[:, None])[1] for each in (before, after))
+    assert after.architecture.scale
+    torch.testing.assert_close(found[:, :3], poses)
+    assert 0 < found[:, 3].abs().max() < 0.1

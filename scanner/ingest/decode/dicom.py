@@ -9,20 +9,29 @@
 - Only the tags that say what the samples mean are read. No value of any tag leaves this package,
   except a keyed hash of the patient id: errors name neither values nor pydicom's messages, which
   quote them.
-- What is compressed is decoded by what is installed. Where two decoders of one lossy syntax differ,
-  they do by a grey level.
+- What is compressed is decoded by pylibjpeg, or where that is not installed by another. Where two
+  decoders of one lossy syntax differ, they do by a grey level or two.
+- A data set without preamble or without a transfer syntax is read where its first element tells
+  how it was written.
 """
 
 from collections.abc import Iterator
 
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.dicom_samples import stored_frames
-from deepssim_scan.ingest.decode.dicom_tags import GREY, layout_of, read_tags, subject_hash
+from deepssim_scan.ingest.decode.dicom_tags import (
+    GREY,
+    is_dicom,
+    layout_of,
+    read_tags,
+    subject_hash,
+)
 from deepssim_scan.ingest.decode.dicom_values import colour, grey, padding_of
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.rejection import Rejected
 
-_PREFIX = b"DICM"
+__all__ = ["frames", "is_dicom"]
+
 _PROGRAMS = (
     b"MZ",
     b"\x7fELF",
@@ -34,11 +43,6 @@ _PROGRAMS = (
     b"\xca\xfe\xba\xbe",
     b"\xca\xfe\xba\xbf",
 )
-
-
-def is_dicom(data: bytes) -> bool:
-    """Tell whether a file is DICOM; it may be a TIFF as well."""
-    return data[128:132] == _PREFIX
 
 
 def frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:

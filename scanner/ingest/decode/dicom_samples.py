@@ -15,7 +15,12 @@ from deepssim_scan.ingest.rejection import Rejected
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_PLUGINS = ("pylibjpeg", "pillow")
+"""Of pydicom, best first. It would try GDCM first, which ends the process for some files."""
+
 _RLE = "1.2.840.10008.1.2.5"
+_SEQUENTIAL = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG, of 8 and 12 bits
+_SCAN, _NO_SCAN, _WHOLE_SCAN = 0xDA, b"\0\0\0", b"\0\x3f\0"  # coefficients 0 to 0, or to 63
 _FRAME_HEADERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS, and every JPEG
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 _END = b"\xff\xd9"
@@ -44,17 +49,26 @@ def stored_frames(tags: "Dataset", layout: Layout) -> Iterator[tuple[npt.NDArray
         _check_encapsulated(tags, layout)
     else:
         _check_native(tags, layout)
-    for stored, properties in decoder.iter_array(tags, allow_excess_frames=False):
+    if syntax in _SEQUENTIAL:
+        _state_whole_scans(tags, layout)
+    # One, and not the next where it fails: that may give an image of what the first finds damaged.
+    plugin = next((name for name in _PLUGINS if name in decoder.available_plugins), "")
+    for stored, properties in decoder.iter_array(
+        tags, allow_excess_frames=False, decoding_plugin=plugin
+    ):
         yield stored, str(properties["photometric_interpretation"])
 
 
 def _check_native(tags: "Dataset", layout: Layout) -> None:
     """Compare the bytes that there are with what the frames take; up to a frame may be padding."""
-    found = max(len(tags[name].value) for name in PIXELS if name in tags)
-    wanted = layout.nbytes(layout.count)
-    padded = found == wanted + wanted % 2
-    if not padded and not wanted <= found < layout.nbytes(layout.count + 1):
-        raise Rejected("damaged", "more or fewer samples than its frames take")
+    (element,) = (tags[name] for name in PIXELS if name in tags)
+    if element.is_undefined_length:
+        raise Rejected("damaged", "compressed samples in a transfer syntax without compression")
+    found, wanted = len(element.value), layout.nbytes(layout.count)
+    if found < wanted:
+        raise Rejected("damaged", "fewer samples than its frames take")
+    if found != wanted + wanted % 2 and found >= layout.nbytes(layout.count + 1):
+        raise Rejected("damaged", "more samples than its frames take")
 
 
 def _check_encapsulated(tags: "Dataset", layout: Layout) -> None:
@@ -63,26 +77,50 @@ def _check_encapsulated(tags: "Dataset", layout: Layout) -> None:
     Decoders allocate what the compressed data says, give parts of what was cut short, and leave
     alone what follows the first image of a frame.
     """
-    from pydicom.encaps import generate_fragmented_frames
-
-    table = (tags.get("ExtendedOffsetTable"), tags.get("ExtendedOffsetTableLengths"))
-    offsets = table if all(table) else None
     found = 0
-    for fragments in generate_fragmented_frames(
-        tags.PixelData, number_of_frames=layout.count, extended_offsets=offsets
-    ):
+    for fragments in _fragments(tags, layout):
         found += 1
         if tags.file_meta.TransferSyntaxUID == _RLE:  # two bytes of it give at least one
             whole = len(fragments) == 1 and len(fragments[0]) <= 100 + 2 * layout.nbytes(1)
         else:
-            whole = _coded_size(fragments[0]) == (layout.rows, layout.columns)
-            whole = whole and _boxes_end(b"".join(fragments))
-            whole = whole and _END in fragments[-1][-10:]
+            frame = b"".join(fragments)
+            if _coded_size(frame) != (layout.rows, layout.columns):
+                raise Rejected("damaged", "a compressed frame of another size than declared")
+            whole = _boxes_end(frame) and _END in frame[-10:]
             whole = whole and not any(part.startswith(_STARTS) for part in fragments[1:])
         if not whole:
-            raise Rejected("damaged", "a frame that is cut short, or not of the size declared")
+            raise Rejected("damaged", "a frame that is cut short, or holds more than an image")
     if found != layout.count:
         raise Rejected("damaged", "more or fewer frames than it declares")
+
+
+def _fragments(tags: "Dataset", layout: Layout) -> Iterator[tuple[bytes, ...]]:
+    """Give the fragments of each frame."""
+    from pydicom.encaps import generate_fragmented_frames
+
+    table = (tags.get("ExtendedOffsetTable"), tags.get("ExtendedOffsetTableLengths"))
+    return generate_fragmented_frames(
+        tags.PixelData,
+        number_of_frames=layout.count,
+        extended_offsets=table if all(table) else None,
+    )
+
+
+def _state_whole_scans(tags: "Dataset", layout: Layout) -> None:
+    """Write into each sequential JPEG that its first scan holds every coefficient.
+
+    ITU-T T.81, B.2.3, allows nothing else there. Some encoders left zeros, which viewers pass
+    over and libjpeg does not.
+    """
+    stated = {}  # by the headers: most frames have the same
+    for fragments in _fragments(tags, layout):
+        frame = b"".join(fragments)
+        for marker, at in _segments(frame):
+            end = at + 8 + 2 * frame[at + 4]
+            if marker == _SCAN and frame[end - 3 : end] == _NO_SCAN:
+                stated[frame[:end]] = frame[: end - 3] + _WHOLE_SCAN
+    for headers, whole in stated.items():
+        tags.PixelData = tags.PixelData.replace(headers, whole)
 
 
 def _boxes_end(data: bytes) -> bool:
@@ -105,13 +143,19 @@ def _coded_size(data: bytes) -> tuple[int, int] | None:
         start = data.find(b"\xff\x4f\xff\x51")  # JPEG 2000, bare or in a box
         right, bottom, left, top = struct.unpack(">4I", data[start + 8 : start + 24])
         return (bottom - top, right - left) if start >= 0 else None
-    at = 2
-    while data[at] == 0xFF:
+    for marker, at in _segments(data):
+        if marker in _FRAME_HEADERS:
+            return struct.unpack(">HH", data[at + 5 : at + 9])
+    return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Give the marker and the offset of each segment of a JPEG, up to its first scan."""
+    at, marker = 2, 0
+    while marker != _SCAN and at + 1 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill
             at += 1
-        elif marker in _FRAME_HEADERS:
-            return struct.unpack(">HH", data[at + 5 : at + 9])
         else:
+            yield marker, at
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None

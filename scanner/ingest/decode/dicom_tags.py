@@ -19,6 +19,12 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
+_PREFIX, _META = b"DICM", b"\2\0\0\0UL"
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT, _BIG = f"{_IMPLICIT}.1", f"{_IMPLICIT}.2"  # explicit VR, little and big endian
+_FIRST = [bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18)]
+_FIRST_VRS = (b"UL", b"CS", b"DA", b"UI")  # of these elements of group 8
+
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _CHANNELS = ("Red", "Green", "Blue")
 _TAGS = (
@@ -84,6 +90,22 @@ class Layout:
         return -(-bits * 2 // 24) if self.photometric == "YBR_FULL_422" else -(-bits // 8)
 
 
+def is_dicom(data: bytes) -> bool:
+    """Tell whether a file is DICOM, with a preamble or without; it may be a TIFF as well."""
+    return data[128:132] == _PREFIX or data.startswith(_META) or bool(_syntax_of(data))
+
+
+def _syntax_of(data: bytes) -> str:
+    """Tell the transfer syntax of a data set from its first element, as viewers do; "": none."""
+    first, rest = data[:4], data[4:8]
+    if first in _FIRST and rest[:2] in _FIRST_VRS:
+        return _EXPLICIT
+    if first in _FIRST and rest[2:] == b"\0\0":  # a length below 65536
+        return _IMPLICIT
+    swapped = first[1::-1] + first[:1:-1]
+    return _BIG if swapped in _FIRST and rest[:2] in _FIRST_VRS else ""
+
+
 def read_tags(data: bytes) -> "Dataset":
     """Read the tags of interest; the samples must be there, and whole."""
     # Imported late: most files are not DICOM.
@@ -98,13 +120,14 @@ def read_tags(data: bytes) -> "Dataset":
     )
 
     stream = io.BytesIO(data)
-    stream.seek(132)
+    stream.seek(132 if data[128:132] == _PREFIX else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
-    if "TransferSyntaxUID" not in meta:
+    start = stream.tell()
+    syntax = UID(meta.get("TransferSyntaxUID") or _syntax_of(data[start : start + 8]))
+    if not syntax:
         raise Rejected("damaged", "no transfer syntax")
-    syntax = UID(meta.TransferSyntaxUID)
     if syntax == DeflatedExplicitVRLittleEndian:
-        data = _inflate(data[stream.tell() :])
+        data = _inflate(data[start:])
         stream = io.BytesIO(data)
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     tags = read_dataset(stream, implicit, little, specific_tags=[Tag(name) for name in _TAGS])

@@ -8,7 +8,7 @@ import re
 import zlib
 from enum import Enum
 
-from deepssim_scan.ingest.decode import arrays, pillow
+from deepssim_scan.ingest.decode import arrays, dicom, pillow
 from deepssim_scan.ingest.rejection import Rejection
 
 ARCHIVES = (".zip", ".tar")
@@ -69,7 +69,6 @@ _SHARD = re.compile(r"\.(tfrecords?|parquet|arrow)-\d+-of-\d+$")
 _ARRAY_FOLDERS = (".zarr", ".n5")
 _ARRAY_MARKS = (".zarray", ".zgroup", "zarr.json")
 _FOREIGN_MAGIC = (
-    *(b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\2\0\0\0UL"),  # DICOM without preamble
     *(b"\xff\x4f\xff\x51", b"\xff\x0a", b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
 )
 _CONTAINER_MAGIC = (
@@ -158,7 +157,7 @@ def _is_image(head: bytes) -> bool:
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     boxed = b"WEBP" in head[8:12] or b"jP  " in head[4:8]
     nifti = head[344:347] == b"n+1" or head[4:7] == b"n+2"
-    known = pillow.form(head) or head.startswith(arrays.MAGIC) or head[128:132] == b"DICM"
+    known = pillow.form(head) or head.startswith(arrays.MAGIC) or dicom.is_dicom(head)
     return bool(bitmap or boxed or nifti or known or head.startswith(_FOREIGN_MAGIC))
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ ROOT = HERE.parents[1]
 COUNTS = ROOT / "benchmarks" / "results" / "fuzz.json"
 MEGABYTES, SLOWEST = 3000, 20  # that a process may take, and seconds of one input
 LONGEST = 1 << 16  # bytes of an input
+_COUNTING = threading.Lock()
 
 
 def main() -> None:
@@ -43,7 +45,6 @@ def main() -> None:
     names = options.targets or list(TARGETS)
     with ThreadPoolExecutor(options.jobs) as pool:
         tried = dict(zip(names, pool.map(partial(_process, options), names), strict=True))
-    _count({name: count for name, (count, _) in tried.items()})
     found = [name for name, (_, code) in tried.items() if code]
     for name, (count, _) in tried.items():
         print(f"{name}: {count:,} inputs{', a finding' if name in found else ''}")
@@ -61,14 +62,17 @@ def _process(options: argparse.Namespace, name: str) -> tuple[int, int]:
             [*command, "--work", str(options.work)], stderr=file, stdout=file, env=environment
         ).returncode
     told = re.findall(r"stat::number_of_executed_units:\s*(\d+)", log.read_text("utf-8", "replace"))
-    return int(told[-1]) if told else 0, code
+    tried = int(told[-1]) if told else 0
+    with _COUNTING:
+        _count(name, tried)
+    return tried, code
 
 
-def _count(tried: dict[str, int]) -> None:
+def _count(name: str, tried: int) -> None:
     """Add to the counts of all runs."""
     counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-    counts = {name: counts.get(name, 0) + tried.get(name, 0) for name in sorted(counts | tried)}
-    COUNTS.write_text(json.dumps(counts, indent=1) + "\n")
+    counts[name] = counts.get(name, 0) + tried
+    COUNTS.write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
 
 
 def fuzz(name: str, work: Path, seconds: int) -> None:

@@ -44,10 +44,10 @@ def _exposed(of: Draw, amount: Tensor) -> Tensor:
     steepness = of(0.3, 2.5)
     images = (1 - (-steepness * amount).exp()) / (1 - (-steepness).exp())
     wide = blur(images, of(3, 20).flatten() * pixel)
-    images = images - of(0, 0.7) * of.chance(0.6) * (wide - 0.5)
+    images = images - of(0, 0.9) * of.chance(0.7) * (wide - 0.5)
     images = blur(images, of(0.2, 1).flatten() * pixel)
     grain = torch.randn(images.shape, generator=of.rng)
-    images = images + of(0, 0.02) * grain
+    images = images + of(0, 0.03) * grain
     some = images.flatten(1)[:, ::7]
     low, high = (some.quantile(share, 1)[:, None, None] for share in (0.01, 0.995))
     span = (high - low).clamp_min(1e-6)

@@ -18,7 +18,7 @@ from anatomy.chest import chests
 from anatomy.heads import head_projections, head_slices
 from anatomy.limbs import limbs
 from anatomy.trunk import sections
-from anatomy.window import window
+from anatomy.window import cut, window
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.standardise import standardise
@@ -77,9 +77,9 @@ class Fresh:
         rng = torch.Generator().manual_seed(generator.initial_seed())
         images: list[Tensor] = []
         while len(images) < count:
-            for image in self._group(rng).numpy():
+            for image in self._group(rng):
                 with suppress(Rejected):  # nothing is on it
-                    images.append(torch.from_numpy(standardise(image, self.rule)))
+                    images.append(torch.from_numpy(standardise(image.numpy(), self.rule)))
         return torch.stack(images[:count]).to(generator.device)
 
     def some(self, count: int, generator: Generator) -> Tensor:
@@ -90,7 +90,8 @@ class Fresh:
         """Say what is drawn."""
         return json.dumps(self.shares)
 
-    def _group(self, rng: Generator) -> Tensor:
+    def _group(self, rng: Generator) -> list[Tensor]:
+        """Draw images of one kind, half of the time all shown in the same window."""
         kinds = list(self.shares)
         weights = torch.tensor([self.shares[kind] for kind in kinds])
         kind = kinds[int(torch.multinomial(weights, 1, generator=rng))]
@@ -98,7 +99,11 @@ class Fresh:
         view = window(part, SIDE, rng, ZOOM)
         spread = SPREADS[int(torch.randint(len(SPREADS), (), generator=rng))]
         of = Draw(rng, GROUP, spread)
-        images = view.of(_in_margin(rng, KINDS[kind](of, view.drawn)))
+        images = _in_margin(rng, KINDS[kind](of, view.drawn))
         negative = replace(of, spread=0.0).chance(NEGATIVE) > 0
-        images = torch.where(negative, 1 - images, images).clamp(0, 1)  # as 8-bit files are
-        return (255 * images).round()
+        images = torch.where(negative, 1 - images, images).clamp(0, 1)
+        images = (255 * images).round()  # as 8-bit files are
+        if torch.rand((), generator=rng) < 0.5:
+            return list(view.of(images))
+        views = (cut(view.drawn, SIDE, rng) for _ in images)
+        return [each.of(image[None])[0] for each, image in zip(views, images, strict=True)]

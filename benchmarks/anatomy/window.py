@@ -29,8 +29,13 @@ def window(part: bool, side: int, rng: Generator, zoom: float = 1.0) -> Window:
 
     A part is of an image that is drawn up to 1 + `zoom` times as large.
     """
-    more, shorter, portrait, *corner = torch.rand(5, generator=rng).tolist()
-    drawn = side + round(part * zoom * more * side)
+    more = torch.rand((), generator=rng).item()
+    return cut(side + round(part * zoom * more * side), side, rng)
+
+
+def cut(drawn: int, side: int, rng: Generator) -> Window:
+    """Draw what is shown of an image of `drawn` pixels a side."""
+    shorter, portrait, *corner = torch.rand(4, generator=rng).tolist()
     sides = [side, round(min(1, OBLONG + 2 * (1 - OBLONG) * shorter) * side)]
     if portrait < 0.5:
         sides.reverse()

@@ -8,9 +8,8 @@ else the machine does. What was answered before it is kept; the items after it g
 process.
 
 Where the size of an item is known, it may first compute for a second, and half of one for each MiB,
-and then again for the whole limit. A process of which two in a row took the whole limit gives no
-more of them a second chance, until one ends in time: a thousand files that never end cost a run
-minutes.
+and then again for the whole limit. A process of which two in a row took the whole limit in vain
+gives no other that chance: a thousand files that never end cost a run minutes.
 
 The process sets two timers for each item, of the time that it computes and of the time that
 passes. Their signals have the default action, so the kernel ends a process that hangs, inside C

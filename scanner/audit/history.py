@@ -17,6 +17,7 @@ from typing import Any
 from deepssim_scan.audit.config.conditions import Value
 from deepssim_scan.audit.findings import Finding
 from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch, WriteFailed
+from deepssim_scan.storage.files import make_folder
 
 FORMAT = 1
 NAME = "history.sqlite"
@@ -70,7 +71,7 @@ class SetOfNight:
 
 
 class History(AbstractContextManager["History"]):
-    """The history in a folder; a context manager. Every change is whole or not there."""
+    """The history in a folder; a context manager. Every change is whole or not there, and kept."""
 
     def __init__(self, folder: Path, *, begin: bool = False) -> None:
         """Open the history of a folder; `begin` makes one where there is none.
@@ -80,14 +81,14 @@ class History(AbstractContextManager["History"]):
         """
         self.path = folder / NAME
         if begin:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder, 0o700)
         elif not self.path.is_file():
             raise InputMissing(f"{self.path}: there is no history yet. Run an audit first.")
         with self._errors():
             self._database = sqlite3.connect(self.path, isolation_level=None)
             self.path.chmod(0o600)
             self._database.execute("PRAGMA foreign_keys = ON")
-            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA synchronous = EXTRA")
             (found,) = self._one("PRAGMA user_version")
             (tables,) = self._one("SELECT count(*) FROM sqlite_master")
             if found == 0 and tables == 0:

@@ -24,7 +24,7 @@ from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
-from deepssim_scan.storage.files import replacing
+from deepssim_scan.storage.files import make_folder, replacing
 from deepssim_scan.storage.records import write_json
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write_outputs(
 ) -> None:
     """Write what a night leaves into its folder; `reports` has the report of each of its sets."""
     shutil.rmtree(folder, ignore_errors=True)  # of a killed night
-    folder.mkdir(mode=0o700, parents=True)
+    make_folder(folder, 0o700)
     for each in audited.sets:
         text = _page(each, reports[each.name], audited, history, config, run)
         with replacing(folder / f"{each.name}.html") as file:

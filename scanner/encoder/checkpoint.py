@@ -18,7 +18,7 @@ from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
 from deepssim_scan.errors import CheckpointError
 from deepssim_scan.ingest.config.standardisation import Standardisation
-from deepssim_scan.storage.files import replacing
+from deepssim_scan.storage.files import make_folder, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def save(path: Path, encoder: "Encoder", training: Mapping[str, Any]) -> None:
     """Write a checkpoint, in place of what was there once it is whole."""
     from safetensors.torch import save as serialise
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     weights = {
         name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()
     }

@@ -119,6 +119,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder where there is none, and those above it, and bring their names to the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(mode, exist_ok=True)
+        flush(path.parent)
+
+
 def make_private(folder: Path) -> None:
     """Give a folder of ours and all in it 0700 and 0600, and bring them to the disk."""
     for path in (*folder.rglob("*"), folder):

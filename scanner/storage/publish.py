@@ -33,7 +33,7 @@ from deepssim_scan.errors import (
     WriteFailed,
 )
 from deepssim_scan.progress import SILENT, Progress
-from deepssim_scan.storage.files import flush, shown
+from deepssim_scan.storage.files import flush, make_folder, shown
 from deepssim_scan.storage.layout import JOB
 from deepssim_scan.storage.records import read_json, write_json
 
@@ -282,7 +282,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises Busy, which names the holder, when another process holds it.
     """
     lock = path.with_name(f".{path.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor = _acquire(path, lock)
     try:
         holder = {"host": socket.gethostname(), "process": os.getpid()}

@@ -25,7 +25,7 @@ from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.jobs.check import check
 from deepssim_scan.reporting.matches import of_best, verdicts_of
 from deepssim_scan.reporting.partial import read_partial
-from deepssim_scan.storage.files import HashingFile, flush, sha256, shown
+from deepssim_scan.storage.files import HashingFile, flush, make_private, sha256, shown
 from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
@@ -94,7 +94,7 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
             statement = statement_of(files, configuration, *told)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
-            flush(partial)
+            make_private(partial)
             partial.rename(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

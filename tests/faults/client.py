@@ -78,14 +78,19 @@ class Server(AbstractContextManager["Server"]):
         arguments: Mapping[str, Any],
         fault: Fault | None = None,
         seconds: float = 60,
+        record: Path | None = None,
     ) -> Outcome:
-        """Call "module:function" in a child that works in the root; ended "hung" after seconds."""
+        """Call "module:function" in a child that works in the root; ended "hung" after seconds.
+
+        `record` is a file, outside of the root, in which what it does there is recorded.
+        """
         request = {
             "function": function,
             "arguments": dict(arguments),
             "folder": str(self.root),
             "fault": fault and asdict(fault),
             "seconds": seconds,
+            "record": record and str(record),
         }
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -97,11 +102,13 @@ class Server(AbstractContextManager["Server"]):
 
 
 @contextmanager
-def fork_servers(modules: Sequence[str], folder: Path) -> Iterator[list[Server]]:
+def fork_servers(
+    modules: Sequence[str], folder: Path, count: int = PROCESSES
+) -> Iterator[list[Server]]:
     """Start fork servers that work in `folder`."""
     shim = build_shim(folder)
     with ExitStack() as stack:
-        servers = (Server(shim, modules, folder / f"root-{number}") for number in range(PROCESSES))
+        servers = (Server(shim, modules, folder / f"root-{number}") for number in range(count))
         yield [stack.enter_context(server) for server in servers]
 
 
@@ -124,7 +131,7 @@ def build_shim(folder: Path) -> Path:
             "clang (Debian, Ubuntu: apt-get install gcc libc6-dev)."
         )
     library = folder / "shim.so"
-    options = ["-std=gnu11", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
+    options = ["-std=gnu11", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
     command = [compiler, *options, "-o", str(library), str(HERE / "shim.c"), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -43,7 +43,9 @@ TINY = Architecture(
 )
 SMALL = EmbedConfig(shard_rows=8)
 RUN = RunContext("cpu", workers=0)
-MODULES = ("faiss", "jobs", "flips")  # what a fork server imports
+_PLOTS = ("figure", "backends.backend_agg", "backends.backend_svg")  # else each query's to import
+MODULES = ("faiss", "jobs", "flips", *(f"matplotlib.{name}" for name in _PLOTS))
+"""What a fork server imports."""
 READERS = ("judge", "check_index", "check_report", "load_checkpoint")
 INCOMPLETE = 4  # the exit code of a run that rejected something
 INDEX, REPORT = Path("index"), Path("report")
@@ -112,7 +114,7 @@ def _check(path: Path) -> str:
 def write_inputs(folder: Path) -> Path:
     """Write training, older and synthetic images, good ones and bad ones, and an encoder."""
     for number in range(12):
-        _save(number, folder / TRAINING / f"p{number % 3}" / f"{number:02d}.png")
+        save(number, folder / TRAINING / f"p{number % 3}" / f"{number:02d}.png")
     volume = np.stack([_pixels(50 + number) for number in range(VOLUME)])
     np.save(folder / TRAINING / "p1" / "volume.npy", volume)
     with zipfile.ZipFile(folder / TRAINING / "p2.zip", "w") as archive:
@@ -120,9 +122,9 @@ def write_inputs(folder: Path) -> Path:
         archive.writestr("half.png", _png(71)[:200])
     _write_bad(folder / TRAINING)
     for number in range(10):
-        _save(30 + number, folder / OLDER / f"{number}.png")
+        save(30 + number, folder / OLDER / f"{number}.png")
     for number in range(10):
-        _save(number if number < 5 else 100 + number, folder / SYNTHETIC / f"{number:02d}.png")
+        save(number if number < 5 else 100 + number, folder / SYNTHETIC / f"{number:02d}.png")
     _write_bad(folder / SYNTHETIC)
     torch.manual_seed(0)
     checkpoint.save(folder / ENCODER, Encoder(TINY), {"trained_on": "nothing"})
@@ -138,20 +140,21 @@ def _write_bad(folder: Path) -> None:
     (folder / "notes.txt").write_text("not an image")
 
 
-def _pixels(number: int) -> np.ndarray:
-    pixels = nested_ellipses(torch.Generator().manual_seed(number), 1, SIDE)[0]
+def _pixels(number: int, side: int = SIDE) -> np.ndarray:
+    pixels = nested_ellipses(torch.Generator().manual_seed(number), 1, side)[0]
     return np.round(pixels.numpy() * 255).astype(np.uint8)
 
 
-def _png(number: int) -> bytes:
+def _png(number: int, side: int = SIDE) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(_pixels(number)).save(file, "PNG")
+    Image.fromarray(_pixels(number, side)).save(file, "PNG")
     return file.getvalue()
 
 
-def _save(number: int, path: Path) -> None:
+def save(number: int, path: Path, side: int = SIDE) -> None:
+    """Write image `number`, and the folder that it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_png(number))
+    path.write_bytes(_png(number, side))
 
 
 def real_jobs(inputs: Path, templates: Path) -> list[Job]:

@@ -3,8 +3,9 @@
     LD_PRELOAD=shim.so python server.py MODULE ...     JSON lines in, JSON lines out
 
 A request names a function as "module:function", the folder to work in, a time limit and,
-where one is wanted, a fault. The child makes that folder its working directory, arms the shim
-on it and calls the function; what came of it goes through a pipe to the parent, which answers.
+where one is wanted, a fault, or a file for a record of the calls. The child makes that folder its
+working directory, arms the shim on it and calls the function; what came of it goes through a pipe
+to the parent, which answers.
 Nothing that starts threads may run in the parent: a child of such a process can hang.
 """
 
@@ -72,8 +73,10 @@ def _trial(request: dict[str, Any], shim: ctypes.CDLL, report: Report, writing: 
         module, _, name = request["function"].partition(":")
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         arguments = request["arguments"]
+        root = ctypes.c_char_p(os.fsencode(Path.cwd()))
+        if record := request["record"]:
+            shim.shim_record(root, os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         if fault := request["fault"]:
-            root = ctypes.c_char_p(os.fsencode(Path.cwd()))
             numbers = (fault["kinds"], fault["action"], fault["error"])
             shim.shim_arm(root, *numbers, ctypes.c_long(fault["n"]), ctypes.byref(report))
         outcome = _called(function, arguments)

@@ -60,7 +60,8 @@ class Job:
 
     `template` is what that directory holds before. `volatile` names files of ours, wherever they
     are, and a regular expression of what in each may differ from run to run. `rows` gives the names
-    of a finished target's rows. A run that takes longer than `seconds` hangs.
+    of a finished target's rows. A run that takes longer than `seconds` hangs. `may_stay` is of
+    names that a power cut may bring back, and the next job takes away: a regular expression.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Job:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     volatile: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 60
+    may_stay: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Prepared:
     @property
     def made(self) -> State:
         """The state of the target after an undisturbed run."""
-        return _part(self.after, self.job.target)
+        return part(self.after, self.job.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def _digest(path: Path, volatile: str | None) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _part(whole: State, folder: str) -> State:
+def part(whole: State, folder: str) -> State:
     """Return the state of one folder in a root's, itself included."""
     return {name: what for name, what in whole.items() if Path(name).parts[0] == folder}
 
@@ -166,14 +168,14 @@ def prepare(server: Server, job: Job) -> Prepared:
             raise RuntimeError(f"{job.name}: undisturbed, it {outcome}\n{outcome.error}")
 
     first, second = (_prepare(server.root, job, undisturbed) for _ in range(2))
-    if differ := _differences(first.after, second.after):
+    if differ := differences(first.after, second.after):
         raise RuntimeError(f"{job.name}: two undisturbed runs differ: {differ}")
     return second
 
 
 def _prepare(root: Path, job: Job, undisturbed: Callable[[], object]) -> Prepared:
-    _reset(root, job)
-    before = _part(state(root, job.volatile), job.target)
+    reset(root, job)
+    before = part(state(root, job.volatile), job.target)
     undisturbed()
     return Prepared(job, before, state(root, job.volatile), Counter(job.rows(root / job.target)))
 
@@ -185,7 +187,7 @@ def prepare_each(servers: Sequence[Server], job: Job) -> dict[Path, Prepared]:
 
 def count_calls(server: Server, job: Job, kinds: int) -> int:
     """Return how many calls of `kinds` an undisturbed run makes."""
-    _reset(server.root, job)
+    reset(server.root, job)
     fault = Fault("count", COUNT, 0, kinds)
     return server.run(job.function, job.arguments, fault, job.seconds).calls
 
@@ -242,7 +244,7 @@ def run_trial(server: Server, prepared: Prepared, faults: Sequence[Fault]) -> Ta
     def violated(text: str) -> None:
         tally.violations.append(Violation(job.name, names, struck, text))
 
-    _reset(server.root, job)
+    reset(server.root, job)
     for fault in faults:
         outcome = server.run(job.function, job.arguments, fault, job.seconds)
         struck = outcome.struck or struck
@@ -252,7 +254,7 @@ def run_trial(server: Server, prepared: Prepared, faults: Sequence[Fault]) -> Ta
     outcome = server.run(job.function, job.arguments, None, job.seconds)
     if outcome.ended != "returned":
         violated(f"the run after it {outcome}")
-    elif differ := _differences(prepared.after, state(server.root, job.volatile)):
+    elif differ := differences(prepared.after, state(server.root, job.volatile)):
         violated(f"the run after it ends in another state: {differ}")
     _count_rows(server.root, prepared, tally)
     return tally
@@ -313,14 +315,14 @@ def run_command_trial(
     Processes that the command had started must end by themselves, within `patience` seconds.
     """
     job, tally = prepared.job, Tally(trials=1)
-    _reset(root, job)
+    reset(root, job)
     ended, orphans = _killed_at(moment, command.start(root), patience)
     tally.runs["kill of a command", ended] += 1
     wrong = ["processes that it had started live on"] if orphans else []
-    wrong += _not_intact(root, prepared, may_be_aside=True)
+    wrong += not_intact(root, prepared, may_be_aside=True)
     if failure := command.failure(root):
         wrong.append(f"the run after it {failure}")
-    elif differ := _differences(prepared.after, state(root, job.volatile)):
+    elif differ := differences(prepared.after, state(root, job.volatile)):
         wrong.append(f"the run after it ends in another state: {differ}")
     tally.violations += [Violation(job.name, "kill of a command", "", text) for text in wrong]
     _count_rows(root, prepared, tally)
@@ -348,7 +350,7 @@ def _killed_at(
 
 def seconds_of_work(root: Path, command: Command) -> float:
     """Return how long a command works in its folder when it is left alone."""
-    _reset(root, command.job)
+    reset(root, command.job)
     with command.start(root):
         _wait_for_work(root)
         started = time.monotonic()
@@ -372,7 +374,8 @@ def _wait_for_work(root: Path, patience: float = 60) -> None:
         time.sleep(0.01)
 
 
-def _reset(root: Path, job: Job) -> None:
+def reset(root: Path, job: Job) -> None:
+    """Make a root what it is before a job."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(job.template, root)
 
@@ -380,32 +383,32 @@ def _reset(root: Path, job: Job) -> None:
 def _wrong(root: Path, prepared: Prepared, fault: Fault, outcome: Outcome) -> list[str]:
     """Return what does not hold after a run that met a fault."""
     if outcome.ended == "returned":
-        differ = _differences(prepared.after, state(root, prepared.job.volatile))
+        differ = differences(prepared.after, state(root, prepared.job.volatile))
         return [f"silent success: it returned, and {differ}"] if differ else []
     killed = outcome.ended == "killed" and fault.action in KILLS
     refused = outcome.ended == "raised" and ACCEPTED & set(outcome.error["classes"])
     wrong = [] if killed or (refused and outcome.struck) else [f"it {outcome}"]
     # Where the disk refuses everything, nothing can be undone: like a kill.
     may_be_aside = killed or fault.action == FAIL_ON
-    return wrong + _not_intact(root, prepared, may_be_aside)
+    return wrong + not_intact(root, prepared, may_be_aside)
 
 
-def _not_intact(root: Path, prepared: Prepared, may_be_aside: bool) -> list[str]:
+def not_intact(root: Path, prepared: Prepared, may_be_aside: bool) -> list[str]:
     """Return what is wrong with the target, which must be as before or as it was to be made.
 
     It may be moved aside, whole, where nothing could be done about it any more.
     """
     found, target = state(root, prepared.job.volatile), prepared.job.target
-    if _part(found, target) in (prepared.before, prepared.made):
+    if part(found, target) in (prepared.before, prepared.made):
         return []
     hidden = f".{target}.old"
-    aside = {name.replace(hidden, target, 1): what for name, what in _part(found, hidden).items()}
-    if may_be_aside and not _part(found, target) and aside == prepared.before:
+    aside = {name.replace(hidden, target, 1): what for name, what in part(found, hidden).items()}
+    if may_be_aside and not part(found, target) and aside == prepared.before:
         return []
-    return [f"{target} is not intact: {_differences(prepared.before, _part(found, target))}"]
+    return [f"{target} is not intact: {differences(prepared.before, part(found, target))}"]
 
 
-def _differences(wanted: State, found: State) -> str:
+def differences(wanted: State, found: State) -> str:
     """Return the first few names that are missing, added or different; "" for equal states."""
     names = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     said = [f"{name} {_difference(wanted.get(name), found.get(name))}" for name in names]

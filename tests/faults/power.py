@@ -1,0 +1,224 @@
+"""States that a power cut may leave: the jobs of the program run again on each of them.
+
+A run is recorded. At random moments of it the power is cut, and of what was not flushed by then a
+random part is lost (`disk`). In each state what was published must be as before, or as it was to
+be made; and once the run had ended, nothing of it may be lost. The job is run again: it must end
+in the bytes of an undisturbed run, or with one of our errors. Then, with what the error names
+removed, it must end in those bytes. Exits with 1 when anything did not hold.
+
+    python tests/faults/power.py
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+
+import audit_jobs
+import client
+import jobs
+import trials
+from client import HERE, Outcome, Server
+from disk import Call, Disk, read_record
+from trials import Job, Prepared, Tally, Violation, differences, not_intact, part, reset, state
+
+sys.path.insert(0, str(HERE.parent.parent / "benchmarks"))
+import harness
+from harness import Spread, console
+
+MODULES = (*jobs.MODULES, "audit_jobs")
+SHARES = {
+    "history": 550,
+    "release": 8,
+    "audit": 2,
+    "query": 20,
+    "query again": 20,
+    "build": 200,
+    "build again": 200,
+}
+"""Of 1,000 states, how many are of a job: fewer where a run takes long."""
+
+FAULT = "power cut"
+AT_A_CUT = 4  # states of the same moment
+ROUNDS = 20  # of as many tries as states are missing
+SAME, TOLD, WRONG = "the same bytes", "an error, then the same bytes", "wrong"
+SEEN = "a state seen before"
+"""How the runs after a power cut ended. A state that was seen before is not run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A job on a server: its end state, what it did in the root, and the states that were tried."""
+
+    prepared: Prepared
+    calls: Sequence[Call]
+    tried: set[int] = field(default_factory=set)
+
+
+def record(server: Server, job: Job) -> Recorded:
+    """Record an undisturbed run; RuntimeError when what it did was not seen whole."""
+    prepared, log = trials.prepare(server, job), server.root.with_suffix(".record")
+    reset(server.root, job)
+    outcome = server.run(job.function, job.arguments, None, job.seconds, log)
+    if outcome.ended != "returned":
+        raise RuntimeError(f"{job.name}: recorded, it {outcome}")
+    wanted = state(server.root)
+    recorded = Recorded(prepared, read_record(log, server.root))
+    disk = Disk(job.template)
+    for call in recorded.calls:
+        disk.do(call)
+    shutil.rmtree(server.root)
+    disk.write_now(server.root)
+    if differ := differences(wanted, state(server.root)):
+        raise RuntimeError(f"{job.name}: not all that it did was recorded: {differ}")
+    return recorded
+
+
+def run_states(servers: Sequence[Server], job: Job, count: int, seed: int) -> Tally:
+    """Judge `count` states of a job, no two alike: fewer where so many are not found."""
+    recorded = {server.root: record(server, job) for server in servers}
+    chosen, tally = Random(f"{seed} {job.name}"), Tally()
+
+    def one(server: Server, number: int) -> Tally:
+        return run_cut(server, recorded[server.root], Random(number))
+
+    for _ in range(ROUNDS):
+        missing = -(-(count - tally.trials) // AT_A_CUT)
+        numbers = [chosen.getrandbits(32) for _ in range(missing)]
+        tally.add(trials.total(trials.on_each(servers, one, numbers)))
+    return tally
+
+
+def run_cut(server: Server, recorded: Recorded, random: Random) -> Tally:
+    """Cut the power at a moment, or after the end: judge some states that this may leave."""
+    calls, tally = recorded.calls, Tally()
+    cut = len(calls) if random.random() < 1 / 8 else random.randrange(len(calls))
+    disk = Disk(recorded.prepared.job.template)
+    for call in calls[:cut]:
+        disk.do(call)
+    for _ in range(AT_A_CUT):
+        shutil.rmtree(server.root, ignore_errors=True)
+        disk.write_left(server.root, random)
+        key = hash((cut == len(calls), *sorted(state(server.root).items())))
+        if key in recorded.tried:
+            tally.runs[FAULT, SEEN] += 1
+            continue
+        recorded.tried.add(key)
+        tally.add(judge(server, recorded, cut))
+    return tally
+
+
+def judge(server: Server, recorded: Recorded, cut: int) -> Tally:
+    """Judge the state in a server's root, of a power cut after so many calls."""
+    prepared, tally = recorded.prepared, Tally(trials=1)
+    at = recorded.calls[cut - 1] if cut else None
+    where = f"after call {cut} of {len(recorded.calls)}"
+    wrong = not_intact(server.root, prepared, may_be_aside=True)
+    if cut == len(recorded.calls):
+        wrong += _lost_after_the_end(server.root, prepared)
+    ended, what = _run_again(server, prepared)
+    tally.runs[FAULT, WRONG if wrong or what else ended] += 1
+    struck, job = f"{at.name} {at.path}" if at else "", prepared.job.name
+    tally.violations += [Violation(job, f"{FAULT} {where}", struck, each) for each in wrong + what]
+    return tally
+
+
+def _lost_after_the_end(root: Path, prepared: Prepared) -> list[str]:
+    """Return what is missing of what a run had made when it ended."""
+    job = prepared.job
+    found = part(state(root, job.volatile), job.target)
+    if differ := differences(prepared.made, found):
+        return [f"it had ended, and {differ}"]
+    rows = Counter(job.rows(root / job.target))
+    return [] if rows == prepared.rows else ["it had ended, and rows are lost"]
+
+
+def _run_again(server: Server, prepared: Prepared) -> tuple[str, list[str]]:
+    """Run the job on a state, and once more after an error: how it ended, and what is wrong."""
+    job = prepared.job
+    outcome = server.run(job.function, job.arguments, None, job.seconds)
+    ended = SAME
+    if outcome.ended == "raised" and "ScanError" in outcome.error["classes"]:
+        ended = TOLD
+        _remove_named(server.root, outcome)
+        outcome = server.run(job.function, job.arguments, None, job.seconds)
+    if outcome.ended != "returned":
+        return ended, [f"the run after it {outcome}"]
+    found = state(server.root, job.volatile)
+    if job.may_stay:
+        found = {name: what for name, what in found.items() if not re.search(job.may_stay, name)}
+    if differ := differences(prepared.after, found):
+        return ended, [f"silent success: the run after it returned, and {differ}"]
+    return ended, []
+
+
+def _remove_named(root: Path, outcome: Outcome) -> None:
+    """Remove what an error names first, as it asks for."""
+    named = root / outcome.error["text"].partition(": ")[0]
+    if named.is_dir():
+        shutil.rmtree(named)
+    else:
+        named.unlink(missing_ok=True)
+
+
+def all_states(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
+    """Run everything in `folder`: a tally for each job, by its name; the result so far is kept."""
+    inputs, templates, tallies = jobs.write_inputs(folder / "inputs"), folder / "templates", {}
+    made = {job.name: job for job in jobs.real_jobs(inputs, templates)}
+    started = time.monotonic()
+    with client.fork_servers(MODULES, folder, options.processes) as servers:
+        made |= {job.name: job for job in audit_jobs.audit_jobs(servers[0], inputs, templates)}
+        for name, share in SHARES.items():
+            count = -(-options.states * share // sum(SHARES.values()))
+            tallies[name] = run_states(servers, made[name], count, options.seed)
+            told(name, tallies[name])
+            write(options, tallies, time.monotonic() - started)
+    return tallies
+
+
+def told(name: str, tally: Tally) -> None:
+    """Say how a job did."""
+    endings = ", ".join(f"{ended}: {count:,}" for (_, ended), count in sorted(tally.runs.items()))
+    console.print(
+        f"{name}: {tally.trials:,} states, {len(tally.violations)} violations ({endings})"
+    )
+    for violation in tally.violations[:10]:
+        console.print(str(violation), markup=False)
+
+
+def write(options: argparse.Namespace, tallies: Mapping[str, Tally], seconds: float) -> None:
+    """Write benchmarks/results/power.json."""
+    whole = trials.total(tallies.values())
+    harness.write(
+        "power",
+        options,
+        {"all states": Spread.of([seconds], "s")},
+        {},
+        states=whole.trials,
+        wrong=whole.count(WRONG),
+        violations=[asdict(violation) for violation in whole.violations],
+        jobs={
+            name: {"states": tally.trials} | {ended: n for (_, ended), n in tally.runs.items()}
+            for name, tally in tallies.items()
+        },
+    )
+
+
+def main() -> int:
+    """Run all, write the result; return the exit code."""
+    sizes = {"states": 20_000, "processes": client.PROCESSES}
+    options = harness.parser(__doc__, sizes).parse_args()
+    with client.workplace() as folder:
+        whole = trials.total(all_states(folder, options).values())
+    console.print(f"{whole.trials:,} states after a power cut, {len(whole.violations)} violations")
+    return int(bool(whole.violations))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

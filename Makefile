@@ -28,6 +28,7 @@ faults: $(READY)
 	$(BIN)/python tests/faults/run.py
 	$(BIN)/python tests/faults/cluster_kills.py
 	$(BIN)/python tests/faults/audit_kills.py
+	$(BIN)/python tests/faults/power.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(CHECKED)

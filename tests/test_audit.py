@@ -22,6 +22,7 @@ from deepssim_scan.errors import Busy, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
+from deepssim_scan.storage import files
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.store import embed_listing, reread
 
@@ -164,6 +165,24 @@ def test_nights_of_a_changing_set(root, read):
     assert len({name for name in read if "/generated/" in name}) < 6
     # The sixth: nothing is left of it.
     assert states(audited(root)) == {}
+
+
+def test_what_a_night_leaves_is_flushed_before_it_is_finished(root, monkeypatch):
+    folder, flush, finish, flushed = root / "audits" / "nights", files.flush, History.finish, []
+
+    def note(path):
+        flushed.append(path)
+        flush(path)
+
+    def note_before(history, night):
+        assert {folder, folder / "000002"} <= {*flushed}
+        finish(history, night)
+        flushed.append("finished")
+
+    monkeypatch.setattr(files, "flush", note)
+    monkeypatch.setattr(History, "finish", note_before)
+    audited(root)
+    assert "finished" in flushed
 
 
 def test_a_night_that_rebuilds_reads_what_kept_its_size_and_time(root):

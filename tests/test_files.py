@@ -11,7 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepssim_scan.errors import Damaged
-from deepssim_scan.storage.files import copy, flush, link, make_private, replacing, sha256, shown
+from deepssim_scan.storage import files
+from deepssim_scan.storage.files import (
+    copy,
+    flush,
+    link,
+    make_folder,
+    make_private,
+    replacing,
+    sha256,
+    shown,
+)
 
 
 class Failed(Exception):
@@ -97,6 +107,15 @@ def test_text_and_copies_go_the_same_way(tmp_path):
     copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == "Größe".encode()
     assert mode(tmp_path / "b") == 0o600
+
+
+def test_the_names_of_new_folders_are_flushed(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "flush", flushed.append)
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b", 0o700)
+    assert flushed == [tmp_path, tmp_path / "a"]
+    assert mode(tmp_path / "a" / "b") == 0o700
 
 
 def test_row_38_a_folder_is_made_private(tmp_path):

@@ -111,17 +111,24 @@ def audited(told: Path) -> list[str]:
     return [*map(str, nights(folder.parent)), *(name for name in files if "/." not in name)]
 
 
-def audit_jobs(server: Server, inputs: Path, templates: Path) -> list[Job]:
-    """Return the jobs, each with what is in its folder before; `real_jobs` has made the index."""
+def quick_jobs(server: Server, inputs: Path, templates: Path) -> list[Job]:
+    """Return the history and the release, each with what is in its folder before.
+
+    `real_jobs` has made the index.
+    """
     (templates / "history").mkdir()
     _first_night(server, "take_down", templates / "history")
     _make_report(inputs, templates)
-    _make_audit(server, inputs / "audited", templates / "audit")
     return [
         _job("history", "take_down", templates, TOLD, taken_down),
         _job("release", "release_cleared", templates, RELEASE, released),
-        _job("audit", "audit", templates, TOLD, audited),
     ]
+
+
+def audit_job(server: Server, inputs: Path, templates: Path) -> Job:
+    """Return the audit, with the night before in its folder."""
+    _make_audit(server, inputs / "audited", templates / "audit")
+    return _job("audit", "audit", templates, TOLD, audited)
 
 
 def _job(

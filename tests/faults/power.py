@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -34,16 +35,16 @@ from harness import Spread, console
 
 MODULES = (*jobs.MODULES, "audit_jobs")
 SHARES = {
-    "history": 550,
-    "release": 8,
-    "audit": 2,
-    "query": 20,
-    "query again": 20,
-    "build": 200,
-    "build again": 200,
+    "history": 700,
+    "release": 7,
+    "audit": 1,
+    "query": 16,
+    "query again": 16,
+    "build": 130,
+    "build again": 130,
 }
 """Of 1,000 states, how many are of a job: fewer where a run takes long."""
-
+PASSES = 10  # in which all jobs take their turns
 FAULT = "power cut"
 AT_A_CUT = 4  # states of the same moment
 ROUNDS = 20  # of as many tries as states are missing
@@ -80,17 +81,23 @@ def record(server: Server, job: Job) -> Recorded:
     return recorded
 
 
-def run_states(servers: Sequence[Server], job: Job, count: int, seed: int) -> Tally:
+def record_each(servers: Sequence[Server], job: Job) -> dict[Path, Recorded]:
+    """Record a job on every server: what it makes may name the folder that it was made in."""
+    return {server.root: record(server, job) for server in servers}
+
+
+def run_states(
+    servers: Sequence[Server], recorded: Mapping[Path, Recorded], count: int, random: Random
+) -> Tally:
     """Judge `count` states of a job, no two alike: fewer where so many are not found."""
-    recorded = {server.root: record(server, job) for server in servers}
-    chosen, tally = Random(f"{seed} {job.name}"), Tally()
+    tally = Tally()
 
     def one(server: Server, number: int) -> Tally:
         return run_cut(server, recorded[server.root], Random(number))
 
     for _ in range(ROUNDS):
-        missing = -(-(count - tally.trials) // AT_A_CUT)
-        numbers = [chosen.getrandbits(32) for _ in range(missing)]
+        missing = max(0, -(-(count - tally.trials) // AT_A_CUT))
+        numbers = [random.getrandbits(32) for _ in range(missing)]
         tally.add(trials.total(trials.on_each(servers, one, numbers)))
     return tally
 
@@ -168,16 +175,19 @@ def _remove_named(root: Path, outcome: Outcome) -> None:
 
 
 def all_states(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
-    """Run everything in `folder`: a tally for each job, by its name; the result so far is kept."""
-    inputs, templates, tallies = jobs.write_inputs(folder / "inputs"), folder / "templates", {}
-    made = {job.name: job for job in jobs.real_jobs(inputs, templates)}
-    started = time.monotonic()
+    """Run everything in `folder`: a tally for each job, by its name. What is done so far is kept."""
+    inputs, templates = jobs.write_inputs(folder / "inputs"), folder / "templates"
+    made, tallies = jobs.real_jobs(inputs, templates), {name: Tally() for name in SHARES}
     with client.fork_servers(MODULES, folder, options.processes) as servers:
-        made |= {job.name: job for job in audit_jobs.audit_jobs(servers[0], inputs, templates)}
-        for name, share in SHARES.items():
-            count = -(-options.states * share // sum(SHARES.values()))
-            tallies[name] = run_states(servers, made[name], count, options.seed)
-            told(name, tallies[name])
+        made += audit_jobs.quick_jobs(servers[0], inputs, templates)
+        made.append(audit_jobs.audit_job(servers[0], inputs, templates))
+        recorded = {job.name: record_each(servers, job) for job in made}
+        started = time.monotonic()
+        for number, (name, share) in product(range(PASSES), SHARES.items()):
+            whole = options.states * share * (number + 1) // (PASSES * sum(SHARES.values()))
+            chosen, tally = Random(f"{options.seed} {name} {number}"), tallies[name]
+            tally.add(run_states(servers, recorded[name], whole - tally.trials, chosen))
+            told(name, tally)
             write(options, tallies, time.monotonic() - started)
     return tallies
 

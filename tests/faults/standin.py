@@ -6,6 +6,7 @@ shard, and last of all made.json with the digests. A killed run is resumed.
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from deepssim_scan.errors import Damaged, ScanError
+from deepssim_scan.errors import Damaged, InputError, ScanError
 
 MADE, PARTIAL, OLD = Path("made"), Path(".made.partial"), Path(".made.old")
 SHARDS, ROWS = 3, 4
@@ -43,6 +44,35 @@ def four_looks() -> list[str]:
     os.read(descriptor, 8)
     os.close(descriptor)
     return [path.name for path in Path().iterdir()]
+
+
+def put(forgets: str = "") -> None:
+    """Put a new file in the place of `made`, and keep it through a power cut, but for one thing.
+
+    Forgotten is to flush the "data" or the "name", to rename "after" the data was flushed, or to
+    "check" what is left of a run before; or it "asks" for that to be removed.
+    """
+    new = Path(".made.new")
+    if new.exists() and forgets == "asks":
+        raise InputError(f"{new}: is left of another run. Remove it.")
+    if not new.exists() or forgets != "check":
+        with new.open("wb") as file:
+            file.write(bytes(range(1, 201)) * 8)
+            file.flush()
+            if forgets == "after":
+                new.replace(MADE)
+            if forgets != "data":
+                os.fsync(file.fileno())
+    if forgets != "after":
+        new.replace(MADE)
+    if forgets != "name":
+        _flush(Path())
+
+
+def put_mapped() -> None:
+    """Write to a file in a way that the shim does not see."""
+    with MADE.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[:3] = b"new"
 
 
 def careful() -> None:

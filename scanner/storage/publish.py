@@ -237,6 +237,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
 def _swap(partial: Path, path: Path, old: Path) -> None:
     """Put `partial` in the place of `path`, or leave `path` where it is."""
     _remove(old)
+    flush(partial)  # what was renamed into it last
     if path.exists():
         path.replace(old)
     try:

@@ -175,7 +175,7 @@ def _remove_named(root: Path, outcome: Outcome) -> None:
 
 
 def all_states(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
-    """Run everything in `folder`: a tally for each job, by its name. What is done so far is kept."""
+    """Run everything in `folder`, and write the result as it goes: a tally for each job."""
     inputs, templates = jobs.write_inputs(folder / "inputs"), folder / "templates"
     made, tallies = jobs.real_jobs(inputs, templates), {name: Tally() for name in SHARES}
     with client.fork_servers(MODULES, folder, options.processes) as servers:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepssim_scan.errors import Busy, Damaged, InputError, Unfinished, WriteFailed
+from deepssim_scan.storage import publish
 from deepssim_scan.storage.publish import Job, Stage, publishing, read_job, refuse_foreign
 from deepssim_scan.storage.records import write_json
 
@@ -68,6 +69,19 @@ def test_a_folder_is_replaced_whole(tmp_path, before):
     assert names(path) == ["content", "job.json"]
     assert mode(path) == 0o700
     assert names(tmp_path) == ["folder"]
+
+
+def test_what_was_renamed_into_a_folder_is_flushed_before_it_is_published(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "folder", []
+
+    def note(folder):
+        flushed.append((folder, path.exists()))
+
+    with publishing(path, NAMES, JOB) as folder:
+        (tmp_path / "content").write_text("new")
+        (tmp_path / "content").rename(folder / "content")
+        monkeypatch.setattr(publish, "flush", note)
+    assert flushed == [(folder, False), (tmp_path, True)]
 
 
 def test_a_folder_deep_down_is_made(tmp_path):

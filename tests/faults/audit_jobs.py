@@ -69,7 +69,7 @@ def take_down(night: int = 2) -> None:
 def _found(name: str) -> SetOfNight:
     findings = [
         Finding(f"finding {n}", "new", "", f"{n}.png", f"p{n}.png", "", 0.9, None, None)
-        for n in range(20)
+        for n in range(200)
     ]
     return SetOfNight(name, {"counts": 1}, {"duplicates": 20}, [1, 2, 3], findings)
 

@@ -75,6 +75,11 @@ class File:
         """Keep the last version, and no other."""
         del self.versions[:-1]
 
+    @property
+    def unflushed(self) -> int:
+        """How many calls since may be lost."""
+        return len(self.versions) - 1
+
     def left(self, manner: str, random: Random) -> tuple[bytes, int]:
         """Return what a power cut leaves of its bytes, and its mode."""
         last = len(self.versions) - 1
@@ -116,6 +121,12 @@ class Folder:
         """Keep all names as they are."""
         self.kept, self.changes = self.now, []
         del self.modes[:-1]
+
+    @property
+    def unflushed(self) -> int:
+        """How many calls since may be lost, with those to all that is in it."""
+        own = len(self.changes) + len(self.modes) - 1
+        return own + sum(node.unflushed for node in self.now.values())
 
     def left(self, manner: str, random: Random) -> Names:
         """Return the names that a power cut leaves."""

@@ -22,8 +22,10 @@ from random import Random
 from stat import S_IMODE
 
 SECTOR = 512
-NOTHING, ALL, FIRST, ANY = MANNERS = ("nothing", "all", "the first", "any")
+NOTHING, ALL, FIRST, ANY, EACH = ("nothing", "all", "the first", "any", "each its own")
 """How much is there of what was not flushed."""
+OF_NAMES, OF_DATA = (NOTHING, ALL, ALL, ALL, FIRST, ANY), (NOTHING, ALL, FIRST, ANY, ANY, ANY)
+"""What is drawn: names are there more often than not, or what is below them would never be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Disk:
 
         What is lost of names, and what of bytes, is drawn for all of them alike, or for each.
         """
-        names, data = (random.choice(("each its own", *MANNERS)) for _ in range(2))
+        names, data = (random.choice((*manners, EACH, EACH)) for manners in (OF_NAMES, OF_DATA))
         _write(folder, self.root, names, data, random)
 
 
@@ -233,16 +235,13 @@ def _read(folder: Path) -> Folder:
 
 def _write(path: Path, node: File | Folder, names: str, data: str, random: Random) -> None:
     """Write what is left of a file or folder, its names and data lost in such manners."""
-
-    def manner(asked: str) -> str:
-        return asked if asked in MANNERS else random.choice(MANNERS)
-
     if isinstance(node, File):
-        found, mode = node.left(manner(data), random)
+        found, mode = node.left(random.choice(OF_DATA) if data == EACH else data, random)
         path.write_bytes(found)
     else:
         path.mkdir()
-        for name, each in node.left(manner(names), random).items():
+        manner = random.choice(OF_NAMES) if names == EACH else names
+        for name, each in node.left(manner, random).items():
             _write(path / name, each, names, data, random)
         mode = node.modes[-1] if names == ALL else random.choice(node.modes)
     path.chmod(mode)

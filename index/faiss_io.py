@@ -1,5 +1,6 @@
 """FAISS: imported when it is first needed, its files written and mapped, its copy on a GPU."""
 
+import io
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,11 +24,27 @@ def write_flat(file: HashingFile, shards: Iterable[Vectors], rows: int, dimensio
     Nothing but a shard is in memory. The head is what FAISS writes of an index without rows, with
     the counts of rows and of numbers filled in.
     """
-    faiss = load_faiss()
-    head = faiss.serialize_index(empty(FLAT, dimension)).tobytes()
+    head = serialised(empty(FLAT, dimension))
     file.write(counted(head, rows)[:-_COUNT] + struct.pack("<Q", rows * dimension))
     for shard in shards:
         file.write(np.ascontiguousarray(shard, "<f4").data)
+
+
+def serialised(index: Any) -> bytes:
+    """Return the bytes of an index.
+
+    By callbacks: where SimpleITK is imported after FAISS, the vectors of `faiss.serialize_index`
+    are taken for SimpleITK's, because both are made by SWIG.
+    """
+    faiss, stream = load_faiss(), io.BytesIO()
+    faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+    return stream.getvalue()
+
+
+def deserialised(data: bytes) -> Any:
+    """Return the index of the bytes that `serialised` gave."""
+    faiss = load_faiss()
+    return faiss.read_index(faiss.PyCallbackIOReader(io.BytesIO(data).read))
 
 
 def counted(head: bytes, rows: int) -> bytes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
-from deepssim_scan.index.faiss_io import counted, load_faiss
+from deepssim_scan.index.faiss_io import counted, deserialised, load_faiss, serialised
 from deepssim_scan.index.flat import Flat
 from deepssim_scan.index.rescore import Ids
 from deepssim_scan.ingest.config import RunContext
@@ -35,7 +35,7 @@ _LISTS = b"ilar"  # before the lists, in a file of FAISS
 
 def write_lists(file: HashingFile, trained: Any, flat: Flat, run: RunContext, work: Path) -> None:
     """Write a trained inverted file of FAISS with all rows; codes are kept in `work` meanwhile."""
-    head = load_faiss().serialize_index(trained).tobytes()
+    head = serialised(trained)
     with tempfile.TemporaryFile(dir=work) as kept:
         numbers = _coded(head, flat, run, kept)
         sizes = np.bincount(numbers, minlength=trained.nlist)
@@ -69,7 +69,7 @@ def _code(head: bytes, rows: Vectors) -> Answer:
     """Find the list of each row, and its code: a block."""
     faiss = load_faiss()
     faiss.omp_set_num_threads(1)
-    trained = faiss.deserialize_index(np.frombuffer(head, np.uint8))
+    trained = deserialised(head)
     lists = np.ascontiguousarray(trained.quantizer.search(rows, 1)[1][:, 0])
     codes = np.empty((len(rows), trained.code_size), np.uint8)
     trained.encode_vectors(len(rows), *map(faiss.swig_ptr, (rows, lists, codes)), False)

@@ -2,10 +2,13 @@
 left out than is said.
 """
 
+import importlib.util
 import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -20,6 +23,7 @@ from deepssim_scan.index import approximate, kinds
 from deepssim_scan.index import build as index_build
 from deepssim_scan.index.build import build, require_type
 from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.faiss_io import serialised
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.recall import measured
 from deepssim_scan.index.search import TrainingIndex
@@ -210,7 +214,7 @@ def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, 
     other = faiss.index_factory(DIMENSION, foreign, faiss.METRIC_INNER_PRODUCT)
     other.train(rows)
     other.add(rows[:-1])
-    data = faiss.serialize_index(other).tobytes()
+    data = serialised(other)
     with (
         given_bytes(index, "approximate.faiss", data, agreed=True),
         pytest.raises(Damaged, match=r"approximate\.faiss: holds .*Build it again"),
@@ -355,3 +359,32 @@ def test_a_type_that_is_unknown_is_told_before_an_image_is_read(people, tmp_path
     with pytest.raises(InputError, match="no index of type 'hnws'"):
         build_index(people / "training", tmp_path / "index", config, RUN)
     assert [*tmp_path.iterdir()] == []
+
+
+BESIDE = """import sys
+import faiss
+import SimpleITK
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_index import unit, write_store
+from deepssim_scan.index.build import build
+from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.faiss_io import serialised
+from deepssim_scan.index.search import TrainingIndex
+from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.store.store import Store
+
+folder, rows = Path(sys.argv[1]), unit(2000, 16)
+with Store.open(write_store(folder / "store", rows)) as store:
+    build(store, folder / "index", config=SearchConfig("ivfpq"), run=RunContext("cpu", workers=0))
+    found = TrainingIndex.open(folder / "index", store).search(rows[:50], 1)
+print(found.rows[:, 0].tolist() == list(range(50)))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("SimpleITK"), reason="SimpleITK is not installed")
+def test_an_index_is_made_beside_another_module_of_swig(tmp_path):
+    """SimpleITK, imported after FAISS, has FAISS's vectors for its own."""
+    command = [sys.executable, "-c", BESIDE, tmp_path, Path(__file__).parent]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr

@@ -52,7 +52,7 @@ def test_bodies_that_are_to_be_alike_are(kind):
     assert alike > any_kind + 0.03
 
 
-def test_what_is_drawn_depends_on_the_state_of_the_generator_alone():
+def test_what_is_drawn_depends_on_the_seed_of_the_generator_alone():
     fresh = Fresh({"chests": 0.5, "sections": 0.5}, SMALL.standardisation)
     one, again, other = (fresh.draw(8, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert one.shape == (8, 128, 128)

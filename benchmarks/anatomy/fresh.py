@@ -1,6 +1,7 @@
 """Images that are drawn anew for every step of training, none of them twice.
 
-It stands in for an `ImageSet`: what it draws depends on the state of the generator alone.
+It stands in for an `ImageSet`. What it draws depends on the seed of the generator alone, not on how
+much was drawn of it.
 """
 
 import json

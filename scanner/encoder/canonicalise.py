@@ -33,8 +33,8 @@ _DARKEST = 1e-4  # of the range
 _HALF = 2  # poses are estimated at half the resolution
 _POSE_WINDOW, _POSE_FLOOR = 9, 0.03
 _POSE_DEPTH, _POSE_EXPANSION, _POSE_HIDDEN = 2, 2, 128
-_POSE_UNIT = 0.2  # of a radian, and of half a side: about as far as training moves images
-_POSE_LIMIT = 0.4  # radians, and half sides
+_POSE_UNIT = 0.2  # radians, half sides, and logarithms: about as far as training moves images
+_POSE_LIMIT = 0.4  # of the same
 
 
 class Canonicaliser(nn.Module):

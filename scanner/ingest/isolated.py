@@ -62,7 +62,8 @@ class _Allowance:
         """Return what an item gets that took what it was allowed; None: no more."""
         if allowed < self._whole and self._chances:
             return self._whole
-        self._chances -= allowed == self._whole and self._chances > 0
+        if allowed == self._whole:
+            self._chances = max(0, self._chances - 1)
         return None
 
     def in_time(self, allowed: float) -> None:

@@ -15,7 +15,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,15 +259,6 @@ TARGETS: dict[str, Target] = {
     "condition": _text(_conditions, *_CONDITIONS),
     **{name: _own(name) for name in own_files.OWN},
 }
-
-
-def tried(name: str, inputs: Iterable[bytes]) -> int:
-    """Check every input of a target, and return how many there were."""
-    count = 0
-    for data in inputs:
-        TARGETS[name].check(data)
-        count += 1
-    return count
 
 
 def seeds_of(name: str, folder: Path) -> list[bytes]:

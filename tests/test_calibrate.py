@@ -290,8 +290,20 @@ def test_the_null_of_images_held_out(people, tmp_path, monkeypatch):
 def test_training_images_among_the_images_held_out_are_refused(people, tmp_path):
     others = other_people(tmp_path / "others", 19)
     shutil.copytree(people / "training" / "s20", others / "me")
-    with pytest.raises(InputError, match=r"3 of 22 hold-out images are copies .*'s20/\d\.png'"):
+    with pytest.raises(InputError, match=r"3 of 22 hold-out images look the same .*'s20/\d\.png'"):
         job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
+
+
+def test_one_training_image_among_many_held_out_takes_no_part(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    others = other_people(tmp_path / "others", 55)
+    without = job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
+    shutil.copy(next((people / "training" / "s20").iterdir()), others / "p54" / "copy.png")
+    said = Said()
+    run = replace(RUN, progress=said)
+    found = job.calibrated(people / "index", CalibrateConfig(holdout=others), run)
+    assert any("1 of 56 hold-out images look the same" in line for line in said.warnings)
+    assert len(found.null.statistics) == len(without.null.statistics) == 55
 
 
 def test_too_few_images_held_out_are_refused(people, tmp_path):

@@ -41,10 +41,14 @@ FEWEST = 20
 FEWEST_TURNED = 200
 """Images that are turned and inverted, at least, to know how like others they are then."""
 
+HoldOut = Sequence[tuple[Pixels, int]]
+"""Images of people who are not in the training set, with the number of the subject of each."""
+
 _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
 _AGAIN = 200  # images that are looked for among others of their subjects, at most
 _TURNED = 600  # images that are turned and inverted, at most
 _BLOCK = 512  # images looked for at once
+_LEFT_OUT = 0.02  # of a hold-out, at most, may look the same as a training image
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
 
 
@@ -94,7 +98,7 @@ class Calibrator:
     probe: Probe
     seed: int = 0
 
-    def calibrate(self, holdout: Sequence[tuple[Pixels, int]] = ()) -> Calibration:
+    def calibrate(self, holdout: HoldOut = ()) -> Calibration:
         """Calibrate on the training images, or with the null of `holdout`: images and subjects.
 
         Raises InputError when there are too few images, or they cannot be read any more.
@@ -103,11 +107,9 @@ class Calibrator:
         views = self._views(rng)
         return replace(self, probe=replace(self.probe, views=views))._calibrated(holdout, rng)
 
-    def _calibrated(
-        self, holdout: Sequence[tuple[Pixels, int]], rng: np.random.Generator
-    ) -> Calibration:
+    def _calibrated(self, holdout: HoldOut, rng: np.random.Generator) -> Calibration:
         if holdout:
-            null, rows = self._hold_out(holdout), np.empty(0, np.int64)
+            (null, holdout), rows = self._hold_out(holdout), np.empty(0, np.int64)
             duplicates: tuple[tuple[str, str], ...] = ()
         else:
             null, duplicates, rows = self._non_members(_NULL, rng)
@@ -250,7 +252,7 @@ class Calibrator:
         best = _best(np.where(own, statistic.of(found.features), np.nan))[~found.same.any(1)]
         return tuple(None if np.isnan(value) else float(value) for value in best)
 
-    def _embedded(self, holdout: Sequence[tuple[Pixels, int]], rng: np.random.Generator) -> HeldOut:
+    def _embedded(self, holdout: HoldOut, rng: np.random.Generator) -> HeldOut:
         """Embed hold-out images, against which members are told apart (`membership`)."""
         some = [holdout[at] for at in np.sort(rng.permutation(len(holdout))[:MOST]).tolist()]
         rows = self.probe.embedder.embed_pixels([pixels for pixels, _ in some])
@@ -268,19 +270,25 @@ class Calibrator:
         )
         return np.arange(self.store.rows)
 
-    def _hold_out(self, images: Sequence[tuple[Pixels, int]]) -> Found:
-        found = self.look_for(
-            [pixels for pixels, _ in images],
-            np.array([subject for _, subject in images], np.int64),
-        )
-        if found.same.any():
-            count, (copied, *_) = int(found.same.any(1).sum()), found.rows[found.same]
-            raise InputError(
-                f"{count} of {len(images)} hold-out images are copies of training images, for "
-                f"instance of {self.store.paths(np.array([copied]))[0]!r}. Leave them out: "
-                "hold-out images must show people who are not in the training set."
-            )
-        return found.only(found.whole)
+    def _hold_out(self, images: HoldOut) -> tuple[Found, HoldOut]:
+        """Look for hold-out images; return what was found of those that take part, and them.
+
+        A few that look the same as a training image are left out with a warning: slices at the
+        top of two heads may. Raises InputError where they are more: then it is no hold-out.
+        """
+        subjects = np.array([subject for _, subject in images], np.int64)
+        found = self.look_for([pixels for pixels, _ in images], subjects)
+        same = found.same.any(1)
+        if same.any():
+            copied = self.store.paths(found.rows[found.same][:1])[0]
+            what = f"{same.sum()} of {len(images)} hold-out images look the same as training images"
+            if same.mean() > _LEFT_OUT:
+                raise InputError(
+                    f"{what}, for instance as {copied!r}. Leave them out: hold-out images must "
+                    "show people who are not in the training set."
+                )
+            self.reader.run.progress.warn(f"{what}, for instance as {copied!r}: they take no part.")
+        return found.only(found.whole & ~same), [images[at] for at in np.flatnonzero(~same)]
 
     def _read(self, rows: Rows) -> dict[int, Pixels]:
         """Read training images again; those that are gone or have changed are warned of."""

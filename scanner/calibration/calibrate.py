@@ -288,7 +288,8 @@ class Calibrator:
                     "show people who are not in the training set."
                 )
             self.reader.run.progress.warn(f"{what}, for instance as {copied!r}: they take no part.")
-        return found.only(found.whole & ~same), [images[at] for at in np.flatnonzero(~same)]
+        taken = [images[at] for at in np.flatnonzero(~same).tolist()]
+        return found.only(found.whole & ~same), taken
 
     def _read(self, rows: Rows) -> dict[int, Pixels]:
         """Read training images again; those that are gone or have changed are warned of."""

@@ -273,21 +273,19 @@ class Calibrator:
     def _hold_out(self, images: HoldOut) -> tuple[Found, HoldOut]:
         """Look for hold-out images; return what was found of those that take part, and them.
 
-        A few that look the same as a training image are left out with a warning: slices at the
-        top of two heads may. Raises InputError where they are more: then it is no hold-out.
+        A few that look the same as a training image are left out with a warning, as slices at the
+        top of two heads. Raises InputError where they are more.
         """
         subjects = np.array([subject for _, subject in images], np.int64)
         found = self.look_for([pixels for pixels, _ in images], subjects)
         same = found.same.any(1)
         if same.any():
-            copied = self.store.paths(found.rows[found.same][:1])[0]
-            what = f"{same.sum()} of {len(images)} hold-out images look the same as training images"
+            (copied,) = self.store.paths(found.rows[found.same][:1])
+            what = f"{same.sum()} of {len(images)} hold-out images look the same as "
+            what += f"training images, for instance as {copied!r}"
             if same.mean() > _LEFT_OUT:
-                raise InputError(
-                    f"{what}, for instance as {copied!r}. Leave them out: hold-out images must "
-                    "show people who are not in the training set."
-                )
-            self.reader.run.progress.warn(f"{what}, for instance as {copied!r}: they take no part.")
+                raise InputError(f"{what}. Leave them out: a hold-out shows other people.")
+            self.reader.run.progress.warn(f"{what}. They take no part.")
         taken = [images[at] for at in np.flatnonzero(~same).tolist()]
         return found.only(found.whole & ~same), taken
 

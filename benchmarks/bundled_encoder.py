@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from anatomy.ahead import Ahead
 from anatomy.fresh import Fresh
 from anatomy.window import window
 from PIL import Image
@@ -116,7 +117,7 @@ def trained_anew(
 ) -> Checkpoint:
     """Train on images that are drawn anew for each step; those to validate on are drawn once."""
     start = with_scale(checkpoint.load(initial), out.with_name(f"{out.stem}-start.safetensors"))
-    fresh = Fresh(shares, start.architecture.standardisation)
+    fresh = Ahead(Fresh(shares, start.architecture.standardisation), run.workers or 1)
     seeds = range(VALIDATION, VALIDATION + VALIDATED)
     held = [fresh.draw(BATCH, torch.Generator().manual_seed(seed)) for seed in seeds]
     images = [*torch.cat(held).half()]

@@ -12,6 +12,7 @@ from deepssim_scan.encoder.architecture import SMALL
 from deepssim_scan.training.procedural import FAMILIES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from anatomy.ahead import Ahead
 from anatomy.body import Draw
 from anatomy.fresh import KINDS, Fresh
 from bundled_encoder import with_scale
@@ -60,6 +61,15 @@ def test_what_is_drawn_depends_on_the_seed_of_the_generator_alone():
     assert not torch.equal(one, other)
     torch.testing.assert_close(one.mean((1, 2)), torch.zeros(8), rtol=0, atol=1e-3)
     torch.testing.assert_close(one.std((1, 2)), torch.ones(8), rtol=0, atol=1e-2)
+
+
+def test_what_is_drawn_ahead_is_the_same():
+    fresh = Fresh({"chests": 0.5, "dead-leaves": 0.5}, SMALL.standardisation)
+    ahead = Ahead(fresh, workers=1)
+    for count, seed in ((4, 3), (4, 4), (8, 5), (4, 9), (4, 3)):
+        one, other = (of.draw(count, torch.Generator().manual_seed(seed)) for of in (fresh, ahead))
+        assert torch.equal(one, other)
+    assert (ahead.digest(), len(ahead)) == (fresh.digest(), 0)
 
 
 @torch.no_grad()

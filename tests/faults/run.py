@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import client
+import damage
 import jobs
 import trials
 from client import HERE, Server
@@ -62,12 +63,12 @@ def damage_trials(
     """Change `count` bytes that a reader reads, one at a time, and cut or remove each file."""
     chosen = random.Random(f"{seed} {reader}")
 
-    def mine(flips: list[trials.Flip]) -> list[trials.Flip]:
+    def mine(flips: list[damage.Flip]) -> list[damage.Flip]:
         return [flip for flip in flips if jobs.is_read_by(reader, flip.file)]
 
-    flips = trials.sample_flips(mine(trials.every_byte(whole, chosen)), count, chosen)
-    flips += mine(trials.every_cut(whole))
-    return trials.survey(servers, whole, f"jobs:{reader}", flips)
+    flips = damage.sample_flips(mine(damage.every_byte(whole, chosen)), count, chosen)
+    flips += mine(damage.every_cut(whole))
+    return damage.survey(servers, whole, f"jobs:{reader}", flips)
 
 
 def all_trials(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import client
+import damage
 import pytest
 import standin
 import trials
@@ -193,12 +194,12 @@ def finished(servers, template, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "root"
     shutil.copytree(servers[0].root, folder)
     chosen = random.Random(2)
-    return folder, chosen.sample(trials.every_byte(folder, chosen), 300)
+    return folder, chosen.sample(damage.every_byte(folder, chosen), 300)
 
 
 def test_every_changed_byte_is_found_by_a_reader_that_verifies(server, finished):
     folder, flips = finished
-    tally = trials.run_flips(server, folder, "standin:verified", flips)
+    tally = damage.run_flips(server, folder, "standin:verified", flips)
     assert tally.violations == []
     assert tally.count("found") == tally.trials == 300
     assert trials.state(server.root) == trials.state(folder)
@@ -206,14 +207,14 @@ def test_every_changed_byte_is_found_by_a_reader_that_verifies(server, finished)
 
 def test_a_reader_that_believes_the_bytes_is_found_out(server, finished):
     folder, flips = finished
-    tally = trials.run_flips(server, folder, "standin:believed", flips)
+    tally = damage.run_flips(server, folder, "standin:believed", flips)
     assert tally.count("missed") > 0
     assert len(tally.violations) == 300 - tally.count("found")
 
 
 def test_a_reader_that_dies_is_found_out_for_each_byte(server, finished):
     folder, flips = finished
-    tally = trials.run_flips(server, folder, "standin:dying", flips[:5])
+    tally = damage.run_flips(server, folder, "standin:dying", flips[:5])
     assert tally.count("crash") == len(tally.violations) == 5
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections import defaultdict
 
 import client
+import damage
 import jobs
 import pytest
 import trials
@@ -73,9 +74,9 @@ def test_row_29_and_30_a_job_survives_kills_and_failing_calls(servers, made, nam
 @pytest.mark.parametrize("reader", jobs.READERS)
 def test_row_32_and_33_damage_of_any_file_is_found(servers, whole, reader):
     chosen = random.Random(reader)
-    flips = chosen.sample(trials.every_byte(whole, chosen), 600) + trials.every_cut(whole)
+    flips = chosen.sample(damage.every_byte(whole, chosen), 600) + damage.every_cut(whole)
     flips = [flip for flip in flips if jobs.is_read_by(reader, flip.file)]
-    tally = trials.survey(servers, whole, f"jobs:{reader}", flips)
+    tally = damage.survey(servers, whole, f"jobs:{reader}", flips)
     assert tally.violations == []
     assert tally.count("found") == len(flips) > 50
 

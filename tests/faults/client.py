@@ -113,12 +113,13 @@ def fork_servers(
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
-    """Give a folder that is gone afterwards, in memory where there is such a place.
+def workplace(where: Path | None = None) -> Iterator[Path]:
+    """Give a folder that is gone afterwards: in `where`, or in memory if there is such a place.
 
     No disk is waited for so, and nothing is lost: what a killed process has written stays.
     """
-    with TemporaryDirectory(prefix="faults-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    where = where or (MEMORY if MEMORY.is_dir() else None)
+    with TemporaryDirectory(prefix="faults-", dir=where) as folder:
         yield Path(folder)
 
 

@@ -124,15 +124,17 @@ def show(tallies: Mapping[str, Tally], whole: Tally, kills: int) -> None:
 def main() -> int:
     """Run all, write benchmarks/results/faults.json; return the exit code."""
     sizes = {"percent": 100, "again": 100, "corruptions": 20_000, "commands": 40}
-    options = harness.parser(__doc__, sizes).parse_args()
+    parser = harness.parser(__doc__, sizes)
+    parser.add_argument("--where", type=Path, help="a folder, such as one of another file system")
+    options = parser.parse_args()
     started = time.monotonic()
-    with client.workplace() as folder:
+    with client.workplace(options.where) as folder:
         tallies = all_trials(folder, options)
     whole, seconds = trials.total(tallies.values()), time.monotonic() - started
     kills = whole.count("killed")
     show(tallies, whole, kills)
     harness.write(
-        "faults",
+        "faults_elsewhere" if options.where else "faults",
         options,
         {"all trials": Spread.of([seconds], "s")},
         {},

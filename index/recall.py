@@ -93,7 +93,8 @@ def tuned(
             break
     most = max(point.found for point in curve)
     effort = next(point.effort for point in curve if point.found == most)
-    unfound = np.union1d(unfound, _unfound(near, exact, effort, progress))
+    if effort != near.efforts[0]:
+        unfound = np.union1d(unfound, _unfound(near, exact, effort, progress))
     near.with_unfound(unfound, exact.flat)
     told = _point(near, exact, telling, effort)
     if told.found < target * told.queries:

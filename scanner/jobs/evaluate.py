@@ -31,7 +31,7 @@ from deepssim_scan.matching.decision import Bounds
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.reporting.matches import judged_pairs
 from deepssim_scan.reporting.plots import draw_labels
-from deepssim_scan.storage.files import replacing, shown
+from deepssim_scan.storage.files import make_folder, replacing, shown
 from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
 from deepssim_scan.storage.parquet import writing
 from deepssim_scan.storage.records import write_json
@@ -108,7 +108,7 @@ def evaluate(
     sklearn_metrics()  # which is needed last: its absence is told first
     labelled = read_labelled(pairs)
     chosen = dict(metric_of(text) for text in config.metrics if text != VERDICTS)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with run.opened() as run:
         sides = _Sides(labelled, training, synthetic, config.ingest, run)
         scored = {

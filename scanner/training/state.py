@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import CheckpointError
-from deepssim_scan.storage.files import replacing
+from deepssim_scan.storage.files import make_folder, replacing
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.dataset import Dataset
 
@@ -47,7 +47,7 @@ class RunFiles:
         self.state = out.with_name(f"{out.name}.state")
         self.history = out.with_name(f"{out.name}.csv")
         self.identity = identity
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
 
     def begin(self, encoder: Encoder, optimizer: Optimizer, *, resume: bool) -> int:
         """Begin a history, or restore what an interrupted run left; return the first step.

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from deepssim_scan.imaging.augment import augment, perturb
+from deepssim_scan.imaging.changes.augment import augment, perturb
 from deepssim_scan.imaging.ssim import image_range, ssim
 
 BINS = 20  # of the SSIM range, each with as many pairs

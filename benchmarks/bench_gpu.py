@@ -27,10 +27,10 @@ from PIL import Image
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.network import Encoder, embed
-from deepssim_scan.imaging.comparison import compare
-from deepssim_scan.imaging.copies import plant
+from deepssim_scan.imaging.changes.copies import plant
 from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.imaging.names import KINDS
+from deepssim_scan.imaging.registration.comparison import compare
 from deepssim_scan.index.build import build
 from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.index.flat import Flat

@@ -20,7 +20,7 @@ from harness import console, parser, write
 from numpy.typing import NDArray
 
 from deepssim_scan.calibration.rates import clopper_pearson
-from deepssim_scan.imaging import pasted
+from deepssim_scan.imaging.changes import pasted
 from deepssim_scan.imaging.names import PARTS, SIDE
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.standardise import standardise

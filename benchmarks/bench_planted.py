@@ -1,8 +1,8 @@
 """How often an encoder ranks the source of a planted copy first, and among the candidates.
 
-Copies are planted in the images of folders (`imaging.copies`), embedded in the test-time views, and
-looked for among all images of their folder by the score alone. Nothing is adapted, registered or
-judged: this compares encoders, not verdicts. Each encoder meets the same copies.
+Copies are planted in the images of folders (`imaging.changes.copies`), embedded in the test-time
+views, and looked for among all images of their folder by the score alone. Nothing is adapted,
+registered or judged: this compares encoders, not verdicts. Each encoder meets the same copies.
 
     python benchmarks/bench_planted.py --images DIR... --encoder before=FILE
 """
@@ -20,7 +20,7 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import best_scores, embed_tta
-from deepssim_scan.imaging.copies import plant
+from deepssim_scan.imaging.changes.copies import plant
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import list_images

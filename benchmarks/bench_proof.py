@@ -19,13 +19,13 @@ from harness import Spread, console, parser, show, write, write_images
 from held_out import person
 
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig
-from deepssim_scan.jobs.proof.applicability import Fitting
-from deepssim_scan.jobs.proof.partial import Looking
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query import run as query_run
+from deepssim_scan.jobs.query.proof.applicability import Fitting
+from deepssim_scan.jobs.query.proof.partial import Looking
 
 TOLD = "volumes_of", "aligned", "with_rarity", "membership_of"
 SIDE = 128

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.views import TTA_VIEWS
-from deepssim_scan.imaging.comparison import Comparison, compare
 from deepssim_scan.imaging.names import NAMES
+from deepssim_scan.imaging.registration.comparison import Comparison, compare
 
 WITHIN = 0.5  # degrees
 FLIPS = {"horizontal flip": 1, "vertical flip": 2}

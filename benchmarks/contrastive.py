@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan.encoder.architecture import SMALL
-from deepssim_scan.imaging.augment import simulate_copy
+from deepssim_scan.imaging.changes.augment import simulate_copy
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.storage.files import replacing

@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from deepssim_scan.imaging.augment import smooth_field
+from deepssim_scan.imaging.changes.augment import smooth_field
 from deepssim_scan.imaging.warp import resample
 from deepssim_scan.training.pseudo_subjects import FILLED, load_volume, mni152, projections, slices
 

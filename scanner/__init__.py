@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.calibrate import calibrate as calibrate
     from deepssim_scan.jobs.check import Checked as Checked
     from deepssim_scan.jobs.check import check as check
+    from deepssim_scan.jobs.check.findings import Problem as Problem
     from deepssim_scan.jobs.config import CalibrateConfig as CalibrateConfig
     from deepssim_scan.jobs.config import IndexConfig as IndexConfig
     from deepssim_scan.jobs.config import QueryConfig as QueryConfig
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from deepssim_scan.jobs.evaluate import EvaluateConfig as EvaluateConfig
     from deepssim_scan.jobs.evaluate import Evaluated as Evaluated
     from deepssim_scan.jobs.evaluate import evaluate as evaluate
-    from deepssim_scan.jobs.findings import Problem as Problem
     from deepssim_scan.jobs.query import QueryResult as QueryResult
     from deepssim_scan.jobs.query import query as query
     from deepssim_scan.jobs.repair import repair as repair
@@ -84,7 +84,7 @@ _HOMES = {
         *("CalibrateConfig", "IndexConfig", "QueryConfig", "RepairConfig", "TrainConfig"),
     ),
     "jobs.evaluate": ("EvaluateConfig", "Evaluated", "evaluate"),
-    "jobs.findings": ("Problem",),
+    "jobs.check.findings": ("Problem",),
     "jobs.query": ("QueryResult", "query"),
     "jobs.repair": ("repair",),
     "jobs.train": ("Trained", "train"),

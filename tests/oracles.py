@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.imaging.augment import augment, other_subject, perturb
+from deepssim_scan.imaging.changes.augment import augment, other_subject, perturb
 
 
 def unit_rows(rows):

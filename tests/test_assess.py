@@ -9,7 +9,7 @@ from torch import nn
 from deepssim_scan.calibration.assess import assess, score_mae
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.encoder.tta import embed_tta
-from deepssim_scan.imaging.augment import other_subject, simulate_copy
+from deepssim_scan.imaging.changes.augment import other_subject, simulate_copy
 
 
 class _Blind(nn.Module):

@@ -300,7 +300,7 @@ def test_the_configuration_decides_after_a_night_was_killed(root, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("deepssim_scan.jobs.query_run.write_left_out", killed)
+        patch.setattr("deepssim_scan.jobs.query.run.write_left_out", killed)
         with pytest.raises(KeyboardInterrupt):
             audited(root)
     text = CONFIG.replace('images = "generated/first"', 'images = "generated/first"\naxis = 1')

@@ -7,8 +7,8 @@ import torch
 from pictures import of_every_family
 from torch.nn import functional
 
-from deepssim_scan.imaging import augment as module
-from deepssim_scan.imaging.augment import (
+from deepssim_scan.imaging.changes import augment as module
+from deepssim_scan.imaging.changes.augment import (
     DEGRADATIONS,
     PERTURBATIONS,
     augment,
@@ -17,8 +17,8 @@ from deepssim_scan.imaging.augment import (
     simulate_copy,
     smooth_field,
 )
-from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.names import NAMES
+from deepssim_scan.imaging.registration.comparison import compare
 from deepssim_scan.imaging.ssim import image_range, ssim
 from deepssim_scan.imaging.warp import read_at, restandardise
 

@@ -17,8 +17,8 @@ from deepssim_scan.encoder.canonicalise import (
 )
 from deepssim_scan.encoder.equivariant import POSE_SIGNS
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.imaging import augment as changes
-from deepssim_scan.imaging.augment import simulate_copy
+from deepssim_scan.imaging.changes import augment as changes
+from deepssim_scan.imaging.changes.augment import simulate_copy
 from deepssim_scan.imaging.warp import gamma, normalise_local_contrast, read_at, restandardise
 from deepssim_scan.ingest.standardise import Standardisation
 from deepssim_scan.training.objective import pose_error

@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from deepssim_scan.imaging.augment import move_content
+from deepssim_scan.imaging.changes.augment import move_content
 from deepssim_scan.imaging.content import (
     apart_from,
     dark_and_flat,

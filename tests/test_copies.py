@@ -8,8 +8,8 @@ from pictures import of_every_family
 from scipy.optimize import minimize_scalar
 from skimage.exposure import adjust_gamma
 
+from deepssim_scan.imaging.changes.copies import COPIES, plant
 from deepssim_scan.imaging.content import padding_of
-from deepssim_scan.imaging.copies import COPIES, plant
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.imaging.warp import restandardise
 

@@ -6,7 +6,7 @@ import scipy.ndimage
 import torch
 from pictures import of_every_family, registered
 
-from deepssim_scan.imaging.deformation import undo_deformation
+from deepssim_scan.imaging.registration.deformation import undo_deformation
 
 SIDE = 64
 

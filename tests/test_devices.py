@@ -12,9 +12,9 @@ from pictures import of_every_family
 from deepssim_scan.encoder import network
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.errors import InputError
-from deepssim_scan.imaging import comparison
 from deepssim_scan.imaging.devices import BatchRunner, pick_device
-from deepssim_scan.imaging.sides import sides
+from deepssim_scan.imaging.registration import comparison
+from deepssim_scan.imaging.registration.sides import sides
 from deepssim_scan.matching import pairs as looking
 from deepssim_scan.matching.evidence import CandidatePairs, Evidence, gather_pairs
 from deepssim_scan.progress import Collected

@@ -15,9 +15,9 @@ from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.encoder.tta import seen
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputMissing
-from deepssim_scan.imaging.comparison import Pairs, compare_candidates
 from deepssim_scan.imaging.names import NAMES
-from deepssim_scan.imaging.sides import sides
+from deepssim_scan.imaging.registration.comparison import Pairs, compare_candidates
+from deepssim_scan.imaging.registration.sides import sides
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import RunContext

@@ -25,8 +25,8 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, QueryConfig
 from deepssim_scan.jobs.demo import to_image
-from deepssim_scan.jobs.proof.membership import membership_of
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query.proof.membership import membership_of
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 

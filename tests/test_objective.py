@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepssim_scan.imaging.augment import TransformParameters
+from deepssim_scan.imaging.changes.augment import TransformParameters
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.objective import loss_of_scores, pose_error
 

@@ -13,13 +13,13 @@ from deepssim_scan.calibration import partial as calibrating
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
+from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
-from deepssim_scan.imaging.pasted import paste
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.demo import to_image
-from deepssim_scan.jobs.proof.partial import _pixels
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query.proof.partial import _pixels
 from deepssim_scan.matching import regions
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.html.words import partial_copies

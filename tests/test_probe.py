@@ -11,8 +11,8 @@ from PIL import Image
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.encoder.tta import embed_tta, seen
-from deepssim_scan.imaging.comparison import Pairs, compare_candidates
-from deepssim_scan.imaging.sides import sides
+from deepssim_scan.imaging.registration.comparison import Pairs, compare_candidates
+from deepssim_scan.imaging.registration.sides import sides
 from deepssim_scan.index.build import build
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext

@@ -41,11 +41,11 @@ from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.jobs import query as query_job
-from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query import run as query_run
 from deepssim_scan.matching import evidence
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.reporting.describe import describe

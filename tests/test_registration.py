@@ -8,11 +8,11 @@ import scipy.ndimage
 import torch
 from PIL import Image
 
-from deepssim_scan.imaging.coarse import search
-from deepssim_scan.imaging.comparison import Comparison, compare
 from deepssim_scan.imaging.names import FLIPS, NAMES
 from deepssim_scan.imaging.registration import register, undone
-from deepssim_scan.imaging.sides import sides
+from deepssim_scan.imaging.registration.coarse import search
+from deepssim_scan.imaging.registration.comparison import Comparison, compare
+from deepssim_scan.imaging.registration.sides import sides
 from deepssim_scan.ingest.standardise import Standardisation, standardise
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 

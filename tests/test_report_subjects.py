@@ -19,8 +19,8 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.demo import to_image
-from deepssim_scan.jobs.proof import rarity
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query.proof import rarity
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.matches import best_matches

@@ -28,11 +28,11 @@ from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.recall import measured
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs import query_run
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query import run as query_run
 from deepssim_scan.jobs.repair import repair
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.progress import Collected

@@ -7,9 +7,9 @@ import torch
 from pictures import of_every_family, registered
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.names import BLURS, NAMES
-from deepssim_scan.imaging.similarity import similarity
+from deepssim_scan.imaging.registration.comparison import compare
+from deepssim_scan.imaging.registration.similarity import similarity
 from deepssim_scan.imaging.warp import restandardise
 
 SIDE = 64

@@ -13,14 +13,14 @@ from test_rule import calibration
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.imaging.names import KINDS
-from deepssim_scan.imaging.volumes import align
+from deepssim_scan.imaging.registration.volumes import align
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
-from deepssim_scan.jobs.proof.volumes import _least
 from deepssim_scan.jobs.query import query
+from deepssim_scan.jobs.query.proof.volumes import _least
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.match import Match, finding_of, strongest_of_each
 from deepssim_scan.reporting.matches import read_counts

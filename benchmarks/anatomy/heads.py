@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from anatomy.body import Draw, ellipse, inside
-from deepssim_scan.imaging.augment import smooth_field
+from deepssim_scan.imaging.changes.augment import smooth_field
 from deepssim_scan.imaging.warp import blur
 from deepssim_scan.training.procedural import pink_noise
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices

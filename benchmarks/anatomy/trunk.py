@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anatomy.body import Draw, Plane, ellipse, inside, plane, vessels, wavy
-from deepssim_scan.imaging.augment import smooth_field
+from deepssim_scan.imaging.changes.augment import smooth_field
 from deepssim_scan.imaging.warp import blur
 from deepssim_scan.training.procedural import integers, pink_noise
 

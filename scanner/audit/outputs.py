@@ -15,7 +15,7 @@ from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.policy import Broken
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.drawing import drawing
-from deepssim_scan.jobs.page import PICTURED
+from deepssim_scan.jobs.query.page import PICTURED
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, Night, page
 from deepssim_scan.reporting.match import Match

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from deepssim_scan.encoder.network import Encoder, device_of, embed
 from deepssim_scan.encoder.tta import best_scores, embed_tta
-from deepssim_scan.imaging.augment import augment, other_subject, simulate_copy
+from deepssim_scan.imaging.changes.augment import augment, other_subject, simulate_copy
 from deepssim_scan.imaging.image_set import ImageSet, pairs, range_weights
 
 _QUERIES = 512  # copies, and as many non-members, at most

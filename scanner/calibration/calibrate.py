@@ -336,7 +336,7 @@ def change(originals: Originals) -> Answer:
     """Change images, each in the way of its kind: a block. The copies are named in their order."""
     import torch
 
-    from deepssim_scan.imaging.copies import plant
+    from deepssim_scan.imaging.changes.copies import plant
 
     images, changed = originals.images, dict[str, Pixels]()
     generator = torch.Generator().manual_seed(originals.seed)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
+from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
-from deepssim_scan.imaging.pasted import paste
 from deepssim_scan.imaging.thumbnails import Thumbnails, thumbnails
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.regions import RegionSearch, are_few_enough, look_for, regions_of

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import Generator, Tensor
 
-from deepssim_scan.imaging.augment import other_subject, perturb
+from deepssim_scan.imaging.changes.augment import other_subject, perturb
 from deepssim_scan.imaging.ssim import image_range, ssim_matrix
 
 _NAME_DISTANCE = 8  # positions in `by_name` within which a neighbour is drawn

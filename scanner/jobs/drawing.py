@@ -11,7 +11,7 @@ from deepssim_scan.errors import StoreMismatch
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.jobs.gallery import training_files
-from deepssim_scan.jobs.page import pictures_of
+from deepssim_scan.jobs.query.page import pictures_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures

@@ -23,8 +23,8 @@ from deepssim_scan.ingest.pipeline import chunks
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.build_index import BESIDE
 from deepssim_scan.jobs.check import Checked, check, check_index
+from deepssim_scan.jobs.check.findings import Findings
 from deepssim_scan.jobs.config import RepairConfig
-from deepssim_scan.jobs.findings import Findings
 from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.tables import write_left_out
 from deepssim_scan.storage.layout import (

@@ -26,7 +26,7 @@ from deepssim_scan.ingest.pipeline import CHUNK
 from deepssim_scan.store.reread import Reader, Source, Wanted
 
 if TYPE_CHECKING:
-    from deepssim_scan.imaging.comparison import Comparison
+    from deepssim_scan.imaging.registration.comparison import Comparison
 
 RULE = Standardisation(size=SIDE)
 """How images are standardised to be registered, whatever the encoder's own rule is."""

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 import numpy as np
 import torch
 
-from deepssim_scan.imaging.sides import Sides, sides
+from deepssim_scan.imaging.registration.sides import Sides, sides
 from deepssim_scan.store.reread import Wanted
 
 MOST = 1500

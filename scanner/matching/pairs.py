@@ -13,10 +13,10 @@ from torch import Tensor
 
 from deepssim_scan.encoder.tta import seen
 from deepssim_scan.execution.answer import Answer
-from deepssim_scan.imaging import comparison
-from deepssim_scan.imaging.comparison import Comparison, compare_candidates
 from deepssim_scan.imaging.devices import BatchRunner
-from deepssim_scan.imaging.sides import Sides
+from deepssim_scan.imaging.registration import comparison
+from deepssim_scan.imaging.registration.comparison import Comparison, compare_candidates
+from deepssim_scan.imaging.registration.sides import Sides
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.evidence import CandidatePairs, Evidence
 from deepssim_scan.matching.known import sides_of

@@ -51,7 +51,7 @@ class CopiedVolume:
     correlation of the slices of the two, -1 where they run the other way; None of fewer than
     three. `verdict` is "duplicate" where the volume is a copy, else "slices". `matches` are the
     copied slices, the strongest first. ncc, ssim, degrees, shift and scale are those of
-    `imaging.volumes.Aligned`, None where the two were not aligned.
+    `imaging.registration.volumes.Aligned`, None where the two were not aligned.
     """
 
     synthetic: str

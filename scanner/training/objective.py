@@ -15,7 +15,7 @@ from torch.nn import functional
 from deepssim_scan.encoder.canonicalise import Canonicaliser, normalise_gamma
 from deepssim_scan.encoder.equivariant import POSE_SIGNS
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.imaging.augment import TransformParameters, simulate_copy
+from deepssim_scan.imaging.changes.augment import TransformParameters, simulate_copy
 from deepssim_scan.imaging.image_set import ImageSource, pairs, range_weights
 from deepssim_scan.training.config import TrainingConfig
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from deepssim_scan.errors import DependencyMissing
-from deepssim_scan.imaging.augment import smooth_field
+from deepssim_scan.imaging.changes.augment import smooth_field
 from deepssim_scan.imaging.warp import rotation
 
 FILLED = {"sagittal": (0.18, 0.82), "coronal": (0.16, 0.84), "axial": (0.18, 0.74)}

@@ -23,7 +23,7 @@ TESTS = (
 )
 SECONDS = 900  # that the tests may take on one
 
-PUBLISH, CATALOG, CHECK = "storage/publish.py", "store/catalog.py", "jobs/check.py"
+PUBLISH, CATALOG, CHECK = "storage/publish.py", "store/catalog.py", "jobs/check/__init__.py"
 MUTANTS = (
     (PUBLISH, "refuse_foreign(path, names)  # again", "pass  # again"),
     (PUBLISH, "if old.exists() and not path.exists():", "if False:"),

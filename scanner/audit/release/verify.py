@@ -22,7 +22,7 @@ from deepssim_scan.ingest.pipeline import decode_item
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.check import Checked, check
-from deepssim_scan.jobs.findings import Findings
+from deepssim_scan.jobs.check.findings import Findings
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.reporting.matches import verdicts_of
 from deepssim_scan.storage.files import sha256

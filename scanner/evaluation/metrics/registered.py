@@ -9,8 +9,8 @@ from torch.nn.functional import avg_pool2d
 
 from deepssim_scan.evaluation.metrics.metric import Pairs, Scores
 from deepssim_scan.evaluation.metrics.ssim import pair_by_pair, refuse_file
-from deepssim_scan.imaging.comparison import compare
 from deepssim_scan.imaging.registration import undone
+from deepssim_scan.imaging.registration.comparison import compare
 from deepssim_scan.imaging.ssim import image_range, ssim
 from deepssim_scan.imaging.warp import gamma, restandardise
 from deepssim_scan.ingest.pixels import Pixels

@@ -21,18 +21,18 @@ from deepssim_scan.index.recall import SAMPLE
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.jobs.config import QueryConfig
-from deepssim_scan.jobs.earlier import EarlierReport
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.jobs.gathering import Gathering, part_files
 from deepssim_scan.jobs.identity import context_of, versions
-from deepssim_scan.jobs.page import pictures_of, write_distributions, write_page
-from deepssim_scan.jobs.proof.applicability import Fitting
-from deepssim_scan.jobs.proof.membership import membership_of
-from deepssim_scan.jobs.proof.partial import Looking, Partials
-from deepssim_scan.jobs.proof.rarity import with_rarity
-from deepssim_scan.jobs.proof.sampling import read_kept
-from deepssim_scan.jobs.proof.searching import Copies, Searched, searched
-from deepssim_scan.jobs.proof.volumes import Volumes, aligned, volumes_of
+from deepssim_scan.jobs.query.earlier import EarlierReport
+from deepssim_scan.jobs.query.gathering import Gathering, part_files
+from deepssim_scan.jobs.query.page import pictures_of, write_distributions, write_page
+from deepssim_scan.jobs.query.proof.applicability import Fitting
+from deepssim_scan.jobs.query.proof.membership import membership_of
+from deepssim_scan.jobs.query.proof.partial import Looking, Partials
+from deepssim_scan.jobs.query.proof.rarity import with_rarity
+from deepssim_scan.jobs.query.proof.sampling import read_kept
+from deepssim_scan.jobs.query.proof.searching import Copies, Searched, searched
+from deepssim_scan.jobs.query.proof.volumes import Volumes, aligned, volumes_of
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views

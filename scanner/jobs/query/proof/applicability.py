@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from deepssim_scan.calibration.applicability import FEWEST, Mismatch, Seen, mismatches
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.jobs.proof.rarity import known, nearest_other
-from deepssim_scan.jobs.proof.sampling import Kept, Sample, look, looks_of, read_rows, write_kept
+from deepssim_scan.jobs.query.proof.rarity import known, nearest_other
+from deepssim_scan.jobs.query.proof.sampling import (
+    Kept,
+    Sample,
+    look,
+    looks_of,
+    read_rows,
+    write_kept,
+)
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.match import Match

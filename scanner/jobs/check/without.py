@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.jobs.findings import Findings
+from deepssim_scan.jobs.check.findings import Findings
 from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.layout import (
     ARRAY,

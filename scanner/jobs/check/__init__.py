@@ -15,9 +15,9 @@ from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import Damaged
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.search import TrainingIndex
-from deepssim_scan.jobs.findings import Findings, Problem
+from deepssim_scan.jobs.check.findings import Findings, Problem
+from deepssim_scan.jobs.check.without import look_for_subject
 from deepssim_scan.jobs.identity import index_encoder
-from deepssim_scan.jobs.without import look_for_subject
 from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.reporting.describe import kind_of
 from deepssim_scan.reporting.matches import read_counts
@@ -57,7 +57,7 @@ class Checked:
 def check(path: Path, progress: Progress = SILENT, without: Sequence[str] = ()) -> Checked:
     """Verify all of what lies at `path`; InputMissing, InputError when that is nothing of ours.
 
-    `without` are names of a subject that no file may tell of (`jobs.without`).
+    `without` are names of a subject that no file may tell of (`jobs.check.without`).
     """
     kind = kind_of(path)
     findings = Findings()

@@ -8,7 +8,7 @@ Calibration and canaries plant them: what is found of them says what would be fo
 import torch
 from torch import Generator, Tensor
 
-from deepssim_scan.imaging import augment
+from deepssim_scan.imaging.changes import augment
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.imaging.warp import resample, restandardise, rotation
 

@@ -25,7 +25,6 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.rejection import MAY_PASS
 from deepssim_scan.jobs.config import QueryConfig
-from deepssim_scan.jobs.earlier import EarlierReport, earlier_report
 from deepssim_scan.jobs.gallery import Gallery, files_or_none
 from deepssim_scan.jobs.identity import (
     embedded,
@@ -33,7 +32,8 @@ from deepssim_scan.jobs.identity import (
     list_for_store,
     require_encoder,
 )
-from deepssim_scan.jobs.query_run import QueryRun
+from deepssim_scan.jobs.query.earlier import EarlierReport, earlier_report
+from deepssim_scan.jobs.query.run import QueryRun
 from deepssim_scan.matching.decision import REFERENCE, Bounds
 from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.match import Match

@@ -11,7 +11,7 @@ import numpy as np
 from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.index.recall import SAMPLE, Recall, measured
 from deepssim_scan.index.search import TrainingIndex
-from deepssim_scan.jobs.proof.sampling import read_rows
+from deepssim_scan.jobs.query.proof.sampling import read_rows
 from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.store import Store

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from deepssim_scan.imaging.devices import batches
 from deepssim_scan.imaging.names import FLIPS
-from deepssim_scan.imaging.pose import Pose, flipped, refine
-from deepssim_scan.imaging.sides import Sides
+from deepssim_scan.imaging.registration.pose import Pose, flipped, refine
+from deepssim_scan.imaging.registration.sides import Sides
 from deepssim_scan.imaging.warp import rotation
 
 MAX_DEGREES, MAX_SHIFT = 15.0, 0.125  # what is searched; shift as a share of the side

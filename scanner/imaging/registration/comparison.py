@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepssim_scan.imaging.coarse import Coarse, chunks, search
-from deepssim_scan.imaging.deformation import undo_deformation
 from deepssim_scan.imaging.names import NAMES
 from deepssim_scan.imaging.registration import register
-from deepssim_scan.imaging.sides import Sides, check_images, sides
-from deepssim_scan.imaging.similarity import similarity
+from deepssim_scan.imaging.registration.coarse import Coarse, chunks, search
+from deepssim_scan.imaging.registration.deformation import undo_deformation
+from deepssim_scan.imaging.registration.sides import Sides, check_images, sides
+from deepssim_scan.imaging.registration.similarity import similarity
 
 COMPARED = 3
 """Candidates of an image that are registered finely, and compared."""

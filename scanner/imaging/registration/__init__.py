@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepssim_scan.imaging.pose import Pose, flipped, refine
-from deepssim_scan.imaging.sides import FINE, Sides
+from deepssim_scan.imaging.registration.pose import Pose, flipped, refine
+from deepssim_scan.imaging.registration.sides import FINE, Sides
 from deepssim_scan.imaging.warp import gamma as raised
 from deepssim_scan.imaging.warp import read_at, read_grid, sampling_grid
 

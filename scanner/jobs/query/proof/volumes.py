@@ -82,7 +82,7 @@ def aligned(
 def _aligned(volume: CopiedVolume, synthetic: Reader, training: Reader) -> CopiedVolume:
     import torch
 
-    from deepssim_scan.imaging.volumes import align
+    from deepssim_scan.imaging.registration.volumes import align
 
     best = volume.matches[0]
     sides = (synthetic, best.synthetic_row), (training, best.training_row)

@@ -1,0 +1,1 @@
+"""Random changes of images: what a copy may show, to train on and to calibrate by."""

@@ -68,6 +68,10 @@ def test_sets_that_go_together_have_no_code():
         ),
         ({"modes": (["dicom:MONOCHROME2:int16"], ["L"])}, "depth_differs"),
         ({"modes": (["nifti:uint8"], ["I;16"])}, "depth_differs"),
+        (
+            {"modes": (["nifti:int16"], ["npy:float32"]), "windows": ("40,400", "40,400")},
+            "depth_differs",
+        ),
         ({"scores": RNG.normal(0.2, 0.05, 50)}, "unlike_training"),
         ({"nearest": [7] * 20 + [*range(30)]}, "hub"),
         ({"source_first": 0.7}, "encoder_unfit"),

@@ -39,12 +39,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import decode, dicom_tags
 from deepssim_scan.ingest.decode.values import MAX_FRAMES
 from deepssim_scan.ingest.rejection import REASONS, Rejected
 from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.jobs.query import query
 
 CANARY = "CANARY^SECRET"
@@ -466,6 +467,28 @@ def test_row_39_copies_without_the_padding_are_found(tmp_path):
     build_index(tmp_path / "training", tmp_path / "index", run=here)
     found = query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", run=here)
     assert found.flagged == 6
+
+
+@pytest.mark.parametrize(("window", "codes"), [(None, ["depth_differs"]), ("40,400", [])])
+def test_row_40_a_window_on_one_side_is_told_and_undone_by_the_same_window(window, codes, tmp_path):
+    """CT slices, and their copies as 8-bit files of a soft-tissue window."""
+    side, here = 96, RunContext("cpu", workers=0)
+    for folder in ("training", "synthetic"):
+        (tmp_path / folder).mkdir()
+    for number in range(12):
+        samples = drawn(number, side).astype(np.int16) * 6
+        (tmp_path / f"training/{number}.dcm").write_bytes(written(made(samples, **HU)))
+        shown = ((samples - 1024.0 + 160) / 400).clip(0, 1) * 255
+        Image.fromarray(shown.round().astype(np.uint8)).save(tmp_path / f"synthetic/{number}.png")
+    config = IndexConfig(ingest=IngestConfig(read_options=ReadOptions(window=window)))
+    build_index(tmp_path / "training", tmp_path / "index", config, here)
+    found = query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", run=here)
+    assert [each["code"] for each in found.summary["mismatches"]] == codes
+    if window is None:
+        assert "dicom:MONOCHROME2:int16" in found.summary["mismatches"][0]["text"]
+        assert "--window" in found.summary["mismatches"][0]["advice"]
+    else:
+        assert found.flagged == 12
 
 
 COLOUR = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}

@@ -46,11 +46,12 @@ class Mismatch:
 class Seen:
     """What was seen of samples of both sides.
 
-    looks (N, 3) of `LOOKS`; modes, of the training and of the synthetic images. `scores` (M,) are
-    of synthetic images with their nearest training image, `inverted` is the share of some that are
-    nearer when their greys are inverted, `others` (N,) are scores of training images with the
-    nearest of another subject. `nearest` are the training rows nearest to synthetic images that
-    are not flagged. `source_first` and `members` are those of the calibration. None is not known.
+    looks (N, 3) of `LOOKS`; modes, of the training and of the synthetic images, and the windows by
+    which they were read. `scores` (M,) are of synthetic images with their nearest training image,
+    `inverted` is the share of some that are nearer when their greys are inverted, `others` (N,)
+    are scores of training images with the nearest of another subject. `nearest` are the training
+    rows nearest to synthetic images that are not flagged. `source_first` and `members` are those
+    of the calibration. None is not known.
     """
 
     training: Looks
@@ -62,6 +63,7 @@ class Seen:
     nearest: Sequence[int]
     source_first: float | None
     members: Estimate | None = None
+    windows: tuple[str | None, str | None] = (None, None)
 
 
 def mismatches(seen: Seen) -> list[Mismatch]:
@@ -120,10 +122,17 @@ def _looks(seen: Seen, name: str) -> Mismatch | None:
 
 
 def _depth(seen: Seen) -> Mismatch | None:
-    deep = [any(_is_deep(mode) for mode in modes) for modes in seen.modes]
+    sides = [
+        [
+            f"{mode} in the window {window}" if window and _has_window(mode) else mode
+            for mode in each
+        ]
+        for each, window in zip(seen.modes, seen.windows, strict=True)
+    ]
+    deep = [any(map(_is_deep, each)) for each in sides]
     if deep[0] == deep[1]:
         return None
-    training, synthetic = (", ".join(modes) for modes in seen.modes)
+    training, synthetic = (", ".join(each) for each in sides)
     return Mismatch(
         "depth_differs",
         f"One side has more than 8 bits: training images are of mode {training}, synthetic images "
@@ -133,9 +142,16 @@ def _depth(seen: Seen) -> Mismatch | None:
     )
 
 
+def _has_window(mode: str) -> bool:
+    """Tell whether a window is applied to files of a mode."""
+    return mode.startswith(("dicom:", "nifti:"))
+
+
 def _is_deep(mode: str) -> bool:
-    """Tell whether the samples of a mode have more than 8 bits."""
-    return not mode.endswith("int8") and (":" in mode or ";" in mode or mode in ("I", "F"))
+    """Tell whether the samples of a mode have more than 8 bits, and are shown in no window."""
+    if mode.endswith("int8") or " in the window " in mode:
+        return False
+    return ":" in mode or ";" in mode or mode in ("I", "F")
 
 
 def _unlike(seen: Seen) -> Mismatch | None:

@@ -21,7 +21,7 @@ TESTS = (
     *("test_publish", "test_store", "test_check", "test_files", "test_records", "test_query"),
     *("test_index", "test_subjects", "faults/test_store_machine", "faults/test_jobs"),
 )
-SECONDS = 900  # that the tests may take on one
+SECONDS = 3600  # that the tests may take on one
 
 PUBLISH, CATALOG, CHECK = "storage/publish.py", "store/catalog.py", "jobs/check/__init__.py"
 MUTANTS = (
@@ -100,12 +100,9 @@ def notices(where: str, old: str, new: str) -> bool:
         tests = [str(ROOT / "tests" / f"{test}.py") for test in TESTS]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = os.environ | {"PYTHONPATH": name, "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command, env=environment, cwd=name, capture_output=True, timeout=SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return True
+        done = subprocess.run(
+            command, env=environment, cwd=name, capture_output=True, timeout=SECONDS
+        )
         assert done.returncode in (0, 1), done.stdout.decode()[-2000:]
         return done.returncode == 1
 

@@ -27,6 +27,7 @@ from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader
+from deepssim_scan.store.store import Store
 
 _LOOKED, _INVERTED, _OTHERS = 100, 40, 500  # images of a sample, at most
 
@@ -65,6 +66,7 @@ class Fitting:
                 [row for row, at in best if at not in mine],
                 rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
                 rule.calibration.members if isinstance(rule, CalibratedRule) else None,
+                (_window(training), _window(store)),
             )
         )
 
@@ -91,3 +93,9 @@ class Fitting:
         upside = self.gallery.search.search(np.stack([*there.values()]), 1).scores[:, 0]
         nearer = [up > plain[digest] for digest, up in zip(there, upside.tolist(), strict=True)]
         return float(np.mean(nearer))
+
+
+def _window(store: Store) -> str | None:
+    """Return the window through which the images of a store were read."""
+    window: str | None = store.manifest.source["read_options"]["window"]
+    return window

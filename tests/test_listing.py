@@ -314,7 +314,12 @@ def unread():
         grey.save(stream, form)
         yield stream.getvalue()
     explicit = b"\x08\0\x08\0CS" + bytes(400)  # DICOM from its first element on
-    yield from (explicit, b"\2\0\0\0UL" + bytes(400), gzip.compress(explicit), gzip.compress(PNG))
+    yield from (
+        explicit,
+        b"\2\0\0\0UL" + bytes(400),
+        gzip.compress(explicit, mtime=0),
+        gzip.compress(PNG, mtime=0),
+    )
 
 
 @pytest.mark.parametrize("data", list(unread()))
@@ -455,7 +460,7 @@ def containers():
     yield b"ObjectType = Image\nNDims = 3\n"
     yield bytes(16) + b"\xde\xc0\xef\xbe\1\0\0\0"  # LMDB
     yield b"\0\0\x08\3" + struct.pack(">3i", 60000, 28, 28)  # IDX, as MNIST is kept
-    yield gzip.compress(b"\0\0\x08\3" + bytes(99))
+    yield gzip.compress(b"\0\0\x08\3" + bytes(99), mtime=0)
 
 
 @pytest.mark.parametrize("data", list(containers()))

@@ -55,6 +55,8 @@ casestudy: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[casestudy]'
 	$(BIN)/python benchmarks/casestudy/run.py $(if $(IMAGES),--images $(IMAGES)) \
 		$(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SSCD),--sscd $(SSCD))
+	$(BIN)/python benchmarks/casestudy/seeds.py $(if $(IMAGES),--images $(IMAGES)) \
+		$(if $(SUBJECTS),--subjects $(SUBJECTS))
 	$(BIN)/python benchmarks/casestudy/write_docs.py
 
 $(READY): pyproject.toml constraints.txt

@@ -20,6 +20,7 @@ import numpy as np
 from harness import wilson
 from label import duplicates
 from numpy.typing import NDArray
+from steps import HOW
 
 from deepssim_scan.evaluation.images import Images, read_images
 from deepssim_scan.evaluation.metrics import Metric, metric_of
@@ -29,7 +30,6 @@ from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.reporting.matches import judged_pairs
 
 RATES = 0.001, 0.01
-HOW = "aligned", "augmented"
 SIDES = "others", *HOW
 VERDICTS, REGISTERED, HASH = "ours: verdicts", "ours: registered SSIM", "imagededup, PHash"
 _OF_CANDIDATES = "verdicts", "registered-ssim"  # of the pairs that a query lists, not of all

@@ -1,6 +1,7 @@
 """The training images of the case study: pseudo-people by default, or any folder.
 
     brain, head or a folder -> TRAINING/SUBJECT/NAME.png of members, and of other people
+    samples -> augmented ones
 
 "brain" has axial slices of deformations of the MNI152 template; "head" has radiographs of
 deformations of the head CT of Debian's `invesalius-examples`. A folder is split by person.
@@ -26,6 +27,7 @@ _POSITIONS = 0.4, 0.75  # fractions of the height of the brain
 _ANGLES = 0.0, 180.0
 _MARGIN = 8  # voxels about what a volume shows
 _FIRST_SEED = 3_000_000_000
+_LARGEST_ANGLE, _GAMMA = 10.0, 0.5
 
 
 def write_pseudo(kind: str, subjects: range, side: int, out: Path) -> None:
@@ -74,3 +76,22 @@ def _write(images: torch.Tensor, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate((images * 255).round().to(torch.uint8).numpy()):
         Image.fromarray(image).save(folder / f"{number}.png")
+
+
+def augmented(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Change images (N, S, S) as the paper's robustness test does, with probability 0.8 each.
+
+    A flip on either axis, a rotation within 10 degrees, a gamma from 0.5 to 1.5.
+    """
+    count = len(images)
+    draws = torch.rand(4, count, generator=random) < 0.8
+    turned = images
+    for number, axis in enumerate((1, 2)):
+        turned = torch.where(draws[number][:, None, None], turned.flip(axis), turned)
+    degrees = (torch.rand(count, generator=random) * 2 - 1) * _LARGEST_ANGLE * draws[2]
+    gamma = 1 + (torch.rand(count, generator=random) * 2 - 1) * _GAMMA * draws[3]
+    rotated = [
+        np.asarray(Image.fromarray(image.numpy()).rotate(float(angle), Image.Resampling.BICUBIC))
+        for image, angle in zip(turned, degrees, strict=True)
+    ]
+    return torch.from_numpy(np.stack(rotated)).clamp(0, 1) ** gamma[:, None, None]

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import harness
-from seeds import run
+from steps import command
 
 from deepssim_scan.encoder import checkpoint
 
@@ -35,15 +35,15 @@ def main() -> None:
     )
     if not trained.exists():
         asked = ["--init", "none", "--architecture", "base", "--steps", options.steps]
-        run("train", "--images", work / "training", "--out", trained, *asked)
+        command("train", "--images", work / "training", "--out", trained, *asked)
     export(trained, exported, options.side)
-    run("convert", exported, "--out", converted, "--trust-torchscript")
+    command("convert", exported, "--out", converted, "--trust-torchscript")
     same = checkpoint.load(trained).encoder.state_dict().items()
     theirs = checkpoint.load(converted).encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in same)
     sides = ["--training", work / "training", "--synthetic", work / "aligned"]
     out = ["--metric", f"deepssim={converted}", "--fit", "--out", folder / "evaluation"]
-    run("evaluate", "--pairs", work / "labelled.csv", *sides, *out)
+    command("evaluate", "--pairs", work / "labelled.csv", *sides, *out)
     told = json.loads((folder / "evaluation" / "evaluation.json").read_text("utf-8"))
     (found,) = told["metrics"].values()
     harness.console.print(found["fitted"])

@@ -1,13 +1,19 @@
-"""How much other seeds change: of the encoder, and of the generator.
+"""How much other seeds change: of the generator, and of the encoder.
 
-What a study says of one encoder and of one generator can be luck. Here encoders are trained again
-with other seeds, and the generator of the level "high"; its autoencoder stays.
+What a study says of one generator and of one encoder can be luck. Here generators of the level
+"high" are trained with several seeds (their autoencoder stays), and what a query finds of each
+one's copies is told. Encoders are trained on the training images with several seeds, and are
+evaluated on the augmented samples of all generators.
 
-work folder, training images -> figures by seed
+    python benchmarks/casestudy/seeds.py --modalities brain
+    python benchmarks/casestudy/seeds.py --images folder-of-a-folder-a-person
+
+Every step is kept, and a run that was stopped goes on. Results are in
+benchmarks/results/seeds_NAME.json, of which `write_docs.py` makes a table of docs/case-study.md.
 """
 
 import json
-import subprocess
+import os
 import sys
 from argparse import Namespace
 from itertools import combinations
@@ -16,23 +22,70 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from generator import Pictures, Size, generate, read
-from label import duplicates, rate_of, write_labels
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import harness
+from generator import SIZES, Pictures, generate
+from label import duplicates, rate_of
+from steps import (
+    HOW,
+    command,
+    gather,
+    index_of,
+    label_samples,
+    named,
+    once,
+    options_of,
+    people_of,
+    train_encoder,
+)
 
 from deepssim_scan.matching.decision import Bounds
 from deepssim_scan.reporting.matches import judged_pairs
 
-ENCODER = "trained.safetensors"
 LEVEL = "high"
 
 
-def over_seeds(work: Path, training: Pictures, size: Size, options: Namespace) -> dict[str, Any]:
-    """Return what encoders, and generators, of several seeds give."""
+def main() -> None:
+    """Run what was not run, and write the results of each set."""
+    options = options_of(__doc__, {"seeds": 3, "encoder_steps": 200}).parse_args()
+    names, whose = named(options)
+    for name in names:
+        made = _over_seeds(name, options.work / "seeds" / name, options)
+        harness.write(f"seeds_{name}", options, {}, {}, modality=name, **whose, **made)
+
+
+def _over_seeds(name: str, work: Path, options: Namespace) -> dict[str, Any]:
+    """Return what generators, and encoders, of several seeds give."""
+    training = people_of(name, work, options)
     seeds = range(options.seeds)
+    generators = [f"seed-{seed}" for seed in seeds]
+    for seed, each in zip(seeds, generators, strict=True):
+        _generate(work / each, training, seed, options)
+    once(work / "pairs.done", lambda: gather(work, generators, options.seed))
+    index = index_of(work)
     return {
-        "encoders": _encoders(work, [*seeds], options.seed_steps),
-        "generators": [_generator(work, training, size, options, seed) for seed in seeds],
+        "generators": [_found(work / each, index) for each in generators],
+        "encoders": _encoders(work, [*seeds], options.encoder_steps),
     }
+
+
+def _generate(out: Path, training: Pictures, seed: int, options: Namespace) -> None:
+    """Train a generator, and label its samples."""
+    if not (out / "generator.json").exists():
+        generate(training, SIZES[options.size], out, LEVEL, options.count, seed)
+    once(out / "labelled.done", lambda: label_samples(out, training))
+
+
+def _found(out: Path, index: Path) -> dict[str, Any]:
+    """Return how many samples of a generator are duplicates, by label and by a query."""
+    report = out / "report"
+    if not report.exists():
+        command("query", "--synthetic", out / "samples", "--index", index, "--report", report)
+    flagged = {s for s, _, verdict, _ in judged_pairs(report) if verdict == "duplicate"}
+    copies = {Path(name).name for name in duplicates(out / "labelled.csv")}
+    found = {"flagged": len(flagged), "flagged_duplicates": len(flagged & copies)}
+    return rate_of(out / "labelled.csv") | found
 
 
 def _encoders(work: Path, seeds: list[int], steps: int) -> dict[str, Any]:
@@ -40,16 +93,17 @@ def _encoders(work: Path, seeds: list[int], steps: int) -> dict[str, Any]:
     files = [work / f"seed-{seed}.safetensors" for seed in seeds]
     for seed, file in zip(seeds, files, strict=True):
         train_encoder(work, file, steps, seed)
-    out = work / "evaluation-seeds"
+    out = work / "evaluation"
     if not out.exists():
-        sides = ["--training", work / "training", "--synthetic", work / "augmented"]
+        sides = ["--training", work / "training", "--synthetic", work / HOW[1]]
         asked = [part for file in files for part in ("--metric", f"deepssim={file}")]
-        run("evaluate", "--pairs", work / "labelled.csv", *sides, *asked, "--fit", "--out", out)
+        pairs = ["--pairs", work / "labelled.csv"]
+        command("evaluate", *pairs, *sides, *asked, "--fit", "--out", out)
     told = json.loads((out / "evaluation.json").read_text("utf-8"))["metrics"]
-    pairs = pq.read_table(out / "pairs.parquet").to_pydict()
-    tested = np.array(pairs["tested"])
+    scores = pq.read_table(out / "pairs.parquet").to_pydict()
+    tested = np.array(scores["tested"])
     labels = [
-        Bounds(*told[title]["thresholds"]["fitted"]).judge(np.array(pairs[title])[tested])
+        Bounds(*told[title]["thresholds"]["fitted"]).judge(np.array(scores[title])[tested])
         for title in told
     ]
     return {
@@ -59,44 +113,6 @@ def _encoders(work: Path, seeds: list[int], steps: int) -> dict[str, Any]:
     }
 
 
-def _generator(
-    work: Path, training: Pictures, size: Size, options: Namespace, seed: int
-) -> dict[str, Any]:
-    """Return how many samples of a generator of a seed are duplicates, by label and by a query."""
-    out = work / (LEVEL if seed == options.seed else f"{LEVEL}-seed-{seed}")
-    if not (out / "generator.json").exists():
-        generate(training, size, out, LEVEL, options.count, seed)
-    if not (out / "labelled.csv").exists():
-        label_samples(out, training)
-    report = out / "report"
-    if not report.exists():
-        run("query", "--synthetic", out / "samples", "--index", work / "index", "--report", report)
-    flagged = {s for s, _, verdict, _ in judged_pairs(report) if verdict == "duplicate"}
-    labelled = out / "labelled.csv"
-    copies = {Path(name).name for name in duplicates(labelled)}
-    found = {"flagged": len(flagged), "flagged_duplicates": len(flagged & copies)}
-    return {"seed": seed} | rate_of(labelled) | found
-
-
-def label_samples(out: Path, training: Pictures) -> None:
-    """Label the samples of a generator, in its folder."""
-    samples = read(out / "samples", training.pixels.shape[2])
-    names = [f"{out.name}/{name}" for name in samples.names]
-    path = out / "labelled.csv"
-    write_labels(samples.pixels[:, 0], names, training.pixels[:, 0], training.names, path)
-
-
-def train_encoder(work: Path, out: Path, steps: int, seed: int) -> None:
-    """Train the bundled encoder on the training images, unless that is done."""
-    asked = ["--images", work / "training", "--out", out, "--steps", steps, "--seed", seed]
-    if not out.exists():
-        going = ["--resume"] if out.with_name(f"{out.name}.state").exists() else []
-        run("train", *asked, *going)
-
-
-def run(*command: Any) -> None:
-    """Run a command of deepssim-scan, as a user does."""
-    program = Path(sys.executable).with_name("deepssim-scan")
-    done = subprocess.run([str(each) for each in (program, *command)], check=False)
-    if done.returncode not in (0, 4):
-        raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

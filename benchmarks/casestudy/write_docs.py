@@ -1,6 +1,7 @@
 """The tables of docs/case-study.md, from the results of the case study.
 
-    benchmarks/results/casestudy_*.json -> between `<!-- table NAME -->` and `<!-- end -->`
+    benchmarks/results/casestudy_*.json, seeds_*.json
+        -> between `<!-- table NAME -->` and `<!-- end -->`
 
 The text around them is written by hand.
 """
@@ -34,10 +35,11 @@ Study = dict[str, Any]
 
 def main() -> None:
     """Put the tables into the page."""
-    studies = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("casestudy_*"))]
     text = DOCS.read_text("utf-8")
     for name, table in TABLES.items():
-        lines = "\n".join(table(studies))
+        kind = "seeds" if table is seeds else "casestudy"
+        found = sorted(RESULTS.glob(f"{kind}_*"))
+        lines = "\n".join(table([json.loads(path.read_text("utf-8")) for path in found]))
         pattern = f"(<!-- table {name} -->\n).*?(<!-- end -->)"
         parts = re.split(pattern, text, flags=re.DOTALL)
         if len(parts) != 4:
@@ -151,14 +153,11 @@ def flagged(studies: list[Study]) -> list[str]:
 
 def seeds(studies: list[Study]) -> list[str]:
     """Return the table of what other seeds of the encoder and of the generator give."""
-    known = [study for study in studies if study["seeds"]]
-    if not known:
-        return ["Not measured yet: `run.py` was given `--seeds 0`."]
-    encoders = "macro F1 of encoders, augmented", "labels that two of them agree on"
     generators = "duplicates by label, by generator", "samples flagged", "duplicates flagged"
-    rows = [_row("", *encoders, *generators), _rule(6)]
-    for study in known:
-        told, made = study["seeds"]["encoders"], study["seeds"]["generators"]
+    encoders = "macro F1 of encoders, augmented", "labels that two of them agree on"
+    rows = [_row("", "samples of each", *generators, *encoders), _rule(7)]
+    for study in studies:
+        told, made = study["encoders"], study["generators"]
         f1 = ", ".join(f"{value:.3f}" for value in told["macro_f1"])
         agreed = ", ".join(f"{value:.0%}" for value in told["agreement"])
         counts = [
@@ -166,7 +165,7 @@ def seeds(studies: list[Study]) -> list[str]:
             for each in made
         ]
         columns = (", ".join(map(str, column)) for column in zip(*counts, strict=True))
-        rows.append(_row(study["modality"], f1, agreed, *columns))
+        rows.append(_row(study["modality"], made[0]["samples"], *columns, f1, agreed))
     return rows
 
 

@@ -4,9 +4,10 @@
 
 `bundled_encoder.toml` says how much of what. The images are procedural ones and deformations of
 the MNI152 template, sliced and projected: no image of a person goes in. A run that was
-stopped goes on. `--release` puts the checkpoint into the package, and its history into docs/. The
-calibration is of pseudo-subjects that it was not trained on; `--calibrate` makes that alone, of the
-encoder in the package. Needs the extra `demo` (nilearn carries the MNI152 template).
+stopped goes on. `--stage` runs one stage alone, from the encoder in the package. `--release` puts
+the checkpoint into the package, and its history into docs/. The calibration is of pseudo-subjects
+that it was not trained on; `--calibrate` makes that alone, of the encoder in the package. Needs the
+extra `demo` (nilearn carries the MNI152 template).
 """
 
 import argparse
@@ -47,7 +48,6 @@ from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.dataset import Dataset
 from deepssim_scan.training.procedural import FAMILIES
 from deepssim_scan.training.pseudo_subjects import FILLED, mni152, projections, slices
-from deepssim_scan.training.state import Step
 
 RECIPE = Path(__file__).with_suffix(".toml")
 HISTORY = Path(__file__).parents[1] / "docs" / "bundled-encoder-history.csv"
@@ -60,48 +60,56 @@ GLARE = (1, 1, 1.25, 1, 1, 1.6)  # of subjects in turn: beyond 1, the brightest 
 
 def main() -> None:
     """Draw the images that are not there yet, train, and release what came out."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("runs/bundled"))
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw and decode")
-    parser.add_argument("--release", action="store_true", help="put it into the package")
-    parser.add_argument("--calibrate", action="store_true", help="only calibrate")
-    options = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text())
+    options = _options(list(recipe["stages"]))
     if options.calibrate:
         calibrate(options.folder, recipe, options.workers)
         return
-    corpus = options.folder / "corpus"
-    draw(corpus, recipe["corpus"], options.workers)
-    stages = [options.folder / f"stage-{name}.safetensors" for name in recipe["stages"]]
+    names = [options.stage] if options.stage else list(recipe["stages"])
+    stages = {name: options.folder / f"stage-{name}.safetensors" for name in names}
     with reporting(messages) as progress:
         run = RunContext(options.device, options.workers, progress=progress)
-        initial = None
-        for stage, out in zip(recipe["stages"].values(), stages, strict=True):
-            if not out.exists() and stage.pop("fresh", False):
-                trained_anew(recipe["fresh"], initial, stage, out, run)
-            elif not out.exists():
-                print(f"{out}: {trained_on(corpus, initial, stage, out, run).after}")
+        initial = BUNDLED if options.stage else None
+        for name, out in stages.items():
+            if not out.exists():
+                train_stage(recipe, name, initial, out, run)
             initial = out
     if options.release:
         release(stages)
         calibrate(options.folder, recipe, options.workers)
 
 
-def release(stages: list[Path]) -> None:
+def train_stage(
+    recipe: dict[str, Any], name: str, initial: Path | None, out: Path, run: RunContext
+) -> None:
+    """Train one stage from a checkpoint; the first starts from random weights."""
+    stage = dict(recipe["stages"][name])
+    if stage.pop("fresh", False):
+        if initial is None:
+            raise SystemExit(f"{RECIPE}: stage {name} is the first, and cannot be fresh.")
+        trained_anew(recipe["fresh"], initial, stage, out, run)
+        return
+    corpus = out.with_name("corpus")
+    draw(corpus, recipe["corpus"], run.workers or 1)
+    print(f"{out}: {trained_on(corpus, initial, stage, out, run).after}")
+
+
+def release(stages: dict[str, Path]) -> None:
     """Put the last stage into the package, and the histories of all into docs/.
 
-    The digests of what it was trained on are left out: no image of a person is among them.
+    Histories of stages that were not run stay. The digests of what it was trained on are left out:
+    no image of a person is among them.
     """
-    loaded = checkpoint.load(stages[-1])
+    loaded = checkpoint.load(list(stages.values())[-1])
     facts = {name: value for name, value in loaded.training.items() if name != "seen"}
     checkpoint.save(BUNDLED, loaded.encoder, facts)
+    with HISTORY.open(newline="") as file:
+        kept = [row for row in csv.reader(file) if row[0] not in stages]
+    for name, out in stages.items():
+        with out.with_name(f"{out.name}.csv").open(newline="") as rows:
+            kept += [[name, *row] for row in list(csv.reader(rows))[1:]]
     with HISTORY.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["stage", *Step.__slots__])
-        for number, out in enumerate(stages, 1):
-            with out.with_name(f"{out.name}.csv").open(newline="") as rows:
-                writer.writerows([number, *row] for row in list(csv.reader(rows))[1:])
+        csv.writer(file).writerows(kept)
 
 
 def trained_on(
@@ -212,6 +220,17 @@ def write_subject(out: Path, recipe: dict[str, Any], subject: int) -> None:
     images = view.of(projections(volume, angles, view.drawn, person, shell=shell))
     for angle, image in zip(angles, images.numpy(), strict=True):
         save(glare * image, folder / f"view-{angle:05.1f}.png")
+
+
+def _options(stages: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("runs/bundled"))
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw and decode")
+    parser.add_argument("--stage", choices=stages, help="only this, from the encoder that ships")
+    parser.add_argument("--release", action="store_true", help="put it into the package")
+    parser.add_argument("--calibrate", action="store_true", help="only calibrate")
+    return parser.parse_args()
 
 
 def save(image: np.ndarray, path: Path) -> None:

@@ -68,7 +68,7 @@ class Architecture:
         return 2 << len(self.depths)
 
 
-SMALL = Architecture()
+SMALL = Architecture(scale=True)
 REFERENCE = Architecture(
     trunk="convnext",
     depths=(3, 3, 27, 3),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.encoder.architecture import SMALL
+from deepssim_scan.encoder.architecture import SMALL, Architecture
+from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.training.procedural import FAMILIES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -74,7 +75,8 @@ def test_what_is_drawn_ahead_is_the_same():
 
 @torch.no_grad()
 def test_an_encoder_that_is_to_learn_scales_finds_the_same_angles_and_shifts(tmp_path):
-    before = checkpoint.load()
+    checkpoint.save(tmp_path / "without.safetensors", Encoder(Architecture()), {})
+    before = checkpoint.load(tmp_path / "without.safetensors")
     after = with_scale(before, tmp_path / "with.safetensors")
     images = Fresh({"chests": 1.0}, SMALL.standardisation).draw(4, torch.Generator().manual_seed(0))
     poses, found = (each.encoder.with_pose(images[:, None])[1] for each in (before, after))

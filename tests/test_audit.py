@@ -200,10 +200,10 @@ def test_a_night_that_rebuilds_reads_what_kept_its_size_and_time(root):
 
 
 def test_a_waiver_answers_for_its_subject_alone(root):
-    Image.open(root / "training" / "s03" / "1.png").rotate(1).save(
+    Image.open(root / "training" / "s03" / "1.png").rotate(2).save(
         root / "training" / "s04" / "too.png"
     )
-    plant(root, "s03", "copy.png")
+    plant(root, "s03", "copy.png", 1)
     (finding,) = audited(root).sets[0].findings
     waive(root, finding.key, days(1))
     found = audited(root)

@@ -133,7 +133,7 @@ def test_a_query_tells_members_from_a_hold_out(people, tmp_path, monkeypatch):
     assert (told["members"], told["non_members"], told["seen"]) == (180, 30, False)
     assert told["auc"]["value"] == pytest.approx(0.75, abs=0.08)
     assert told["auc"]["low"] > 0.5
-    assert told["true_positives"]["0.01"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert told["true_positives"]["0.01"]["value"] == pytest.approx(0.5, abs=0.08)
     assert told["control"]["low"] < 0.5 < told["control"]["high"]
     assert (
         "told from 30 of the hold-out: AUC 0.7" in (tmp_path / "report" / "report.html").read_text()

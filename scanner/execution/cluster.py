@@ -41,7 +41,7 @@ class Cluster:
         self._client = _connected(self._address)
         try:
             asked = [self._sent(pickle.dumps((_has_gpu, None)), each) for each in self._joined()]
-            self.gpu = all(self._answer(each).records for each in asked)
+            self.gpu = bool(asked) and all(self._answer(each).records for each in asked)
         except BaseException:
             self.close()
             raise

@@ -85,8 +85,6 @@ def train_stage(
     """Train one stage from a checkpoint; the first starts from random weights."""
     stage = dict(recipe["stages"][name])
     if stage.pop("fresh", False):
-        if initial is None:
-            raise SystemExit(f"{RECIPE}: stage {name} is the first, and cannot be fresh.")
         trained_anew(recipe["fresh"], initial, stage, out, run)
         return
     corpus = out.with_name("corpus")

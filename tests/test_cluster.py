@@ -148,6 +148,12 @@ def test_a_scheduler_that_is_encrypted_needs_certificates(file):
         open_executor(None, scheduler=Scheduler("tls://127.0.0.1:1"))
 
 
+def test_a_cluster_that_lost_its_workers_has_no_gpu(scheduler, monkeypatch):
+    monkeypatch.setattr(connecting.Cluster, "_joined", lambda self: [])
+    with closing(open_executor(None, scheduler=scheduler)) as executor:
+        assert not executor.gpu
+
+
 def test_a_worker_of_another_version_is_refused(scheduler, monkeypatch):
     monkeypatch.setattr(connecting, "version", lambda name: "0.0.0")
     with pytest.raises(ScanError, match=r"has deepssim-scan .* and 0.0.0 is wanted. Install"):

@@ -29,22 +29,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import harness
+import steps
 from filters import as_filters
 from generator import REPEATS, SIZES, Pictures, generate, read
 from label import DIFFERENT, DUPLICATE, rate_of, write_labels
 from networks import write_efficientnet
-from steps import (
-    HOW,
-    command,
-    gather,
-    index_of,
-    label_samples,
-    named,
-    once,
-    options_of,
-    people_of,
-    train_encoder,
-)
 
 from deepssim_scan.evaluation.agreement import macro_f1
 from deepssim_scan.evaluation.labelled import LABELS
@@ -60,7 +49,7 @@ NEAR = 0.03  # of a threshold of the labels, in SSIM
 def main() -> None:
     """Run what was not run, and write the results of each modality."""
     options = _options()
-    names, whose = named(options)
+    names, whose = steps.named(options)
     for name in names:
         made = _case(name, options.work / name, options)
         harness.write(f"casestudy_{name}", options, {}, {}, modality=name, **whose, **made)
@@ -69,7 +58,7 @@ def main() -> None:
 def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one modality; return what docs are made of."""
     size = SIZES[options.size]
-    training = people_of(name, work, options)
+    training = steps.people_of(name, work, options)
     made = {}
     for level in REPEATS:
         out = work / level
@@ -77,12 +66,12 @@ def _case(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
         if not told.exists():
             generate(training, size, out, level, options.count, options.seed)
         made[level] = json.loads(told.read_text("utf-8"))
-        once(work / f"{level}.labelled", partial(label_samples, work / level, training))
-    once(work / "others.labelled", lambda: _label_others(work, training))
-    once(work / "pairs.done", lambda: gather(work, list(REPEATS), options.seed))
+        steps.once(work / f"{level}.labelled", partial(steps.label_samples, work / level, training))
+    steps.once(work / "others.labelled", lambda: _label_others(work, training))
+    steps.once(work / "pairs.done", lambda: steps.gather(work, list(REPEATS), options.seed))
     index = _index(work, options)
     metrics = _metrics(work, index, options)
-    evaluations = {how: _evaluate(work, how, index, metrics) for how in HOW}
+    evaluations = {how: _evaluate(work, how, index, metrics) for how in steps.HOW}
     return {
         "generators": made,
         "rates": {level: rate_of(work / level / "labelled.csv") for level in REPEATS},
@@ -105,8 +94,8 @@ def _label_others(work: Path, training: Pictures) -> None:
 
 def _index(work: Path, options: argparse.Namespace) -> Path:
     """Train an encoder on the training images, and calibrate their index by the hold-out."""
-    train_encoder(work, work / ENCODER, options.train_steps, options.seed)
-    return index_of(work, "--encoder", work / ENCODER)
+    steps.train_encoder(work, work / ENCODER, options.train_steps, options.seed)
+    return steps.index_of(work, "--encoder", work / ENCODER)
 
 
 def _metrics(work: Path, index: Path, options: argparse.Namespace) -> dict[str, str]:
@@ -138,7 +127,7 @@ def _evaluate(work: Path, how: str, index: Path, metrics: dict[str, str]) -> dic
     sides = ["--training", work / "training", "--synthetic", work / how, "--index", index]
     asked = [part for each in metrics.values() for part in ("--metric", each)]
     all_of = ["evaluate", "--pairs", work / "labelled.csv", *sides, *asked, "--fit", "--out", out]
-    once(work / f"evaluation-{how}.done", lambda: command(*all_of))
+    steps.once(work / f"evaluation-{how}.done", lambda: steps.command(*all_of))
     found = json.loads((out / "evaluation.json").read_text("utf-8"))["metrics"]
     titles = {_title(asked): name for name, asked in metrics.items()}
     return {titles[title]: figures for title, figures in found.items()}
@@ -194,7 +183,7 @@ def _title(asked: str) -> str:
 
 
 def _options() -> argparse.Namespace:
-    made = options_of(__doc__, {"train_steps": 1500, "dar_steps": 300})
+    made = steps.options_of(__doc__, {"train_steps": 1500, "dar_steps": 300})
     made.add_argument("--sscd", type=Path, help="SSCD's network, in ONNX or TorchScript")
     return made.parse_args()
 

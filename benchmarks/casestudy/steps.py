@@ -1,7 +1,8 @@
 """Steps that the case study and its seeds share: from images of people to a calibrated index.
 
-IMAGES/training, others, holdout -> samples, labelled -> pairs, as they are and augmented
--> encoder, index
+    images -> training, others, holdout; samples -> labelled pairs, as they are and augmented
+
+Each is kept in a folder of work.
 """
 
 import argparse

@@ -5,6 +5,8 @@ folder of PNG files to a finished store, by the function that `build-index` and 
 reads, hashes, decodes, standardises, embeds and writes. Both in the same worker processes, one a
 core, which have been started.
 
+Then, on one thread, the parts of the bundled encoder's forward pass.
+
 ConvNeXt-Base is the reference's architecture; its weights are random, which take as long as
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
@@ -13,8 +15,11 @@ any. Both see the same files, and the reference never resizes, so `--side` is it
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from harness import (
@@ -29,10 +34,12 @@ from harness import (
     write,
     write_images,
 )
+from torch import Tensor
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.checkpoint import Checkpoint
+from deepssim_scan.encoder.equivariant import written_out
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
@@ -40,6 +47,7 @@ from deepssim_scan.store.embed_listing import Embedder
 
 BUNDLED, BASE = "bundled", "ConvNeXt-Base"
 FORWARD, END = "forward pass", "end to end"
+BATCH, BATCHES = 16, 16  # in which the parts are measured, as the forward pass goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,13 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files),
         ):
             measured |= measure(side, options, work)
+    parts = measure_parts(loaded, options)
+    measured |= parts
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
     compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
     ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
+    whole = sum(part.median for part in parts.values())
+    ratios |= {f"{name} / all parts": part.median / whole for name, part in parts.items()}
     show(f"Images of {options.side}x{options.side}", measured, ratios)
     write("embed", options, measured, ratios, encoder=loaded.fingerprint)
 
@@ -85,6 +97,32 @@ def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Sp
         }
         found = rates(seconds(ways, options.repeats, warm_up=ways), side.files, "images")
     return {f"{side.name}, {what}": spread for what, spread in found.items()}
+
+
+def measure_parts(loaded: Checkpoint, options: argparse.Namespace) -> dict[str, Spread]:
+    """Return the seconds that each part of the bundled encoder takes on one thread."""
+    encoder, rule = loaded.encoder, loaded.architecture.standardisation
+    canonical, blocks = encoder.canonical, encoder.feature_extractor
+    images = standardised(procedural(BATCH * BATCHES, options.side, options.seed), rule)
+    torch.set_num_threads(1)
+    with torch.inference_mode(), written_out(encoder):
+        normalised = canonical.normalised(images)
+        channels, _ = canonical.of_normalised(normalised)
+        parts = {
+            "gamma": (canonical.normalised, images),
+            "pose, reading and local contrast": (canonical.of_normalised, normalised),
+            "blocks": (blocks, channels),
+            "projection": (encoder.fc, blocks(channels)),
+        }
+        ways = {name: partial(in_batches, *part) for name, part in parts.items()}
+        taken = seconds(ways, options.repeats)
+    return {f"{BUNDLED}, {name}": Spread.of(values, "s") for name, values in taken.items()}
+
+
+def in_batches(part: Callable[[Tensor], Any], images: Tensor) -> None:
+    """Give a part of a network all images, in batches as the forward pass does."""
+    for batch in images.split(BATCH):
+        part(batch)
 
 
 def embed_folder(folder: Path, embedder: Embedder, work: Path) -> None:

@@ -35,6 +35,7 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.architecture import SMALL, Architecture
 from deepssim_scan.encoder.bundled import BUNDLED, CALIBRATION
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder
@@ -122,7 +123,9 @@ def trained_anew(
     shares: dict[str, float], initial: Path, recipe: dict[str, Any], out: Path, run: RunContext
 ) -> Checkpoint:
     """Train on images that are drawn anew for each step; those to validate on are drawn once."""
-    start = with_scale(checkpoint.load(initial), out.with_name(f"{out.stem}-start.safetensors"))
+    start = of_shape(
+        SMALL, checkpoint.load(initial), out.with_name(f"{out.stem}-start.safetensors")
+    )
     fresh = Ahead(Fresh(shares, start.architecture.standardisation), run.workers or 1)
     seeds = range(VALIDATION, VALIDATION + VALIDATED)
     held = [fresh.draw(BATCH, torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -133,16 +136,21 @@ def trained_anew(
     return loop.train(dataset, out, config, start, device=run.device_here, resume=True)
 
 
-def with_scale(start: Checkpoint, path: Path) -> Checkpoint:
-    """Have the pose estimated with a scale, about which nothing is known yet."""
-    if start.architecture.scale:
+def of_shape(wanted: Architecture, start: Checkpoint, path: Path) -> Checkpoint:
+    """Give weights to an encoder whose poses have a scale, or whose gamma is undone further.
+
+    Nothing is known about the scale yet.
+    """
+    if start.architecture == wanted:
         return start
     weights = start.encoder.state_dict()
-    others = weights[POSE]
-    rng = torch.Generator().manual_seed(0)
-    scale = 0.1 * others.std() * torch.randn(1, others.shape[1], generator=rng)
-    encoder = Encoder(replace(start.architecture, scale=True))
-    encoder.load_state_dict(weights | {POSE: torch.cat([others, scale])})
+    if wanted.scale > start.architecture.scale:
+        others = weights[POSE]
+        rng = torch.Generator().manual_seed(0)
+        scale = 0.1 * others.std() * torch.randn(1, others.shape[1], generator=rng)
+        weights[POSE] = torch.cat([others, scale])
+    encoder = Encoder(wanted)
+    encoder.load_state_dict(weights)
     checkpoint.save(path, encoder, start.training)
     return checkpoint.load(path)
 

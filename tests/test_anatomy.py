@@ -1,6 +1,7 @@
 """Anatomy that is drawn to train on: every draw another body, alike as far as that is asked for."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from anatomy.ahead import Ahead
 from anatomy.body import Draw
 from anatomy.fresh import KINDS, Fresh
-from bundled_encoder import with_scale
+from bundled_encoder import of_shape
 
 SIDE = 64
 BODIES = sorted(KINDS.keys() - FAMILIES.keys())
@@ -78,7 +79,7 @@ def test_an_encoder_that_is_to_learn_scales_finds_the_same_angles_and_shifts(tmp
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "without.safetensors", Encoder(Architecture()), {})
     before = checkpoint.load(tmp_path / "without.safetensors")
-    after = with_scale(before, tmp_path / "with.safetensors")
+    after = of_shape(replace(Architecture(), scale=True), before, tmp_path / "with.safetensors")
     images = Fresh({"chests": 1.0}, SMALL.standardisation).draw(4, torch.Generator().manual_seed(0))
     poses, found = (each.encoder.with_pose(images[:, None])[1] for each in (before, after))
     assert after.architecture.scale

@@ -24,6 +24,7 @@ from deepssim_scan.ingest.standardise import Standardisation
 from deepssim_scan.training.objective import pose_error
 
 SIDE = 64
+FAR = 0.4, 16.0  # exponents, as those of the encoder that ships
 FLIPS = ([], [2], [1], [1, 2])
 
 
@@ -40,18 +41,26 @@ def glaring(images):
     return (1.5 * (images - low) / (high - low)).clamp_max(1)
 
 
-def test_the_exponent_is_the_one_that_a_fine_search_finds(images, glaring):
+def normalised(images):
+    """The images, their gamma undone as far as the encoder that ships undoes it."""
+    return normalise_gamma(images, FAR)
+
+
+@pytest.mark.parametrize("exponents", [(0.9, 8.0), FAR])
+def test_the_exponent_is_the_one_that_a_fine_search_finds(exponents, images, glaring):
     coarse = functional.avg_pool2d(torch.cat([images, glaring]), 4).flatten(1)
     low, high = coarse.amin(1, keepdim=True), coarse.amax(1, keepdim=True)
     greys = ((coarse - low) / (high - low)).double().numpy()
-    tried = np.geomspace(0.9, 8, 2000)[:, None]
+    least, greatest = exponents
+    tried = np.geomspace(least, greatest, 4000)[:, None]
     inside = []
-    for grey, found in zip(greys, gamma_exponents(torch.tensor(greys)).tolist(), strict=True):
+    every = gamma_exponents(torch.tensor(greys), exponents).tolist()
+    for grey, found in zip(greys, every, strict=True):
         rank = (scipy.stats.rankdata(grey, "ordinal") - 0.5) / len(grey)
         weight = rank**8 * np.interp(grey, [0.95, 1], [1, 0])
         average = (np.maximum(grey, 1e-4) ** tried * weight).sum(1) / weight.sum()
         wanted = tried[np.abs(average - 0.6).argmin(), 0]
-        inside.append(0.9 < wanted < 8)
+        inside.append(least < wanted < greatest)
         assert abs(found - wanted) < 0.01 * wanted
     assert sum(inside[:32]) > 16
     assert sum(inside[32:]) > 8
@@ -59,9 +68,9 @@ def test_the_exponent_is_the_one_that_a_fine_search_finds(images, glaring):
 
 @pytest.mark.parametrize("exponent", [0.5, 0.8, 1.5])
 def test_an_image_is_normalised_to_the_same_whatever_its_gamma_and_unit(exponent, images):
-    before = normalise_gamma(images)
+    before = normalised(images)
     changed = gamma(images, torch.full((len(images),), exponent))
-    after = normalise_gamma(3 * changed - 7)
+    after = normalised(3 * changed - 7)
     same = (before * after).mean((1, 2))
     plain = (images * restandardise(changed)).mean((1, 2))
     assert same.quantile(0.5) > 0.99
@@ -69,11 +78,24 @@ def test_an_image_is_normalised_to_the_same_whatever_its_gamma_and_unit(exponent
     assert (1 - same).mean() < (1 - plain).mean() / 2
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.5])
+def test_the_gamma_of_dark_images_is_undone_too(exponent, images):
+    """Slices of brains are as dark; exponents of 0.9 and above left most as they were."""
+    dark = restandardise(gamma(images, torch.full((len(images),), 2.5)))
+    changed = restandardise(gamma(dark, torch.full((len(images),), exponent)))
+    far, near = (
+        (normalise_gamma(dark, reach) * normalise_gamma(changed, reach)).mean((1, 2))
+        for reach in (FAR, (0.9, 8.0))
+    )
+    assert far.quantile(0.1) > 0.98
+    assert (1 - far).mean() < (1 - near).mean() / 2
+
+
 def test_saturated_parts_do_not_take_the_contrast_of_the_rest(glaring):
     """The greys of what is not white still differ, as they do in the image."""
     white = glaring >= 0.995
     assert (white.float().mean((1, 2)) > 0.1).sum() > 8
-    seen = normalise_gamma(glaring)
+    seen = normalised(glaring)
     for image, each, bright in zip(glaring, seen, white, strict=True):
         among = (image > 0.3) & ~bright
         if bright.float().mean() > 0.1 and among.sum() > 100:
@@ -81,10 +103,10 @@ def test_saturated_parts_do_not_take_the_contrast_of_the_rest(glaring):
 
 
 def test_normalised_images_are_standardised_and_constant_ones_stay_finite(images):
-    spread, mean = torch.std_mean(normalise_gamma(images), (1, 2), correction=0)
+    spread, mean = torch.std_mean(normalised(images), (1, 2), correction=0)
     torch.testing.assert_close(mean, torch.zeros(len(images)), rtol=0, atol=1e-4)
     torch.testing.assert_close(spread, torch.ones(len(images)), rtol=0, atol=1e-3)
-    assert normalise_gamma(torch.zeros(2, SIDE, SIDE)).isfinite().all()
+    assert normalised(torch.zeros(2, SIDE, SIDE)).isfinite().all()
 
 
 def test_images_whose_averages_say_little_are_normalised_too():
@@ -94,7 +116,7 @@ def test_images_whose_averages_say_little_are_normalised_too():
     faint = chessboard + 1e-5 * index
     speck = 0.1 * torch.rand(SIDE, SIDE)
     speck[20, 20] = 50
-    found = normalise_gamma(restandardise(torch.stack([chessboard, faint, speck])))
+    found = normalised(restandardise(torch.stack([chessboard, faint, speck])))
     assert found.isfinite().all()
     torch.testing.assert_close(found[0].abs(), torch.ones(SIDE, SIDE), rtol=0, atol=0.01)
     assert found[2, 40:].std() > 0.05
@@ -106,14 +128,14 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
     source = functional.avg_pool2d(images, 5, 1, 2)
     copies, truth = simulate_copy(source, torch.Generator().manual_seed(3))
     angle, shift, growth = truth.pose.split((1, 2, 1), 1)
-    back = read_at(normalise_gamma(copies), angle[:, 0], shift, growth[:, 0].exp())
+    back = read_at(normalised(copies), angle[:, 0], shift, growth[:, 0].exp())
     flipped = torch.stack(
         [
             image.flip([axis - 1 for axis in FLIPS[number]])
             for image, number in zip(source, truth.flip.tolist(), strict=True)
         ]
     )
-    wanted = normalise_gamma(flipped)
+    wanted = normalised(flipped)
     inner = slice(8, -8)
 
     def correlation(first, second):
@@ -123,7 +145,7 @@ def test_the_transform_parameters_of_a_copy_undo_it(images, monkeypatch):
     assert correlation(back, wanted).median() > 0.97
     moved = truth.pose.abs().amax(1) > 0.05
     assert moved.sum() > 8
-    undone = correlation(back, wanted) > correlation(normalise_gamma(copies), wanted)
+    undone = correlation(back, wanted) > correlation(normalised(copies), wanted)
     assert undone[moved].float().mean() > 0.9
     assert set(truth.flip.tolist()) == {0, 1, 2, 3}
 
@@ -152,7 +174,7 @@ def test_pose_parameters_are_limited(images):
 @torch.no_grad()
 def test_where_pose_parameters_are_nan_so_is_the_image(images):
     """A constant image in its place would be embedded, and match every other."""
-    network = Canonicaliser((16,), SIDE)
+    network = Canonicaliser(TINY, SIDE)
     network.pose.head.out.weight.fill_(torch.nan)
     channels, _ = network(images)
     assert channels.isnan().all()
@@ -171,7 +193,7 @@ def test_scores_do_not_train_the_estimator_nor_pose_parameters_the_trunk(images)
 
 @torch.no_grad()
 def test_images_are_canonicalised_in_full_precision(images):
-    network = Canonicaliser((16,), SIDE)
+    network = Canonicaliser(TINY, SIDE)
     exact = network(images)
     with torch.autocast("cpu", torch.bfloat16):
         assert all(map(torch.equal, network(images), exact))
@@ -185,13 +207,13 @@ def scales(pose):
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [False, True])
 def test_channels_are_the_image_brought_to_one_pose_and_local_contrast_normalised(images, scale):
-    network = Canonicaliser((16,), SIDE, scale=scale)
+    network = Canonicaliser(replace(TINY, scale=scale, exponents=FAR), SIDE)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     channels, pose = network(images)
     assert channels.shape == (len(images), 2, SIDE, SIDE)
-    torch.testing.assert_close(pose, network.pose(normalise_gamma(images)))
-    wanted = read_at(normalise_gamma(images), pose[:, 0], pose[:, 1:3], *scales(pose))
+    torch.testing.assert_close(pose, network.pose(normalised(images)))
+    wanted = read_at(normalised(images), pose[:, 0], pose[:, 1:3], *scales(pose))
     torch.testing.assert_close(channels[:, 0], wanted)
     torch.testing.assert_close(channels[:, 1], normalise_local_contrast(channels[:, 0], 17, 0.05))
 
@@ -203,7 +225,7 @@ def test_pose_parameters_are_learnt_from_simulated_copies(images):
     for step in range(80):
         drawn_images = images[:8].repeat(4, 1, 1)
         copies, truth = simulate_copy(drawn_images, torch.Generator().manual_seed(step))
-        error = pose_error(network(normalise_gamma(copies))[None], truth, 16)
+        error = pose_error(network(normalised(copies))[None], truth, 16)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -9,14 +9,16 @@ from deepssim_scan.ingest.config.standardisation import Standardisation
 ORIENTATIONS = 4
 """Orientations that the `flips` trunk keeps of each feature: one for an image and each flip."""
 
+_STEEPEST = 64.0
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """The shape of an encoder; with its weights, all that is needed to run it.
 
-    `expansion` is how much wider a block is inside than outside. `pose` are the widths of the
-    network that estimates poses, which only the `flips` trunk has; `scale` says whether a pose has
-    one.
+    `expansion` is how much wider a block is inside than outside. Only the `flips` trunk has the
+    rest: `pose` are the widths of the network that estimates poses, `scale` says whether a pose
+    has one, and `exponents` are the least and the greatest by which gamma is undone.
     """
 
     trunk: Literal["flips", "convnext"] = "flips"
@@ -24,6 +26,7 @@ class Architecture:
     widths: tuple[int, ...] = (48, 96, 192)
     pose: tuple[int, ...] = (32, 64, 64)
     scale: bool = False
+    exponents: tuple[float, float] = (0.9, 8.0)
     expansion: int = 2
     dimension: int = 256
     standardisation: Standardisation = field(default_factory=Standardisation)
@@ -45,14 +48,19 @@ class Architecture:
         for what, widths in (("the trunk", self.widths), ("the pose estimator (pose)", self.pose)):
             if not widths or any(width < 1 or width % step for width in widths):
                 raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
+        least, greatest = self.exponents
+        if not 0 < least < greatest < _STEEPEST:
+            raise ValueError(
+                f"exponents lie between 0 and {_STEEPEST}, the least first: {self.exponents}"
+            )
         size = self.standardisation.size
         if size is None:
             raise ValueError("the flips trunk needs a fixed input size, found none")
-        least = max(self.least_side, 4 << len(self.pose))  # the estimator halves images first
-        if size % least:
+        step = max(self.least_side, 4 << len(self.pose))  # the estimator halves images first
+        if size % step:
             raise InputError(
                 f"found size {size}, where {len(self.depths)} stages of the trunk and "
-                f"{len(self.pose)} of the pose estimator need a multiple of {least}"
+                f"{len(self.pose)} of the pose estimator need a multiple of {step}"
             )
 
     def _check_convnext(self) -> None:

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepssim_scan.encoder import equivariant
+from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.imaging.warp import normalise_local_contrast, read_at, restandardise
 
 CHANNELS = 2  # that `Canonicaliser` makes of one
 _WINDOW, _FLOOR = 17, 0.05  # of local contrast normalisation, in the second channel
 _MEAN_GREY, _RANK_POWER = 0.6, 8
 _GLARE = 0.05  # of the range: greys so near the brightest have less weight
-_EXPONENTS, _TRIED = (0.9, 8.0), 32  # least and greatest, and how many are tried
+_TRIED = 32  # exponents
 _AVERAGED = 4  # pixels a side of the squares of which the exponent is computed
 _DARKEST = 1e-4  # of the range
 _HALF = 2  # poses are estimated at half the resolution
@@ -46,14 +47,19 @@ class Canonicaliser(nn.Module):
     them, and the same after local contrast normalisation.
     """
 
-    def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
+    def __init__(self, shape: Architecture, side: int) -> None:
         super().__init__()
-        self.pose = PoseEstimator(widths, side, scale=scale)
+        self.exponents = shape.exponents
+        self.pose = PoseEstimator(shape.pose, side, scale=shape.scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channels and the poses."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.of_normalised(normalise_gamma(images))
+            return self.of_normalised(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Undo gamma: (B, H, W) -> (B, H, W)."""
+        return normalise_gamma(images, self.exponents)
 
     def of_normalised(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same for images whose gamma is normalised."""
@@ -92,24 +98,25 @@ class PoseEstimator(nn.Module):
         return pose.clamp(-_POSE_LIMIT, _POSE_LIMIT)
 
 
-def normalise_gamma(images: Tensor) -> Tensor:
+def normalise_gamma(images: Tensor, exponents: tuple[float, float]) -> Tensor:
     """Raise images to the exponent that brings their weighted mean grey to 0.6: (B, H, W) -> same.
 
     An image, and the same image after any gamma, are about the same after it. Greys run from 0 at
     the darkest to 1 at the brightest. Each has the eighth power of its rank as its weight, so that
     a dark background and its noise count next to nothing; greys within 5 % of the brightest have
     less, and the brightest none, so that saturated parts do not count. The mean is of averages of
-    4 x 4 pixels. The result is standardised.
+    4 x 4 pixels. The exponent stays within `exponents`, the least and the greatest. The result is
+    standardised.
     """
     coarse = functional.avg_pool2d(images, _AVERAGED)
     low = coarse.amin((1, 2), keepdim=True)
     span = (coarse.amax((1, 2), keepdim=True) - low).clamp_min(1e-6)
-    exponent = gamma_exponents(((coarse - low) / span).flatten(1))[:, None, None]
+    exponent = gamma_exponents(((coarse - low) / span).flatten(1), exponents)[:, None, None]
     return restandardise(((images - low) / span).clamp(_DARKEST, 1) ** exponent)
 
 
-def gamma_exponents(greys: Tensor) -> Tensor:
-    """Return the exponents, from 0.9 to 8, that `normalise_gamma` takes: (B, N) in [0, 1] -> (B,).
+def gamma_exponents(greys: Tensor, exponents: tuple[float, float]) -> Tensor:
+    """Return the exponents that `normalise_gamma` takes: (B, N) in [0, 1] -> (B,).
 
     The weighted mean falls as the exponent grows. Where it crosses the wanted one is interpolated
     between the exponents that are tried.
@@ -119,11 +126,11 @@ def gamma_exponents(greys: Tensor) -> Tensor:
     rank = ((positions + 0.5) / len(positions)).to(greys)
     weights = rank**_RANK_POWER * ((1 - ordered) / _GLARE).clamp_max(1)
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-30)
-    least, greatest = map(math.log, _EXPONENTS)
+    least, greatest = map(math.log, exponents)
     tried = torch.linspace(least, greatest, _TRIED, device=greys.device)
     logarithms = ordered.clamp_min(_DARKEST).log()
-    raised = (logarithms[:, None] * tried.exp()[:, None]).exp()
-    surplus = (raised @ weights[..., None])[..., 0] - _MEAN_GREY  # (B, tried)
+    raised = (logarithms[:, None] * tried.exp()[:, None]).exp_()
+    surplus = (raised * weights[:, None]).sum(2) - _MEAN_GREY  # (B, tried)
     after = (surplus > 0).sum(1, keepdim=True).clamp(1, _TRIED - 1)
     above, below = surplus.gather(1, after - 1), surplus.gather(1, after)
     share = (above.clamp_min(0) / (above - below).clamp_min(1e-12)).clamp_max(1)

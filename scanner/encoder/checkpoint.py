@@ -160,6 +160,8 @@ def assemble(architecture: Architecture, weights: Mapping[str, "Tensor"]) -> "En
 def _architecture(values: Mapping[str, Any]) -> Architecture:
     """Return the architecture that the metadata of a file name."""
     parts: dict[str, Any] = {key: tuple(values[key]) for key in ("depths", "widths", "pose")}
+    if "exponents" in values:  # files from before there were any lack them
+        parts["exponents"] = tuple(values["exponents"])
     parts["standardisation"] = Standardisation(**values["standardisation"])
     return Architecture(**{**values, **parts})
 

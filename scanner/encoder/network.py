@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         self.feature_extractor: nn.Module
         self.fc: nn.Module
         if shape.trunk == "flips" and size is not None:
-            self.canonical = canonicalise.Canonicaliser(shape.pose, size, scale=shape.scale)
+            self.canonical = canonicalise.Canonicaliser(shape, size)
             self.feature_extractor = equivariant.Trunk(
                 canonicalise.CHANNELS, shape.widths, shape.depths, shape.expansion
             )
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """Normalise what an orientation does not change: (B, H, W) -> (B, H, W)."""
-        return images if self.canonical is None else canonicalise.normalise_gamma(images)
+        return images if self.canonical is None else self.canonical.normalised(images)
 
     def of_normalised(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embed normalised images (B, H, W), and return their poses as well."""

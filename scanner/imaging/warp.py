@@ -12,8 +12,9 @@ from torch.nn import functional
 
 def restandardise(images: Tensor) -> Tensor:
     """Bring each image back to mean 0 and standard deviation 1."""
-    spread, mean = torch.std_mean(images, (1, 2), correction=0, keepdim=True)
-    return (images - mean) / spread.clamp_min(1e-6)
+    centred = images - images.mean((1, 2), keepdim=True)
+    spread = centred.square().mean((1, 2), keepdim=True).sqrt()
+    return centred / spread.clamp_min(1e-6)
 
 
 def standardise_within(images: Tensor, weight: Tensor) -> Tensor:

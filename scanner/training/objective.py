@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from deepssim_scan.encoder.canonicalise import Canonicaliser, normalise_gamma
+from deepssim_scan.encoder.canonicalise import Canonicaliser
 from deepssim_scan.encoder.equivariant import POSE_SIGNS
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.imaging.changes.augment import TransformParameters, simulate_copy
@@ -31,7 +31,7 @@ def pose_loss(
     """
     drawn = images.some(2 * config.batch, generator)
     copies, truth = simulate_copy(torch.cat([drawn, drawn]), generator)
-    found = canonicaliser.pose(normalise_gamma(copies))
+    found = canonicaliser.pose(canonicaliser.normalised(copies))
     return config.pose_weight * pose_error(found, truth, len(drawn))
 
 

@@ -164,6 +164,11 @@ def add_noise(images: Tensor, generator: Generator) -> Tensor:
     return images + strength[:, None, None] * _normal(images, generator)
 
 
+def _add_much_noise(images: Tensor, generator: Generator) -> Tensor:
+    strength = _uniform(images, 0.15, 0.4, generator)  # standard deviations
+    return images + strength[:, None, None] * _normal(images, generator)
+
+
 def _warp(images: Tensor, generator: Generator) -> Tensor:
     strength = _uniform(images, -4.2, -2.6, generator).exp()  # 1 to 5 pixels of 128
     field = smooth_field(len(images), 2, 6, images.shape[1:], generator)
@@ -218,7 +223,7 @@ def lower_resolution(images: Tensor, generator: Generator) -> Tensor:
 
 Change = Callable[[Tensor, Generator], Tensor]
 Changes = tuple[Change, ...]
-DEGRADATIONS: Changes = (random_blur, add_noise, compress, lower_resolution)
+DEGRADATIONS: Changes = (random_blur, add_noise, _add_much_noise, compress, lower_resolution)
 PERTURBATIONS: Changes = (_warp, _blend, _graft)
 
 

@@ -50,8 +50,8 @@ class Group(_HelpLast, TyperGroup):
 app = typer.Typer(
     name="deepssim-scan",
     help="Find synthetic medical images that copy a patient of the training set.",
-    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 flagged images (with --fail-on-flagged); "
-    "4 incomplete: something was not looked at.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 flagged images (with --fail-on-flagged), or "
+    "an audit that failed; 4 incomplete: something was not looked at.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -194,4 +194,5 @@ def _show_incomplete(summary: Mapping[str, Any]) -> None:
         f"INCOMPLETE, so this is no clean result. Not looked at: synthetic images {synthetic:,}, "
         f"training images {training:,}, pairs {missing:,}."
         + ("" if canaries is None or canaries["passed"] else " Canaries were missed.")
+        + ("" if summary["search"]["passed"] else " The search found too few of the best matches.")
     )

@@ -56,7 +56,8 @@ Candidates = Annotated[
         "--candidates",
         metavar="N",
         min=1,
-        help="Training images that are verified per image, the most similar ones.",
+        help="Training images that are looked at per image, the most similar ones; the best three "
+        "are registered.",
     ),
 ]
 TtaViews = Annotated[

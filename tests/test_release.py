@@ -213,7 +213,9 @@ def test_the_statement_says_what_lessens_it(judged, people, tmp_path):
         return json.loads((folder / "release.json").read_bytes())["predicate"]
 
     first = told(released(judged, tmp_path).folder)
-    assert first["warnedTests"] == ["no planted copies were looked for"]
+    (unfit,) = json.loads((judged / "report" / "summary.json").read_text())["mismatches"]
+    assert unfit["code"] == "depth_differs"
+    assert first["warnedTests"] == ["no planted copies were looked for", unfit["text"]]
     evidence = EvidenceConfig(verify=False)
     config = QueryConfig(evidence=evidence, canaries=CanaryConfig(0))
     query(judged / "synthetic", people / "index", tmp_path / "report", config, RUN)

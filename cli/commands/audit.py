@@ -215,8 +215,8 @@ def diff(
 def dossier(config: Config = DEFAULT, out: Out = Path("dossier.html")) -> None:
     """Write the record that a release committee asks for, of the last night.
 
-    What the audit knows is filled in, and what `[dossier]` of the configuration states. Gaps are
-    shown.
+    What the audit knows is filled in, and what the section `dossier` of the configuration
+    states. Gaps are shown.
     """
     from deepssim_scan.audit.config.audit import read_config
     from deepssim_scan.audit.dossier import dossier_page

@@ -184,7 +184,7 @@ def _method(sets: Sequence[SetOfNight]) -> list[Field]:
         Field("How they were fitted", fitted or "fixed scores of arXiv:2509.16582"),
         Field("Encoder", summary["fingerprints"]["encoder"]),
         Field("Applicability", "scales within 15 %, turns within 15 degrees and quarter turns, "
-              "flips, inverted greys, contrast; no crops and no parts of images"),
+              "flips, inverted greys, contrast; halves and quarters are looked for apart"),
         Field("Program", summary["versions"]["deepssim-scan"]),
     ]  # fmt: skip
 

@@ -138,7 +138,8 @@ def _warned(summary: dict[str, Any]) -> list[str]:
         "no planted copies were looked for": summary["canaries"] is None,
         "copies of a part were not looked for": summary["partial"] is None,
     }
-    return [text for text, holds in warnings.items() if holds]
+    unfit = [each["text"] for each in summary["mismatches"]]
+    return [text for text, holds in warnings.items() if holds] + unfit
 
 
 def _verdicts(report: Path, summary: dict[str, Any]) -> list[str]:

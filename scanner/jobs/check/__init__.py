@@ -12,7 +12,7 @@ from typing import Any
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.errors import Damaged
+from deepssim_scan.errors import Damaged, InputError
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.jobs.check.findings import Findings, Problem
@@ -71,6 +71,8 @@ def check(path: Path, progress: Progress = SILENT, without: Sequence[str] = ()) 
     else:
         _check_report(path, findings, progress)
     if without:
+        if not path.is_dir():
+            raise InputError(f"{path}: names no subject. Look for one in a store, index or report.")
         look_for_subject(path, without, findings)
     return Checked(path, kind, findings.counts, tuple(findings.problems))
 

@@ -92,8 +92,8 @@ def method(summary: Mapping[str, Any]) -> list[str]:
     found = summary["calibration"]
     lines = [
         f"Each synthetic image was embedded, and its {summary['candidates']} most similar training "
-        "images were registered with it: flip, rotation, scale, shift, gamma and a smooth "
-        "displacement were undone, and what is left was compared."
+        "images were laid on it coarsely. The best three were registered: flip, rotation, scale, "
+        "shift, gamma and a smooth displacement were undone, and what is left was compared."
     ]
     if found is None or found["non_members"]["from"] == "bundled":
         return lines

@@ -11,6 +11,7 @@ from test_rule import calibration
 
 from deepssim_scan.calibration import calibrate as module
 from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.fit import FOLDS
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration
@@ -173,6 +174,14 @@ def test_the_null_is_of_subjects_that_the_encoder_was_not_trained_on(calibrator,
     assert not said.warnings
 
 
+def test_an_encoder_that_left_too_few_folds_is_warned_of(calibrator, monkeypatch):
+    """Every fifth subject is left, and all of them are in one fold."""
+    monkeypatch.setattr(module, "_PLANTED", 28)
+    learnt, said = adapted(calibrator, {*range(60)} - {*range(1, 60, FOLDS)})
+    assert len(set(learnt.calibrate().null.subjects.tolist())) == 58
+    assert "trained on images of nearly all subjects" in said.warnings[0]
+
+
 def test_an_encoder_that_was_trained_on_everybody_is_warned_of(calibrator, monkeypatch):
     monkeypatch.setattr(module, "_PLANTED", 28)
     learnt, said = adapted(calibrator, range(60))
@@ -257,7 +266,7 @@ def test_row_34_a_calibration_of_something_else_is_refused(people, found, tmp_pa
 def test_a_rate_that_is_not_supported_is_refused_before_any_work(people, tmp_path):
     config = QueryConfig(verdict=VerdictConfig(false_alarm=1e-6))
     with pytest.raises(
-        InputError, match=r"1e-06 was asked for; the null of 58 .* supports 0\.0169"
+        InputError, match=r"1e-06 was asked for; the null of 58 .* supports 0\.017 at"
     ):
         query(people / "training", people / "index", tmp_path / "report", config, RUN)
     assert list(tmp_path.iterdir()) == []
@@ -285,6 +294,30 @@ def test_the_null_of_images_held_out(people, tmp_path, monkeypatch):
     assert len(found.null.statistics) == len(set(found.null.subjects.tolist())) == 22
     assert found.duplicates == ()
     assert found.found(found.false_alarm(None)) > 0.7
+
+
+def test_a_hold_out_stands_for_a_training_set_that_is_too_small_for_a_null(
+    people, tmp_path, monkeypatch
+):
+    """How like its people are to training subjects is not told then."""
+    monkeypatch.setattr(module, "_PLANTED", 28)
+
+    def too_few(*_):
+        raise InputError("too few")
+
+    monkeypatch.setattr(module.Calibrator, "_non_members", too_few)
+    config = CalibrateConfig(holdout=other_people(tmp_path / "others", 22))
+    found = job.calibrated(people / "index", config, RUN)
+    assert (found.subjects, found.members) == ("hold-out", None)
+
+
+def test_a_planted_copy_on_which_too_little_is_compared_is_not_found():
+    features = np.zeros((3, 2, 16))
+    enough = np.array([[True, True], [False, True], [False, False]])
+    found = module.Found(np.zeros((3, 2), int), features, enough, np.arange(3))
+    statistics = np.array([[5.0, 1.0], [5.0, 1.0], [5.0, 5.0]])
+    counted = module._by_kind(np.array([0, 0, 1]), found, statistics, lowest=-2.0)
+    assert (counted[KINDS[0]], counted[KINDS[1]]) == ((5.0, 1.0), (-2.0,))
 
 
 def test_training_images_among_the_images_held_out_are_refused(people, tmp_path):

@@ -23,13 +23,14 @@ from deepssim_scan.matching.statistic import FEATURES
 RATE = 0.05
 
 
-def looked_for(statistics):
+def looked_for(statistics, decidable=True):
     """What was found of canaries (Q,) with these statistics of their candidates (Q, n)."""
     statistics = np.array(statistics, float)
     features = np.zeros((*statistics.shape, len(FEATURES)))
     features[..., 0] = statistics
     rows = np.zeros(statistics.shape, np.int64)
-    return Found(rows, features, np.arange(len(rows)))
+    enough = np.broadcast_to(decidable, statistics.shape)
+    return Found(rows, features, enough, np.arange(len(rows)))
 
 
 def planted(kinds):
@@ -58,12 +59,20 @@ def test_a_candidate_without_evidence_hides_no_other():
     assert counted.count == (1, 1)
 
 
+def test_a_canary_on_which_too_little_is_compared_is_not_found():
+    """A query says of such an image that it is undecidable, whatever its statistic is."""
+    rule = CalibratedRule(calibration(), RATE)
+    found = looked_for([[9.0, 0.0], [9.0, 9.0]], decidable=[[False, True], [False, True]])
+    assert count_canaries(planted([0, 0]), found, rule, None).count == (1, 2)
+
+
 def test_without_a_canary_nothing_is_known():
     counted = count_canaries(
         planted([]), looked_for(np.empty((0, 0))), CalibratedRule(calibration(), RATE), None
     )
     assert counted.as_json()["recall"] is None
     assert counted.as_json()["recall_95"] == [0.0, 1.0]
+    assert not counted.passed
 
 
 @pytest.mark.parametrize("count", [10, 60, 200])
@@ -156,4 +165,15 @@ def test_a_broken_encoder_is_noticed_and_the_run_is_incomplete(
     assert summary["verification"]["not_registered"] == summary["counts"]["rejected"] == 0
     assert "CANARIES MISSED" in said
     assert "INCOMPLETE, so this is no clean result." in said
+    assert "Canaries were missed." in said
+
+
+def test_where_no_canary_can_be_planted_the_run_is_not_complete(query, monkeypatch):
+    """The training images are gone, and the evidence is that of the report in place."""
+    assert query("--canaries", "28")[0] == 0
+    monkeypatch.setattr(query_job, "_files", lambda *_: None)
+    code, summary, said = query("--canaries", "28", "--false-alarm", "0.05")
+    assert summary["verification"]["not_registered"] == 0
+    assert (code, summary["complete"], summary["canaries"]["planted"]) == (4, False, 0)
+    assert summary["most_copies_95"] == 1
     assert "Canaries were missed." in said

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,14 +41,34 @@ NAMES = st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=40)
 @settings(max_examples=40, deadline=None)
 @given(NAMES)
 def test_rows_have_one_number_when_they_show_one_subject(subjects):
-    """Of subjects that are known; a row without one is a subject of its own."""
+    """Of subjects that are known; a row without one may show anyone, and lies beside all."""
     subjects = ["a", "b", *subjects]
     found = groups(subjects, known=True)
+    nameless = [row for row, name in enumerate(subjects) if not name]
+    assert found.origin == ("known" if 2 * len(nameless) < len(subjects) else "runs")
+    if found.origin == "known":
+        for row, subject in enumerate(subjects):
+            same = [other for other, name in enumerate(subjects) if name == subject]
+            assert found.beside(row).tolist() == sorted({*same, *nameless})
+        assert len(found) == len(set(subjects) - {""}) + len(nameless)
+        assert sorted(np.flatnonzero(found.certain)) == sorted(
+            set(range(len(subjects))) - {*nameless}
+        )
+
+
+def test_one_image_of_nobody_known_does_not_make_the_known_subjects_unknown():
+    """A blank cell of a manifest: all 60 images of a person are left out beside each other."""
+    found = groups([*np.repeat([f"s{number}" for number in range(12)], 60), ""], known=True)
     assert found.origin == "known"
-    for row, subject in enumerate(subjects):
-        same = [other for other, name in enumerate(subjects) if name == subject]
-        assert found.beside(row).tolist() == (same if subject else [row])
-    assert len(found) == len(set(subjects) - {""}) + subjects.count("")
+    assert found.beside(0).tolist() == [*range(60), 720]
+    assert found.unseen(SimpleNamespace(embedded=list), ()).tolist() == [*range(720)]
+
+
+def test_images_directly_in_the_folder_are_not_each_a_person():
+    """Beside 20 folders of one image lie 1,000 images in none."""
+    found = groups([*(f"s{number}" for number in range(20)), *[""] * 1000], known=False)
+    assert found.origin == "runs"
+    assert len(found.beside(500)) == 2 * RUN + 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +99,9 @@ def test_where_nobody_is_told_apart_the_files_around_a_row_are_left_out(rows):
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 70), st.integers(0, 9))
 def test_a_draw_is_of_as_many_groups_as_there_are(numbers, most, seed):
-    drawn = Groups(np.array(numbers), subjects=True, known=True)
+    drawn = Groups(
+        np.array(numbers), subjects=True, known=True, certain=np.ones(len(numbers), bool)
+    )
     rows = drawn.some(most, np.random.default_rng(seed))
     assert len(rows) == min(most, len(numbers))
     assert rows.tolist() == sorted(set(rows.tolist()))

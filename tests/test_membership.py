@@ -84,7 +84,12 @@ def test_a_hold_out_of_few_subjects_tells_nothing(subjects, told):
     rows = rng.normal(size=(60, 8)).astype(np.float32)
     held = HeldOut(rows[:12], np.arange(12) % subjects)
     rule = CalibratedRule(replace(calibration(), holdout=held), 0.05)
-    groups = Groups(np.arange(48) // 2, subjects=True, known=True)
+    groups = Groups(
+        np.arange(48) // 2,
+        subjects=True,
+        known=True,
+        certain=np.ones(48, bool),
+    )
     search = SimpleNamespace(vectors=lambda start, stop: rows[12 + start : 12 + stop])
     store = SimpleNamespace(embedded=lambda: [SimpleNamespace(digest="x")] * 48)
     gallery = SimpleNamespace(groups=groups, search=search, store=store)

@@ -311,3 +311,12 @@ def test_the_upper_bound_holds_in_95_of_100_nulls(alike, rate):
     )
     assert (bounds >= rate).mean() >= 0.93  # 95 % less two standard errors of 400 runs
     assert np.median(bounds) < 6 * rate
+
+
+@settings(deadline=None)
+@given(st.integers(20, 3000))
+def test_the_smallest_rate_that_a_refusal_names_is_supported(count):
+    null = NullDistribution(np.arange(count, dtype=float), np.arange(count), None)
+    with pytest.raises(InputError) as error:
+        null.threshold(1e-9)
+    null.threshold(float(str(error.value).split("supports ")[1].split(" ")[0]))

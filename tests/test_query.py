@@ -147,6 +147,26 @@ def test_matches_are_those_of_a_brute_force_search(built, report):
         assert rows == sorted(rows, key=strength, reverse=True)
 
 
+def test_a_folder_that_may_hold_images_of_many_people_is_nobody(tmp_path):
+    """Fewer than 20 folders: calibration takes files for runs, and the report names no subject."""
+    for number in range(12):
+        save(picture(number), tmp_path / "training" / "site" / f"{number}.png")
+    for number in range(3):
+        save(picture(number), tmp_path / "synthetic" / f"{number}.png")
+    encoder = encoder_file(tmp_path / "encoder.safetensors")
+    build_index(tmp_path / "training", tmp_path / "index", indexing(encoder), RUN)
+    found = query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", asking(), RUN)
+    assert found.summary["counts"]["duplicate"] == 3
+    assert found.summary["subjects"] == {"training": 0, "flagged": 3}
+    matches, copied = (
+        pq.read_table(tmp_path / "report" / name).to_pydict()
+        for name in ("matches.parquet", "subjects.parquet")
+    )
+    assert set(matches["subject"]) == {""}
+    assert sorted(copied["subject"]) == [f"site/{number}.png" for number in range(3)]
+    assert len({match.finding for match in found.strongest}) == 3
+
+
 @pytest.mark.parametrize("views", [0, 5])
 def test_views_that_there_are_not_are_refused(views):
     with pytest.raises(InputError, match=f"tta_views must be 1 to 4, found {views}"):

@@ -139,7 +139,10 @@ def test_the_nearest_of_another_subject_is_found_or_not_known(monkeypatch, searc
         return SimpleNamespace(rows=order, scores=np.take_along_axis(scores, order, 1))
 
     index = SimpleNamespace(vectors=lambda start, stop: rows[start:stop], search=search)
-    gallery = SimpleNamespace(groups=Groups(number, subjects=True, known=True), search=index)
+    gallery = SimpleNamespace(
+        groups=Groups(number, subjects=True, known=True, certain=number >= 0),
+        search=index,
+    )
     found = rarity.nearest_other(gallery, np.arange(60))
     every = np.where(number[:, None] == number, -np.inf, rows @ rows.T).max(1)
     assert np.isnan(found[:10]).all() == (searched == 5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pictures import TINY
 from PIL import Image
+from test_rule import calibration
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
@@ -273,6 +274,45 @@ def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, mon
     assert calibrations() == 1
     (root / "training" / "more" / "7.png").unlink()
     assert calibrations() == 1
+
+
+def test_a_calibration_is_made_anew_where_people_are_told_apart_in_another_way(root, monkeypatch):
+    """From 20 folders on, a folder is taken for a person; before, files were runs."""
+    shutil.rmtree(root / "training")
+    for number in range(57):
+        save(root / "training" / f"p{number // 3}" / f"{number}.png", number)
+    made = []
+    exact = job.calibrated_if_large
+    monkeypatch.setattr(job, "calibrated_if_large", lambda *given: made.append(1) or exact(*given))
+    assert build(root, "index", calibrate=True).calibration.subjects == "runs"
+    save(root / "training" / "p0" / "more.png", 57)
+    assert build(root, "index", calibrate=True).calibration.subjects == "runs"
+    assert len(made) == 1
+    save(root / "training" / "p19" / "more.png", 58)
+    assert build(root, "index", calibrate=True).calibration.subjects == "guessed"
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("adapt", ["auto", "always"])
+def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_kept(
+    root, monkeypatch, adapt
+):
+    """What it finds of the pseudo-subjects of the bundled calibration says nothing of these."""
+    found = replace(calibration(planted={"identity": (2.0, -9.0) * 20}), subjects="runs")
+    better = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="bundled")
+    answers = iter([found, better])
+    monkeypatch.setattr(job, "calibrated_if_large", lambda *_: next(answers))
+
+    def adapted_to(listing, loaded, ingest, run, out):
+        torch.manual_seed(1)
+        checkpoint.save(out, Encoder(TINY), {"started_from": loaded.fingerprint})
+        return checkpoint.load(out)
+
+    monkeypatch.setattr(job, "adapt", adapted_to)
+    made = build(root, "index", calibrate=True, adapt=adapt)
+    assert next(answers, None) is None
+    assert made.calibration.subjects == "runs"
+    assert made.encoder == checkpoint.load(root / "encoder").fingerprint
 
 
 def test_of_a_subject_that_was_removed_nothing_is_left(root):

@@ -23,12 +23,13 @@ from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibrator
 from deepssim_scan.encoder.views import LATER
 from deepssim_scan.errors import InputError
-from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
+from deepssim_scan.imaging.changes.planting import Originals, change
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.pipeline import CHUNK
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.candidates import Rows
+from deepssim_scan.matching.decision import LEAST_FOREGROUND
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.statistic import FEATURES, Array, Statistic, features
 from deepssim_scan.matching.views import NEVER, Views
@@ -54,15 +55,19 @@ _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What was found of Q images: candidates (Q, n), their features (Q, n, 16), groups (Q,)."""
+    """What was found of Q images: candidates (Q, n), their features (Q, n, 16), groups (Q,).
+
+    `decidable` (Q, n) tells of which candidates enough was compared for a verdict.
+    """
 
     rows: Rows
     features: Array
+    decidable: NDArray[np.bool_]
     group: Rows
 
     def only(self, kept: NDArray[np.bool_] | Rows) -> "Found":
         """Return what was found of some of the images: a mask (Q,), or their numbers."""
-        return Found(self.rows[kept], self.features[kept], self.group[kept])
+        return Found(self.rows[kept], self.features[kept], self.decidable[kept], self.group[kept])
 
     @property
     def same(self) -> NDArray[np.bool_]:
@@ -121,6 +126,7 @@ class Calibrator:
         positive, of_whom = found.features[hit], found.group[hit.any(1)]
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
+        others = _best(judge(null.features, null.group))
         statistic = fit(null.features, positive)
         return Calibration(
             encoder=self.store.manifest.encoder,
@@ -131,10 +137,10 @@ class Calibrator:
             enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
             statistic=statistic,
-            null=NullDistribution.of(
-                _best(judge(null.features, null.group)), null.group, self.seed
+            null=NullDistribution.of(others, null.group, self.seed),
+            planted=_by_kind(
+                planted.kinds, found, judge(found.features, found.group), float(others.min())
             ),
-            planted=_by_kind(planted.kinds, _best(judge(found.features, found.group)), found.whole),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
             holdout=self._embedded(holdout, rng) if holdout else None,
@@ -188,13 +194,17 @@ class Calibrator:
             matches = part.candidates
             subjects = self.groups.number[matches.rows]
             known = part.evidence.correlation, part.evidence.measures
-            parts.append((matches.rows, features(matches.scores, *known, subjects)))
+            values = features(matches.scores, *known, subjects)
+            parts.append((matches.rows, values, ~(part.evidence.foreground < LEAST_FOREGROUND)))
             progress("images looked for", min(start + _BLOCK, len(images)), len(images))
-        fewest = min((rows.shape[1] for rows, _ in parts), default=0)
-        rows = [rows[:, :fewest] for rows, _ in parts]
-        every = [found[:, :fewest] for _, found in parts]
-        empty = np.empty((0, fewest), np.int64), np.empty((0, fewest, len(FEATURES)))
-        return Found(np.concatenate([empty[0], *rows]), np.concatenate([empty[1], *every]), group)
+        fewest = min((rows.shape[1] for rows, _, _ in parts), default=0)
+        none = np.empty((0, 0, len(FEATURES)))
+        parts = parts or [(none[..., 0].astype(np.int64), none, none[..., 0] > 0)]
+        rows, values, decidable = (
+            np.concatenate([each[:, :fewest] for each in every])
+            for every in zip(*parts, strict=True)
+        )
+        return Found(rows, values, decidable, group)
 
     def _non_members(
         self, most: int, rng: np.random.Generator
@@ -227,7 +237,10 @@ class Calibrator:
 
         Return the chance that one of them has a higher statistic than one of the hold-out.
         """
-        found, _, _ = self._non_members(_AGAIN, rng)
+        try:
+            found, _, _ = self._non_members(_AGAIN, rng)
+        except InputError:  # too few images to look for
+            return None
         sides = [Side(_best(statistic.of(of.features)), of.group) for of in (found, holdout)]
         return told_apart(sides[0], sides[1], self.seed)
 
@@ -261,14 +274,14 @@ class Calibrator:
     def _not_seen(self) -> Rows:
         """Return the rows of groups that the encoder was not trained on; all, where it saw all."""
         left = self.groups.unseen(self.store, self.probe.embedder.loaded.seen)
-        if len(left) >= FEWEST:
+        if _enough(self.groups.number[left]):
             return left
         self.reader.run.progress.warn(
             f"The encoder was trained on images of nearly all subjects of {self.store.folder}. It "
             "tells them apart better than others, so more non-members may be flagged than is said. "
             "Give --holdout, or an encoder that was trained on others or on a part of them."
         )
-        return np.arange(self.store.rows)
+        return np.flatnonzero(self.groups.certain)
 
     def _hold_out(self, images: HoldOut) -> tuple[Found, HoldOut]:
         """Look for hold-out images; return what was found of those that take part, and them.
@@ -301,12 +314,17 @@ class Calibrator:
 
     def _require_enough(self, group: Rows, what: str) -> None:
         """Raise InputError where there are too few images; `group` (Q,) is that of each."""
-        if len(group) < FEWEST or len(np.unique(group % FOLDS)) < 2:
+        if not _enough(group):
             raise InputError(
                 f"{self.store.folder}: there are {len(group)} {what} of {len(np.unique(group))} "
                 f"subjects or runs of files, and a calibration needs {FEWEST} of more than one. "
                 "Give more training images, or --holdout."
             )
+
+
+def _enough(group: Rows) -> bool:
+    """Tell whether images of groups (Q,) are enough to calibrate on, in more than one fold."""
+    return len(group) >= FEWEST and len(np.unique(group % FOLDS)) > 1
 
 
 def _best(statistics: Array) -> Array:
@@ -316,33 +334,13 @@ def _best(statistics: Array) -> Array:
 
 
 def _by_kind(
-    kinds: NDArray[np.int64], statistics: Array, whole: NDArray[np.bool_]
+    kinds: NDArray[np.int64], found: Found, statistics: Array, lowest: float
 ) -> dict[str, tuple[float, ...]]:
+    """Return the best statistic (Q, n) of each planted copy that was looked at, by kind (Q,).
+
+    A copy of which too little is compared for a verdict is never flagged: it has the lowest.
+    """
+    best = _best(np.where(found.decidable, statistics, lowest))
     return {
-        name: tuple(statistics[whole & (kinds == kind)].tolist()) for kind, name in enumerate(KINDS)
+        name: tuple(best[found.whole & (kinds == kind)].tolist()) for kind, name in enumerate(KINDS)
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Originals:
-    """Images (H, W), the kind of copy (n,) that becomes of each, an index in KINDS, and a seed."""
-
-    images: Sequence[Pixels]
-    kinds: NDArray[np.int64]
-    seed: int
-
-
-def change(originals: Originals) -> Answer:
-    """Change images, each in the way of its kind: a block. The copies are named in their order."""
-    import torch
-
-    from deepssim_scan.imaging.changes.copies import plant
-
-    images, changed = originals.images, dict[str, Pixels]()
-    generator = torch.Generator().manual_seed(originals.seed)
-    for size in sorted({image.shape for image in images}):
-        same = [index for index, image in enumerate(images) if image.shape == size]
-        batch = torch.from_numpy(np.stack([images[index] for index in same]))
-        planted = plant(batch, torch.from_numpy(originals.kinds[same]), generator)
-        changed |= {f"{index:06d}": each.numpy() for index, each in zip(same, planted, strict=True)}
-    return Answer(None, changed)

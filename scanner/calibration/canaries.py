@@ -29,9 +29,9 @@ class Canaries:
 
     @property
     def passed(self) -> bool:
-        """Whether the detector works."""
+        """Whether the detector works. Where nothing could be planted, nobody knows."""
         found, planted = self.count
-        return found >= self.least * planted
+        return planted > 0 and found >= self.least * planted
 
     def as_json(self) -> dict[str, Any]:
         """Return what summary.json says of them."""
@@ -58,7 +58,8 @@ def count_canaries(
     calibration that found all of its planted copies does not ask for all canaries.
     """
     statistics = rule.calibration.statistic.of(found.features)
-    hit = (statistics > rule.bounds.duplicate).any(1)  # never where there is no evidence: NaN
+    above = statistics > rule.bounds.duplicate  # never where there is no evidence: NaN
+    hit = (above & found.decidable).any(1)
     kinds = {name: planted.kinds == kind for kind, name in enumerate(KINDS)}
     count = len(planted.kinds)
     if least is None:

@@ -15,6 +15,7 @@ from deepssim_scan.store.store import Store
 _FEWEST = 20  # subjects, from which on those that are only guessed are taken for people
 _RUN = 16  # neighbouring files that are left out on either side where no subjects are known
 _FEWEST_RUNS = 4  # runs are shorter where there would be fewer
+_MOST = 0.5  # of the rows, more than which must have a subject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +23,13 @@ class Groups:
     """number (N,) of each row's subject, or of its run of files where there are no subjects.
 
     `subjects` tells which of the two; `known` whether the subjects were given, not guessed.
+    `certain` (N,) tells of which rows that is as well known as of most; the others may show anyone.
     """
 
     number: NDArray[np.int64]
     subjects: bool
     known: bool
+    certain: NDArray[np.bool_]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -42,16 +45,16 @@ class Groups:
     def beside(self, row: int) -> NDArray[np.int64]:
         """Return the rows that may show the same person as a row, and itself."""
         if self.subjects:
-            return np.flatnonzero(self.number == self.number[row])
+            return np.flatnonzero((self.number == self.number[row]) | ~self.certain)
         return np.arange(max(0, row - _RUN), min(len(self.number), row + _RUN + 1))
 
     def unseen(self, store: Store, seen: Collection[str]) -> NDArray[np.int64]:
-        """Return the rows of groups of which an encoder has `seen` no image (by their digests).
+        """Return certain rows of groups of which an encoder has `seen` no image (by digests).
 
         The embeddings of images that it was trained on lie further apart than those of others.
         """
         rows = [row for row, record in enumerate(store.embedded()) if record.digest in seen]
-        return np.flatnonzero(~np.isin(self.number, self.number[rows]))
+        return np.flatnonzero(self.certain & ~np.isin(self.number, self.number[rows]))
 
     def some(
         self, most: int, rng: np.random.Generator, among: NDArray[np.int64] | None = None
@@ -73,12 +76,14 @@ class Groups:
 def groups_of(store: Store) -> Groups:
     """Tell the subjects of a store's rows apart.
 
-    Subjects that are known count from two on, guessed ones from 20 on; a row without one is a
-    subject of its own. Otherwise a group is a run of 16 neighbouring files, or of a quarter of them
-    where there are fewer than 64: a match is told by its margin over those of other groups.
+    Known subjects count from two on, guessed ones from 20 on, where most rows have one; the other
+    rows may show anyone. Otherwise a group is a run of 16 neighbouring files, or of a quarter of
+    them where there are fewer than 64: a match is told by its margin over those of other groups.
     """
-    known = all(record.subject_known for record in store.embedded())
-    if store.subject_count < (2 if known else _FEWEST):
-        length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
-        return Groups(np.arange(store.rows) // length, subjects=False, known=False)
-    return Groups(store.subject_numbers(), subjects=True, known=known)
+    numbers, told = store.subject_numbers(), store.subjects_told()
+    for certain, fewest, known in ((told[:, 1], 2, True), (told[:, 0], _FEWEST, False)):
+        if certain.mean() > _MOST and len(np.unique(numbers[certain])) >= fewest:
+            return Groups(numbers, subjects=True, known=known, certain=certain)
+    length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
+    runs = np.arange(store.rows) // length
+    return Groups(runs, subjects=False, known=False, certain=np.ones(store.rows, bool))

@@ -9,6 +9,7 @@ Images of one subject are alike, so bounds count subjects rather than images.
 """
 
 from dataclasses import asdict, dataclass, replace
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepssim_scan.storage.records import record
 
 _FLOOR = 0.1  # smallest p-value, over the number of statistics
 _LEAST_ABOVE = 10  # statistics from which a design effect is estimated
+_UP = Context(prec=3, rounding=ROUND_CEILING)  # so that the rate that is told is supported
 _LOWER_QUANTILE = 0.9  # where fewer are above the threshold
 
 
@@ -165,8 +167,9 @@ class NullDistribution:
         if not rate < 1:
             raise InputError(f"The false-alarm rate ({rate:g}) must be below 1.")
         if not rate >= self.smallest_rate:
+            least = _UP.create_decimal(str(float(self.smallest_rate)))
             raise InputError(
                 f"A false-alarm rate of {rate:g} was asked for; the null of "
-                f"{len(self.statistics)} non-members supports {self.smallest_rate:.3g} at least. "
+                f"{len(self.statistics)} non-members supports {float(least):g} at least. "
                 "Ask for that, or hold out more people."
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
@@ -172,8 +173,10 @@ class _Build:
         if kept is not None:
             with Store.open(folder / STORE) as store:
                 same = replace(kept, store=store.digest, gallery=store.rows)
-            same.write(folder)
-            return same
+                holds = same.subjects in ("hold-out", groups_of(store).origin)
+            if holds:
+                same.write(folder)
+                return same
         calibration = calibrated_if_large(folder, CalibrateConfig(), self.run)
         calibration.write(folder)
         return calibration
@@ -204,7 +207,10 @@ class _Build:
         after = self.calibrate(new)
         rate = max(each.false_alarm(None) for each in (before, after))
         gained = after.found(rate) > before.found(rate)
-        better = gained or self.config.adapt == "always"
+        lost = after.subjects == "bundled" != before.subjects
+        if lost:
+            self.run.progress.warn("Not adapted: too few images would be left to calibrate on.")
+        better = not lost and (gained or self.config.adapt == "always")
         if better:
             shutil.rmtree(folder / STORE)
             for name in (ENCODER, STORE, *SEARCHED, INDEX_MANIFEST, CALIBRATION):

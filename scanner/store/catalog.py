@@ -108,10 +108,10 @@ class _Queries:
         query = "SELECT count(DISTINCT subject) FROM images WHERE row NOTNULL AND subject != x''"
         return int(self._one(query)[0])
 
-    def subject_of_each_row(self) -> Iterator[bytes]:
-        """Give the subject of each row, in their order; b"" where there is none."""
-        query = "SELECT subject FROM images WHERE row NOTNULL ORDER BY row"
-        return (subject for (subject,) in self._all(query))
+    def subject_of_each_row(self) -> Iterator[tuple[bytes, bool]]:
+        """Give the subject of each row, b"" where there is none, and whether it is known."""
+        query = "SELECT subject, subject_known FROM images WHERE row NOTNULL ORDER BY row"
+        return ((subject, bool(known)) for subject, known in self._all(query))
 
     def modes(self) -> dict[str, int]:
         """Return how many embedded images have each mode."""

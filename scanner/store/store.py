@@ -154,8 +154,14 @@ class Store(AbstractContextManager["Store"]):
         """Return a number of the subject of each row (N,); a row without one has one of its own."""
         first: dict[bytes, int] = {}  # row of each subject, by which it goes
         rows = enumerate(self.catalog.subject_of_each_row())
-        found = (first.setdefault(whose, row) if whose else row for row, whose in rows)
+        found = (first.setdefault(whose, row) if whose else row for row, (whose, _) in rows)
         return np.unique(np.fromiter(found, np.int64), return_inverse=True)[1]
+
+    def subjects_told(self) -> NDArray[np.bool_]:
+        """Return of which rows (N, 2) there is a subject, and of which it is known, not guessed."""
+        rows = self.catalog.subject_of_each_row()
+        told = ((whose != b"", known and whose != b"") for whose, known in rows)
+        return np.fromiter(told, np.dtype((bool, 2)))
 
     def rejections(self) -> Iterator[ImageRecord]:
         """Give the images that were rejected, in the order that they were listed."""

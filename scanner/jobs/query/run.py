@@ -20,6 +20,7 @@ from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.index.recall import SAMPLE
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
+from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.identity import context_of, versions
@@ -206,7 +207,8 @@ class QueryRun:
         order = judged.order[:, : self.config.verdict.top_k]
         rows = np.take_along_axis(part.candidates.rows, order, 1)
         unique, indices = np.unique(rows, return_inverse=True)
-        known = self.gallery.store.records_at(unique.tolist())
+        there = self.gallery.store.records_at(unique.tolist())
+        known = [self._with_subject(each) for each in there]
         return JudgedPairs(
             first,
             store.records_at(range(first, first + len(rows))),
@@ -215,6 +217,11 @@ class QueryRun:
             judged.reordered(order),
             part.evidence.reordered(order),
         )
+
+    def _with_subject(self, record: ImageRecord) -> ImageRecord:
+        """Return a training image, without its folder's name where that is no person's."""
+        told = self.gallery.groups.subjects or record.subject_known or record.in_volume
+        return record if told else replace(record, subject="")
 
     def _searched(self, store: Store, planted: Planted | None) -> Searched:
         """Tell how many of the best matches are found."""
@@ -229,8 +236,8 @@ class QueryRun:
         config = self.config.canaries
         if not config.count or not isinstance(self.rule, CalibratedRule):
             return None, None
-        if self.gallery.files is None:
-            return None, None
+        if self.gallery.files is None:  # gone: there is nothing to plant
+            return Canaries({}, {}, 1.0 if config.least is None else config.least), None
         calibrator = self.gallery.calibrator(
             self.embedder, self.config.evidence.candidates, self.views
         )
@@ -256,7 +263,7 @@ class QueryRun:
             "complete": unlooked == 0 and passed,
             "counts": _counts(store, training, counts.verdicts),
             "subjects": {
-                "training": training.subject_count,
+                "training": training.subject_count if self.gallery.groups.subjects else 0,
                 "flagged": len(counts.subjects),
             },
             "rates": {verdict: n / store.rows for verdict, n in counts.verdicts.items()},

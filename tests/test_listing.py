@@ -4,9 +4,11 @@ Real folders, links, FIFOs, sockets, archives. What a file holds is decided by P
 bytes that begin like a format; nothing is decoded here.
 """
 
+import bz2
 import csv
 import gzip
 import io
+import lzma
 import os
 import pickle
 import socket
@@ -283,6 +285,34 @@ def test_images_and_archives_that_are_not_read_are_not_passed_over(tmp_path, suf
     fill(tmp_path, "a.png", "B" + suffix.upper(), data=b"x")
     expected = "unknown-format" if suffix in PACKED else None  # the decoder says so otherwise
     assert listed(tmp_path) == {"a.png": None, "B" + suffix.upper(): expected}
+
+
+def compressed():
+    """A tar compressed in other ways, or the first bytes of one, as each format says them."""
+    tar = tarred({"x.png": PNG})
+    names = ("s.tbz", "s.tb2", "s.tzst", "s.tlz", "s.taz", "s.tar.lzma", "s.tar.lz4", "s.tar.lz")
+    yield from ((name, b"x") for name in (*names, "s.tar.br", "s.tar.zst", "x.png.lz4"))
+    yield from ((name, b"x") for name in ("x.zip.001", "x.zip.002", "x.7z.001", "x.TAR.001"))
+    yield from (("samples", bz2.compress(tar, level)) for level in (1, 9))
+    yield "samples", lzma.compress(tar)
+    for magic in (0xFD2FB528, 0x184D2204):  # RFC 8878, LZ4 frame format 1.6
+        yield "samples", struct.pack("<I", magic) + tar
+    yield "samples", b"LZIP\1" + tar
+    yield "samples", b"7z\xbc\xaf\x27\x1c" + tar
+    yield "samples", b"Rar!\x1a\x07\1\0" + tar
+
+
+@pytest.mark.parametrize(("name", "data"), list(compressed()))
+def test_row_06_compressed_archives_are_not_passed_over(tmp_path, name, data):
+    fill(tmp_path, "a.png", "IM.001")  # the second is an image
+    fill(tmp_path, name, data=data)
+    fill(tmp_path, "z.tar", data=tarred({name: data}))
+    assert listed(tmp_path) == {
+        "a.png": None,
+        "IM.001": None,
+        name: "unknown-format",
+        ("z.tar", name): "unknown-format",
+    }
 
 
 def looks():

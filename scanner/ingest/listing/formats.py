@@ -50,13 +50,18 @@ CONTAINERS = (
 )
 """Files that may hold images and are not read: arrays, tables, checkpoints, videos, raw samples."""
 
-PACKED = (".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tar.zst", ".7z", ".rar")
+PACKED = (
+    *(".tgz", ".tar.gz", ".tbz", ".tb2", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tlz"),
+    *(".tzst", ".tar.zst", ".taz", ".7z", ".rar"),
+)
 
 HEAD = 348
 """How many first bytes tell every format: a NIfTI-1 has its magic at 344."""
 
 NOT_UNPACKED = Rejection(
-    "unknown-format", "a compressed archive; unpack it, or pack it as a plain .tar or .zip"
+    "unknown-format",
+    "a compressed archive; unpack it, pack it as a plain .tar or .zip, or leave it out with "
+    "--exclude",
 )
 NOT_READ = Rejection(
     "unsupported",
@@ -64,7 +69,8 @@ NOT_READ = Rejection(
     "with --exclude",
 )
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".z")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".z", ".lz4", ".lz", ".lzma", ".br")
+_VOLUME = re.compile(r"\.\d{3}$")  # of an archive in several files
 _SHARD = re.compile(r"\.(tfrecords?|parquet|arrow)-\d+-of-\d+$")
 _ARRAY_FOLDERS = (".zarr", ".n5")
 _ARRAY_MARKS = (".zarray", ".zgroup", "zarr.json")
@@ -86,6 +92,12 @@ _CONTAINER_MAGIC = (
     *(b"# vtk DataFile", b"ZISRAWFILE", b"\xda\xce\xbe\n"),
     *(b"\0\0\x08\3", b"\0\0\x08\4"),  # IDX: bytes of three or four axes, as MNIST is kept
 )
+_PACKED_MAGIC = (
+    *(b"BZh%d1AY&SY" % level for level in range(1, 10)),
+    *(b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"LZIP\1"),  # xz, zstd, LZ4, lzip
+    *(b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07"),
+)
+"""What is compressed so is not looked into: its first bytes do not tell what it holds."""
 
 
 class Kind(Enum):
@@ -117,7 +129,9 @@ def by_name(path: str) -> Kind:
     if name.endswith(SUFFIXES + FOREIGN):
         return Kind.IMAGE
     packed = plain != name and plain.endswith(SUFFIXES + FOREIGN)
-    return Kind.PACKED if packed or name.endswith(PACKED) else Kind.UNKNOWN
+    whole = _VOLUME.sub("", name)
+    volume = whole != name and whole.endswith(ARCHIVES + PACKED)
+    return Kind.PACKED if packed or volume or name.endswith(PACKED) else Kind.UNKNOWN
 
 
 def by_content(head: bytes) -> Kind:
@@ -127,6 +141,8 @@ def by_content(head: bytes) -> Kind:
     if head.startswith(b"\x1f\x8b"):
         kind = by_content(_inflated(head))
         return Kind.PACKED if kind is Kind.ARCHIVE else kind
+    if head.startswith(_PACKED_MAGIC):
+        return Kind.PACKED
     if _is_image(head):
         return Kind.IMAGE
     video = head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
@@ -138,7 +154,8 @@ def by_content(head: bytes) -> Kind:
 def by_both(kind: Kind, head: bytes) -> Kind:
     """Tell what a file is by its first bytes, when its name said UNKNOWN or CONTAINER."""
     found = by_content(head)
-    return kind if (kind, found) == (Kind.CONTAINER, Kind.IGNORED) else found
+    unsaid = found in (Kind.IGNORED, Kind.PACKED)  # R data, say, are compressed as a whole
+    return kind if kind is Kind.CONTAINER and unsaid else found
 
 
 def array_folder(path: str) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 
 from deepssim_scan.errors import Busy, Damaged, InputError, Unfinished, WriteFailed
 from deepssim_scan.storage import publish
+from deepssim_scan.storage.layout import REPORT_FILES
 from deepssim_scan.storage.publish import Job, Stage, publishing, read_job, refuse_foreign
 from deepssim_scan.storage.records import write_json
 
@@ -332,6 +333,21 @@ def test_row_47_a_users_file_is_found_anywhere_inside(tmp_path, added):
     (path / added).mkdir() if added.endswith("/") else (path / added).write_text("precious")
     with pytest.raises(InputError, match=r"holds store/.*so it is not replaced"):
         refuse_foreign(path, patterns)
+
+
+@pytest.mark.parametrize("name", ["my-notes.parquet", "1.parquet", "2026-notes.parquet"])
+def test_row_47_no_file_in_a_report_passes_for_evidence(tmp_path, name):
+    path = tmp_path / "report"
+    _ours(path)
+    (path / "content").unlink()
+    (path / "evidence").mkdir()
+    written = ("00000000", "00000012", "00000012.images", "seen", "regions")
+    for each in written:
+        (path / "evidence" / f"{each}.parquet").touch()
+    refuse_foreign(path, REPORT_FILES)
+    (path / "evidence" / name).write_text("precious")
+    with pytest.raises(InputError, match=f"holds evidence/{name}, so it is not replaced"):
+        refuse_foreign(path, REPORT_FILES)
 
 
 def test_what_is_added_while_the_folder_is_made_is_not_lost(tmp_path):

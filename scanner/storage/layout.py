@@ -1,4 +1,9 @@
-"""What lies in the folders that the jobs write: names, and patterns of all that is ours."""
+"""What lies in the folders that the jobs write: names, patterns of what is ours, and the rest."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 JOB = "job.json"
 REJECTED, BLANK = "rejected.csv", "blank.csv"
@@ -34,6 +39,9 @@ STORE_MANIFEST, CATALOG = "store.json", "catalog.sqlite"
 ARRAY, THUMBNAILS = "embeddings.zarr", "thumbnails.zarr"
 """In a store."""
 
+_DIGITS = "[0-9]" * 8
+_PART, _PART_IMAGES = f"{_DIGITS}.parquet", f"{_DIGITS}.images.parquet"
+
 _STORE_FILES = (
     STORE_MANIFEST,
     CATALOG,
@@ -45,7 +53,40 @@ INDEX_FILES = (
     *(f"{STORE}/{name}" for name in _STORE_FILES),
 )
 REPORT_FILES = (
-    *(*JUDGED_FILES, SUMMARY, f"{EVIDENCE}/*.parquet"),
+    *(*JUDGED_FILES, SUMMARY),
+    *(f"{EVIDENCE}/{name}" for name in (_PART, _PART_IMAGES, SEEN, REGIONS)),
     *(f"{SYNTHETIC}/{name}" for name in _STORE_FILES),
 )
 """Patterns of the files of our folders, beside job.json; `*` stays within one part of a path."""
+
+
+def foreign(folder: Path, names: Collection[str]) -> Iterator[os.DirEntry[str]]:
+    """Give every file or folder in one of ours that fits none of the patterns `names`.
+
+    What lies in a folder that is given is not given. One of ours that cannot be listed is given,
+    since anything may lie in it. Raises OSError where `folder` itself cannot be listed.
+    """
+    return _foreign(folder, (), [[JOB], *(name.split("/") for name in names)])
+
+
+def _foreign(
+    folder: str | Path, inside: Sequence[str], patterns: Sequence[Sequence[str]]
+) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        parts = [*inside, entry.name]
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if not any(_fits(parts, pattern, is_folder) for pattern in patterns):
+            yield entry
+        elif is_folder:
+            try:
+                yield from _foreign(entry.path, parts, patterns)
+            except OSError:
+                yield entry
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str], is_folder: bool) -> bool:
+    """Tell whether a file fits a pattern, or a folder the first parts of one."""
+    long = len(parts) < len(pattern) if is_folder else len(parts) == len(pattern)
+    return long and all(map(fnmatchcase, parts, pattern))

@@ -18,7 +18,6 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +33,7 @@ from deepssim_scan.errors import (
 )
 from deepssim_scan.progress import SILENT, Progress
 from deepssim_scan.storage.files import flush, make_folder, shown
-from deepssim_scan.storage.layout import JOB
+from deepssim_scan.storage.layout import JOB, foreign
 from deepssim_scan.storage.records import read_json, write_json
 
 _NOBODY = 65534  # whose the files of root are on a network file system that does not trust it
@@ -150,30 +149,13 @@ def refuse_foreign(path: Path, names: Collection[str]) -> None:
         raise InputError(
             f"{path}: is a mount point, which cannot be replaced. Choose a folder inside of it."
         )
-    foreign = _foreign(path, names)
-    if foreign is not None or (any(path.iterdir()) and read_job(path) is None):
-        what = f"has no {JOB} of ours" if foreign is None else f"holds {shown(foreign)}"
+    found = next(foreign(path, names), None)
+    if found is not None or (any(path.iterdir()) and read_job(path) is None):
+        holds = f"holds {shown(os.path.relpath(found.path, path))}" if found else ""
+        what = holds or f"has no {JOB} of ours"
         raise InputError(
             f"{path}: {what}, so it is not replaced. Choose a new or empty folder, or remove it."
         )
-
-
-def _foreign(path: Path, names: Collection[str]) -> str | None:
-    """Return a file or folder anywhere in `path` that fits none of the patterns, if any does."""
-    patterns = [[JOB], *(name.split("/") for name in names)]
-    for folder, folders, files in os.walk(path):
-        inside = [] if folder == str(path) else os.path.relpath(folder, path).split("/")
-        for name in sorted(files) + sorted(folders):
-            parts = [*inside, name]
-            lengths = (len(parts),) if name in files else range(len(parts) + 1, 9)
-            if not any(len(p) in lengths and _fits(parts, p) for p in patterns):
-                return "/".join(parts)
-    return None
-
-
-def _fits(parts: list[str], pattern: list[str]) -> bool:
-    """Tell whether each part fits that of the pattern, which may be longer."""
-    return all(fnmatchcase(part, glob) for part, glob in zip(parts, pattern, strict=False))
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.listing.formats import CONTAINERS, FOREIGN, PACKED, SUFFIXES
 from deepssim_scan.ingest.rejection import REASONS
+from deepssim_scan.storage.records import write_json
 
 NOISE = np.random.default_rng(7).integers(0, 256, (9, 7)).astype(np.uint8)
 HERE = RunContext("cpu", workers=0)
@@ -141,6 +142,63 @@ def test_row_19_the_folder_itself_may_be_a_link(tmp_path):
     fill(tmp_path, "real/a.png")
     (tmp_path / "link").symlink_to("real")
     assert listed(tmp_path / "link") == {"a.png": None}
+
+
+def test_row_19_a_link_to_a_hidden_folder_is_not_passed_over(tmp_path):
+    fill(tmp_path, "a.png", ".versions/12/b.png", "sub/.old/c.png", "sub/d.png")
+    (tmp_path / "current").symlink_to(".versions/12")
+    (tmp_path / "sub" / "old").symlink_to(".old")
+    (tmp_path / "again").symlink_to("current")
+    (tmp_path / "shown").symlink_to("sub")
+    (tmp_path / "here").symlink_to(".")
+    (tmp_path / "one.png").symlink_to(".versions/12/b.png")  # a link to a file is a file
+    (tmp_path / ".latest").symlink_to(".versions/12")
+    expected = {"a.png": None, "sub/d.png": None, "one.png": None}
+    links = dict.fromkeys(["current", "sub/old", "again"], "outside-folder")
+    assert listed(tmp_path) == expected | links
+    without = list_here(tmp_path, Selection(exclude=("current", "again", "**/old")))
+    assert why(without.files) == expected
+
+
+OURS = {
+    "index": ("index.json", "flat.faiss", "rejected.csv", "store/store.json"),
+    "report": ("summary.json", "distribution.png", "evidence/00000000.parquet"),
+}
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_images_beside_an_index_or_a_report_of_ours_are_listed(tmp_path, kind):
+    fill(tmp_path, "a.png", *(f"run/{name}" for name in OURS[kind]))
+    write_json(tmp_path / "run" / "job.json", {"command": "x"})
+    fill(tmp_path, "run/store/embeddings.zarr/zarr.json", "run/store/embeddings.zarr/c.0.0")
+    if kind == "report":
+        (tmp_path / "run" / "store").rename(tmp_path / "run" / "synthetic")
+    listing = list_here(tmp_path)
+    assert (why(listing.files), listing.ignored) == ({"a.png": None}, 1)
+    others = ["run/x.png", "run/more/y.png", "run/more/.h.png", "run/x.h5", "run/notes.txt"]
+    inner = "store" if kind == "index" else "synthetic"
+    fill(tmp_path, *others, f"run/{inner}/z.png", data=b"text")
+    fill(tmp_path, "run/x.png", "run/more/y.png", f"run/{inner}/z.png")
+    listing = list_here(tmp_path)
+    images = dict.fromkeys(["a.png", "run/x.png", "run/more/y.png", f"run/{inner}/z.png"])
+    assert why(listing.files) == images | {"run/x.h5": "unsupported"}
+    assert listing.ignored == 3  # what is ours, .h.png, notes.txt
+    listing = list_here(tmp_path, Selection(("run/*.png",)))
+    assert why(listing.files) == {"run/x.png": None}
+
+
+def test_a_folder_of_ours_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    fill(tmp_path, "a.png", *(f"run/{name}" for name in OURS["report"]))
+    write_json(tmp_path / "run" / "job.json", {"command": "x"})
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "evidence":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert listed(tmp_path) == {"a.png": None, "run/evidence": "unreadable"}
 
 
 def test_row_20_link_loops_end(tmp_path):

@@ -793,6 +793,9 @@ def test_an_index_and_a_report_inside_the_folder_are_no_images(built, tmp_path):
     query(tmp_path, tmp_path / "deepssim-index", tmp_path / "deepssim-report", asking(), RUN)
     again = build_index(tmp_path, tmp_path / "deepssim-index", config, RUN)
     assert (again.listed, again.rejected, again.ignored) == (30, 0, 2)
+    picture(90).save(tmp_path / "deepssim-report" / "made.png")
+    more = build_index(tmp_path, tmp_path / "more" / "index", config, RUN)
+    assert (more.listed, more.rejected, more.ignored) == (31, 0, 2)
     (tmp_path / "deepssim-report" / "job.json").write_text("{}")  # not ours any more
     result = build_index(tmp_path, tmp_path / "other", config, RUN)
     assert not result.complete

@@ -25,7 +25,7 @@ REASONS: dict[str, str] = {
     "no-pixels": "DICOM without pixel data, or a volume or NPZ of which nothing is selected",
     "not-a-file": "a FIFO, device, socket or folder under an image's name",
     "not-finite": "holds NaN, an infinity, or a value beyond float32",
-    "outside-folder": "a link or path that leaves the folder given",
+    "outside-folder": "a link or path that leaves the folder given, or a link to a hidden folder",
     "too-large": "more bytes, pixels, frames or memory than the limit",
     "too-small": "fewer pixels a side than an encoder without a fixed size can take",
     "unknown-format": "not PNG, JPEG, TIFF, GIF, NPY, NPZ, NIfTI or DICOM by its content, whatever "

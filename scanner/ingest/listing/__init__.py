@@ -23,12 +23,14 @@ out, and counted.
 
 The folder is walked so:
 
-- An index or a report of this program is ignored, and counts once.
+- An index or a report of this program is ignored, and counts once. What else lies in its folder
+  is listed.
 - Names that start with a dot, and DICOMDIR, are ignored, `include` or not; a hidden folder
   counts once. So are members of archives under such a name, or under __MACOSX.
 - A link to a file inside the folder is a file. A link that leaves the folder is rejected.
 - A link to a folder is never walked, so no loop can occur: inside the folder its files are
-  listed under their own name, and the link is ignored; outside, it is rejected.
+  listed under their own name, and the link is ignored; outside, or in a hidden folder, it is
+  rejected.
 - Folders that cannot be listed, and image names on FIFOs, devices and sockets, are rejected.
 
 Archives are listed in a worker process, under the limits of the run: headers may ask for any

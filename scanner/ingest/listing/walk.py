@@ -18,12 +18,26 @@ from deepssim_scan.ingest.listing.item import Item
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
 from deepssim_scan.ingest.rejection import Rejected, Rejection
 from deepssim_scan.ingest.safe_open import inside, open_regular, regular_status
-from deepssim_scan.storage.layout import INDEX_MANIFEST, JOB, SUMMARY
+from deepssim_scan.storage.layout import (
+    INDEX_FILES,
+    INDEX_MANIFEST,
+    JOB,
+    REPORT_FILES,
+    SUMMARY,
+    foreign,
+)
 from deepssim_scan.storage.publish import read_job
 
 Found = tuple[Item, Kind]
+Child = tuple[str, "os.DirEntry[str]"]
+"""A file or folder: its path, relative to the folder that is walked, and what the system says."""
 
 _CONTENT_DECIDES = (Kind.UNKNOWN, Kind.CONTAINER)
+_TO_HIDDEN = Rejection(
+    "outside-folder",
+    "a link to a hidden folder, whose files are not listed; give that folder, or leave the link "
+    "out with --exclude",
+)
 
 
 def walk(folder: Path, selection: Selection) -> Iterator[Found]:
@@ -45,9 +59,10 @@ def walk(folder: Path, selection: Selection) -> Iterator[Found]:
         if parent and not selection.include and _is_array(parent, children):
             yield _folder(parent, selection, formats.NOT_READ)
             continue
-        if parent and _is_ours(folder / parent, children):
+        patterns = _patterns_of_ours(folder / parent, children) if parent else ()
+        if patterns:
             yield Item(parent), Kind.IGNORED
-            continue
+            children = _beside(folder, parent, patterns)
         for path, entry in children:
             if entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name):
                 pending.append(path)
@@ -74,21 +89,28 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _children(folder: Path, parent: str) -> list[tuple[str, os.DirEntry[str]]]:
+def _children(folder: Path, parent: str) -> list[Child]:
     with os.scandir(folder / parent) as entries:
         return [(f"{parent}/{each.name}" if parent else each.name, each) for each in entries]
 
 
-def _is_array(parent: str, children: list[tuple[str, os.DirEntry[str]]]) -> bool:
+def _is_array(parent: str, children: list[Child]) -> bool:
     marked = any(formats.array_folder(path) == parent for path, _ in children)
     return marked or formats.names_array(parent)
 
 
-def _is_ours(folder: Path, children: list[tuple[str, os.DirEntry[str]]]) -> bool:
-    """Tell whether a folder is an index or a report of ours, which holds no image to read."""
+def _patterns_of_ours(folder: Path, children: list[Child]) -> tuple[str, ...]:
+    """Return the patterns of the files of an index or a report of ours; () for another folder."""
     names = {entry.name for _, entry in children}
-    made = JOB in names and bool({INDEX_MANIFEST, SUMMARY} & names)
-    return made and read_job(folder) is not None
+    if JOB not in names or not names & {INDEX_MANIFEST, SUMMARY} or read_job(folder) is None:
+        return ()
+    return INDEX_FILES if INDEX_MANIFEST in names else REPORT_FILES
+
+
+def _beside(folder: Path, parent: str, patterns: tuple[str, ...]) -> list[Child]:
+    """Return what lies in an index or a report of ours, at any depth, and is not of ours."""
+    found = foreign(folder / parent, patterns)
+    return [(os.path.relpath(entry.path, folder), entry) for entry in found]
 
 
 def _folder(path: str, selection: Selection, rejection: Rejection) -> Found:
@@ -112,7 +134,10 @@ def _chosen(path: str, name: str, selection: Selection) -> Kind:
 
 
 def _judged(root: str, entry: os.DirEntry[str], path: str, kind: Kind) -> Found:
-    """Judge a link: one that leaves the folder is rejected, one to a folder in it ignored."""
+    """Judge a link: one that leaves the folder is rejected, one to a folder in it ignored.
+
+    What is in a hidden folder is not listed under its own name, so a link there is rejected.
+    """
     if not entry.is_symlink():
         return _file(Item(path), entry.path, kind)
     to_folder = _is_folder(entry)
@@ -121,7 +146,11 @@ def _judged(root: str, entry: os.DirEntry[str], path: str, kind: Kind) -> Found:
         return Item(path), kind
     if not inside(root, entry.path):
         return _refused(Item(path), Rejection("outside-folder", "a link to outside of the folder"))
-    return (Item(path), Kind.IGNORED) if to_folder else _file(Item(path), entry.path, kind)
+    if not to_folder:
+        return _file(Item(path), entry.path, kind)
+    target = Path(os.path.realpath(entry.path)).relative_to(root)
+    hidden = any(is_hidden(part) for part in target.parts)
+    return _refused(Item(path), _TO_HIDDEN) if hidden else (Item(path), Kind.IGNORED)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

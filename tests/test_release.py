@@ -5,9 +5,11 @@ import json
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -22,7 +24,7 @@ from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.query import query
-from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig
+from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
 
 RUN = RunContext("cpu", workers=0)
 CONFIG = QueryConfig(canaries=CanaryConfig(0))
@@ -197,6 +199,62 @@ def test_an_incomplete_or_damaged_report_is_not_released(judged, people, tmp_pat
     path.write_bytes(data)
     with pytest.raises(InputError, match="is damaged"):
         release(tmp_path / "report", tmp_path / "again", ReleaseConfig(incomplete=True), RUN)
+
+
+def test_an_image_with_a_candidate_that_was_not_looked_at_is_kept_back(people, tmp_path):
+    """Also where the candidate is not the one that ranks first."""
+    for number in range(8):
+        save(Image.fromarray(drawn(number, 64)), tmp_path / "synthetic" / f"{number}.png")
+    config = replace(CONFIG, verdict=VerdictConfig(top_k=CANDIDATES))
+    query(tmp_path / "synthetic", people / "index", tmp_path / "whole", config, RUN)
+    matches = pq.read_table(tmp_path / "whole" / "matches.parquet").to_pylist()
+    candidates = {}
+    for row in matches:
+        candidates.setdefault(row["training"], {})[row["synthetic"]] = row
+    # Where it was not looked at, its score alone makes it different, so others rank first.
+    gone = next(
+        training
+        for training, rows in candidates.items()
+        if all(row["rank"] > 1 and row["score"] < 0.6 for row in rows.values())
+    )
+    shutil.copytree(people / "training", tmp_path / "training")
+    (tmp_path / "training" / gone).unlink()
+    config = replace(CONFIG, evidence=EvidenceConfig(training=tmp_path / "training"))
+    assert not query(
+        tmp_path / "synthetic", people / "index", tmp_path / "report", config, RUN
+    ).complete
+    found = released(tmp_path, tmp_path, incomplete=True)
+    every = {f"{number}.png" for number in range(8)}
+    assert files(found.folder) == every - candidates[gone].keys() | {"release.json"}
+    assert found.kept_back == {"not verified": len(candidates[gone])}
+
+
+def test_members_of_a_tar_of_a_folder_are_released_under_their_names(people, tmp_path):
+    for number in range(2):
+        save(Image.fromarray(drawn(number, 64)), tmp_path / "in" / "sub" / f"{number}.png")
+    (tmp_path / "synthetic").mkdir()
+    tar = [shutil.which("tar"), "-cf", tmp_path / "synthetic" / "set.tar"]
+    subprocess.run([*tar, "-C", tmp_path / "in", "."], check=True)
+    query(tmp_path / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    found = released(tmp_path, tmp_path)
+    names = {f"set.tar/sub/{number}.png" for number in range(2)}
+    assert files(found.folder) == names | {"release.json"}
+    value = json.loads((found.folder / "release.json").read_bytes())
+    assert {each["name"] for each in value["subject"]} == names
+    assert verify(found.folder, VerifyConfig(), RUN).intact
+
+
+@pytest.mark.parametrize("other", ["./x.png", "x.png/y.png"])
+def test_images_that_would_lie_in_one_place_are_not_released(people, tmp_path, other):
+    save(Image.fromarray(drawn(0, 64)), tmp_path / "x.png")
+    (tmp_path / "synthetic").mkdir()
+    with zipfile.ZipFile(tmp_path / "synthetic" / "set.zip", "w") as archive:
+        archive.write(tmp_path / "x.png", "x.png")
+        archive.writestr(other, (tmp_path / "x.png").read_bytes())
+    query(tmp_path / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    with pytest.raises(InputError, match="another image takes its place"):
+        released(tmp_path, tmp_path)
+    assert not (tmp_path / "cleared").exists()
 
 
 def test_volumes_of_which_slices_were_chosen_are_kept_back(judged, people, tmp_path):

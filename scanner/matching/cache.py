@@ -26,6 +26,11 @@ class PartFiles:
     looked: Path
 
 
+def part_files(folder: Path, number: int) -> PartFiles:
+    """Return the files of a shard in a folder of evidence."""
+    return PartFiles(folder / f"{number:08d}.parquet", folder / f"{number:08d}.images.parquet")
+
+
 class EvidenceCache:
     """The parts of an earlier report, which nothing changes meanwhile; none where there is none."""
 

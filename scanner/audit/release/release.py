@@ -7,13 +7,14 @@ bytes are those that were judged.
 """
 
 import hashlib
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
 from deepssim_scan.errors import InputError
@@ -23,10 +24,12 @@ from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.jobs.check import check
-from deepssim_scan.reporting.matches import of_best, verdicts_of
+from deepssim_scan.matching.cache import part_files
+from deepssim_scan.matching.parts import read_part
+from deepssim_scan.reporting.matches import verdicts_of
 from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.storage.files import HashingFile, flush, make_private, sha256, shown
-from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
+from deepssim_scan.storage.layout import EVIDENCE, SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import read_manifest
@@ -37,7 +40,8 @@ STATEMENT = "release.json"
 
 _UNVERIFIED = "not verified"
 _PARTIAL = "a part is copied"
-_FLAGGED = ("duplicate", "undecidable", _UNVERIFIED, _PARTIAL)
+_DUPLICATE = "duplicate"
+_FLAGGED = (_DUPLICATE, "undecidable", _UNVERIFIED, _PARTIAL)
 _SIMILAR = "similar"
 _Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
 
@@ -81,7 +85,7 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
         raise InputError(f"{out}: is there already. A release is a new folder: name another.")
     partial = out.with_name(f".{out.name}.partial")
     with locked(out.resolve()), Store.open(report / SYNTHETIC) as store:
-        verdicts = _verdicts(report, summary)
+        verdicts = _verdicts(report, store, summary)
         items, kept_back = _cleared(store, verdicts, config)
         if not items:
             raise InputError(f"{report}: has no image that is cleared, so there is no release.")
@@ -142,15 +146,24 @@ def _warned(summary: dict[str, Any]) -> list[str]:
     return [text for text, holds in warnings.items() if holds] + unfit
 
 
-def _verdicts(report: Path, summary: dict[str, Any]) -> list[str]:
+def _verdicts(report: Path, store: Store, summary: dict[str, Any]) -> list[str]:
     """Return the verdict of every image by its row, or what else keeps it back."""
     verdicts = verdicts_of(report)
     if summary["calibration"] is not None:
-        found = zip(verdicts, of_best(report, "statistic"), strict=True)
-        verdicts = [_UNVERIFIED if math.isnan(best) else verdict for verdict, best in found]
+        for row in _unverified(report, store, summary["candidates"]):
+            if verdicts[row] != _DUPLICATE:
+                verdicts[row] = _UNVERIFIED
     for each in read_partial(report):
         verdicts[each.synthetic_row] = _PARTIAL
     return verdicts
+
+
+def _unverified(report: Path, store: Store, candidates: int) -> Iterator[int]:
+    """Give the rows of the images of which a candidate was not looked at, whatever its rank."""
+    for number, shard in enumerate(store.table):
+        part = read_part(part_files(report / EVIDENCE, number).evidence, shard.rows)
+        missing = part.evidence.missing[:, :candidates].any(axis=1)
+        yield from (shard.first + np.flatnonzero(missing)).tolist()
 
 
 def _cleared(
@@ -199,17 +212,30 @@ def _copied(store: Store, items: _Items, folder: Path, run: RunContext) -> Itera
                 f"{files.folder}: {shown(name)} is gone, or is not what was judged any more. "
                 "Query again."
             )
+        digest = _written(target, name, data)
+        verdicts = sorted({verdict for _, verdict in images if verdict})
+        said = {"verdicts": verdicts, "images": len(images)}
+        yield Released(_text(target.relative_to(folder).as_posix()), digest, said)
+
+
+def _written(target: Path, name: str, data: bytes) -> str:
+    """Write a file of a release; return its SHA-256."""
+    try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with HashingFile(target) as file:
             file.write(data)
-        verdicts = sorted({verdict for _, verdict in images if verdict})
-        yield Released(_text(name), file.sha256, {"verdicts": verdicts, "images": len(images)})
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{shown(name)}: another image takes its place in the release. Rename one of them."
+        ) from error
+    return file.sha256
 
 
 def _inside(folder: Path, name: str) -> Path:
     """Return where a file goes, which must be inside the folder, and not be the statement."""
     target = Path(os.path.normpath(folder / name))
-    if not target.is_relative_to(folder) or target in (folder, folder / STATEMENT):
+    statement = target.is_relative_to(folder / STATEMENT)
+    if not target.is_relative_to(folder) or target == folder or statement:
         raise InputError(f"{shown(name)}: cannot be released under this name. Rename it.")
     return target
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from deepssim_scan.errors import Damaged, ScanError
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.jobs.identity import same_but_for_files
-from deepssim_scan.jobs.query.gathering import part_files
 from deepssim_scan.jobs.query.proof.sampling import Kept, read_kept
-from deepssim_scan.matching.cache import EvidenceCache, PartFiles
+from deepssim_scan.matching.cache import EvidenceCache, PartFiles, part_files
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import EVIDENCE, REGIONS, SEEN, SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import Job, read_job

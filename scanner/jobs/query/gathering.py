@@ -19,7 +19,7 @@ from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.matching.cache import EvidenceCache, PartFiles
+from deepssim_scan.matching.cache import EvidenceCache, PartFiles, part_files
 from deepssim_scan.matching.candidates import followed, propose
 from deepssim_scan.matching.evidence import RULE, Evidence
 from deepssim_scan.matching.identity import Context, Digests
@@ -30,11 +30,6 @@ from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader, Wanted
 from deepssim_scan.store.store import Store
-
-
-def part_files(folder: Path, number: int) -> PartFiles:
-    """Return the files of a shard in a folder of evidence."""
-    return PartFiles(folder / f"{number:08d}.parquet", folder / f"{number:08d}.images.parquet")
 
 
 @dataclass(frozen=True, slots=True)

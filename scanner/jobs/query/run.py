@@ -25,7 +25,7 @@ from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.identity import context_of, versions
 from deepssim_scan.jobs.query.earlier import EarlierReport
-from deepssim_scan.jobs.query.gathering import Gathering, part_files
+from deepssim_scan.jobs.query.gathering import Gathering
 from deepssim_scan.jobs.query.page import pictures_of, write_distributions, write_page
 from deepssim_scan.jobs.query.proof.applicability import Fitting
 from deepssim_scan.jobs.query.proof.membership import membership_of
@@ -34,6 +34,7 @@ from deepssim_scan.jobs.query.proof.rarity import with_rarity
 from deepssim_scan.jobs.query.proof.sampling import read_kept
 from deepssim_scan.jobs.query.proof.searching import Copies, Searched, searched
 from deepssim_scan.jobs.query.proof.volumes import Volumes, aligned, volumes_of
+from deepssim_scan.matching.cache import part_files
 from deepssim_scan.matching.evidence import RULE
 from deepssim_scan.matching.parts import Part, read_part
 from deepssim_scan.matching.views import Views

@@ -496,6 +496,18 @@ def test_row_10_an_imagej_stack_is_not_its_first_image(images, taken):
             list(decode(stream.getvalue()))
 
 
+@pytest.mark.parametrize("planes", [1, 3])
+def test_row_62_a_metamorph_stack_is_rejected(planes):
+    """Its planes follow one another in the strips of one directory; readers show the first."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[33629] = (TiffImagePlugin.IFDRational(1, 1),) * 3 * planes
+    tags.tagtype[33629] = 5
+    data = saved(Image.fromarray(NOISE), "TIFF", tiffinfo=tags)
+    with pytest.raises(Rejected, match="a MetaMorph stack") as caught:
+        list(decode(data))
+    assert caught.value.rejection.reason == "unsupported"
+
+
 def test_row_10_more_frames_than_the_limit(monkeypatch):
     many = np.zeros((MAX_FRAMES + 1, 1, 1), np.uint8)
     assert reason(npy(np.zeros((MAX_FRAMES + 1, 2, 2), np.uint8))) == "too-large"

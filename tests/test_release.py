@@ -1,6 +1,7 @@
 """A release holds what was cleared and nothing else, and any change of it is found."""
 
 import base64
+import io
 import json
 import shutil
 import subprocess
@@ -257,6 +258,37 @@ def test_images_that_would_lie_in_one_place_are_not_released(people, tmp_path, o
     assert not (tmp_path / "cleared").exists()
 
 
+def test_row_63_a_file_that_holds_more_than_was_judged_is_kept_back(people, tmp_path):
+    source = Image.open(people / "training" / "s03" / "1.png").convert("L")
+    save(source, tmp_path / "source.png")
+    for number in range(3):
+        save(Image.fromarray(drawn(number, 64)), tmp_path / "synthetic" / f"{number}.png")
+    hiding = tmp_path / "synthetic" / "1.png"
+    hiding.write_bytes(hiding.read_bytes() + (tmp_path / "source.png").read_bytes())
+    drawing = Image.fromarray(drawn(2, 64))
+    thumbnail = io.BytesIO()
+    source.save(thumbnail, "JPEG")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail.getvalue()
+    drawing.save(tmp_path / "synthetic" / "3.jpg", exif=exif)
+    result = query(tmp_path / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    assert result.complete
+    found = released(tmp_path, tmp_path)
+    assert files(found.folder) == {"0.png", "2.png", "release.json"}
+    assert found.kept_back == {
+        "not judged whole: it holds bytes after its end": 1,
+        "not judged whole: it holds an image in its metadata": 1,
+    }
+    assert verify(found.folder, VerifyConfig(), RUN).intact
+
+
+def test_a_report_of_which_nothing_may_be_released(people, tmp_path):
+    save(Image.open(people / "training" / "s03" / "1.png"), tmp_path / "synthetic" / "0.png")
+    query(tmp_path / "synthetic", people / "index", tmp_path / "report", CONFIG, RUN)
+    with pytest.raises(InputError, match="no image that is cleared"):
+        released(tmp_path, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "synthetic"]
+
+
 def test_volumes_of_which_slices_were_chosen_are_kept_back(judged, people, tmp_path):
     ingest = IngestConfig(read_options=ReadOptions(slices="2:3"))
     config = QueryConfig(ingest, canaries=CanaryConfig(0))
@@ -282,6 +314,12 @@ def test_the_statement_says_what_lessens_it(judged, people, tmp_path):
     assert second["result"] == "WARNED"
     assert "pairs were not verified, and judged by the score alone" in second["warnedTests"]
     assert second["passedTests"] == ["no duplicate by fixed scores: 0.85 at most"]
+    windowed = IngestConfig(read_options=ReadOptions(window="40,400"))
+    config = QueryConfig(windowed, canaries=CanaryConfig(0))
+    query(judged / "synthetic", people / "index", tmp_path / "report", config, RUN)
+    shutil.rmtree(tmp_path / "cleared")
+    third = told(released(tmp_path, tmp_path).folder)
+    assert "values outside of the window (40,400) were not judged" in third["warnedTests"]
 
 
 @pytest.mark.parametrize("inside", ["synthetic", "report"])

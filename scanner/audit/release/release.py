@@ -3,7 +3,7 @@
 report -> the files that are cleared -> a folder of them, with release.json
 
 A file is cleared when every frame of it was judged and none is flagged. It is copied only when its
-bytes are those that were judged.
+bytes are those that were judged, and hold no image beside its frames.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import numpy as np
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.record import ImageRecord
@@ -87,14 +88,14 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
     with locked(out.resolve()), Store.open(report / SYNTHETIC) as store:
         verdicts = _verdicts(report, store, summary)
         items, kept_back = _cleared(store, verdicts, config)
-        if not items:
-            raise InputError(f"{report}: has no image that is cleared, so there is no release.")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
         try:
-            files = list(_copied(store, items, partial, run))
+            files = list(_copied(store, items, partial, run, kept_back))
+            if not files:
+                raise InputError(f"{report}: has no image that is cleared, so there is no release.")
             configuration = {SUMMARY: sha256(report / SUMMARY)} | summary["fingerprints"]
-            told = _passed(summary), _warned(summary)
+            told = _passed(summary), _warned(summary, store)
             statement = statement_of(files, configuration, *told)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
@@ -131,9 +132,10 @@ def _passed(summary: dict[str, Any]) -> list[str]:
     return [f"no duplicate at a false-alarm rate of {found['false_alarm']:.2g}"]
 
 
-def _warned(summary: dict[str, Any]) -> list[str]:
+def _warned(summary: dict[str, Any], store: Store) -> list[str]:
     """Say what lessens what the test proves."""
     rule, found = summary["rule"], summary["calibration"]
+    window = store.manifest.source["read_options"]["window"]
     bundled = found is not None and found["non_members"]["from"] == "bundled"
     warnings = {
         "the report is not complete": not summary["complete"],
@@ -141,6 +143,7 @@ def _warned(summary: dict[str, Any]) -> list[str]:
         "how often the verdicts are wrong is not known": rule == "reference" or bundled,
         "no planted copies were looked for": summary["canaries"] is None,
         "copies of a part were not looked for": summary["partial"] is None,
+        f"values outside of the window ({window}) were not judged": window is not None,
     }
     unfit = [each["text"] for each in summary["mismatches"]]
     return [text for text, holds in warnings.items() if holds] + unfit
@@ -196,8 +199,10 @@ def _why_not(images: list[tuple[ImageRecord, str | None]], config: ReleaseConfig
     return next((verdict for verdict in barred if verdict in found), "")
 
 
-def _copied(store: Store, items: _Items, folder: Path, run: RunContext) -> Iterator[Released]:
-    """Copy items, and give what is said of each."""
+def _copied(
+    store: Store, items: _Items, folder: Path, run: RunContext, kept_back: dict[str, int]
+) -> Iterator[Released]:
+    """Copy items, and give what is said of each; count those that hold more than was judged."""
     files = Lookup(Path(store.manifest.source["folder"]), run)
     for (path, member), images in items.items():
         name = f"{path}/{member}" if member else path
@@ -212,6 +217,10 @@ def _copied(store: Store, items: _Items, folder: Path, run: RunContext) -> Itera
                 f"{files.folder}: {shown(name)} is gone, or is not what was judged any more. "
                 "Query again."
             )
+        if beside := beside_frames(data, images[0][0].frames):
+            why = f"not judged whole: it holds {beside}"
+            kept_back[why] = kept_back.get(why, 0) + 1
+            continue
         digest = _written(target, name, data)
         verdicts = sorted({verdict for _, verdict in images if verdict})
         said = {"verdicts": verdicts, "images": len(images)}

@@ -21,6 +21,7 @@ error: the format has no checksum.
 """
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode import arrays, dicom, nifti, pillow
+from deepssim_scan.ingest.decode.beside import found_beside
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.rejection import Rejected, Rejection
 
@@ -46,6 +48,18 @@ def decode(data: bytes, options: ReadOptions = ReadOptions()) -> Iterator[Frame]
             # Raised here, where no other error is being handled, so that none hangs on to it.
             raise Rejected(step.reason, step.detail)
         yield step
+
+
+def beside_frames(data: bytes, frames: int) -> str:
+    """Say what a file that gave so many frames holds beside them; "" where nothing is found.
+
+    A file that cannot be looked through is told as well.
+    """
+    try:
+        with pillow.strict(sys.maxsize), _silent():
+            return found_beside(data, frames)
+    except Exception:
+        return "what cannot be looked through"
 
 
 def _step(frames: Iterator[Frame], max_pixels: int, private: bool) -> Frame | Rejection | None:

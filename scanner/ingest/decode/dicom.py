@@ -6,7 +6,8 @@
   the file's. A window clips; its values stay in the rescaled unit.
 - Padding (PS3.3 C.7.5.1.1.2) becomes background: the least of the other values.
 - Colour and palettes become luminance, at their own depth.
-- Only the tags that say what the samples mean are read. No value of any tag leaves this package,
+- Only the tags that say what the samples mean are read, and all where a file is looked through for
+  further images. No value of any tag leaves this package,
   except a keyed hash of the patient id: errors name neither values nor pydicom's messages, which
   quote them.
 - What is compressed is decoded by pylibjpeg, or where that is not installed by another. Where two

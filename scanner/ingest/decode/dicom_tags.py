@@ -5,6 +5,7 @@ bytes -> pydicom's Dataset of these tags only -> Layout, checked before any samp
 
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,10 +109,35 @@ def _syntax_of(data: bytes) -> str:
 
 def read_tags(data: bytes) -> "Dataset":
     """Read the tags of interest; the samples must be there, and whole."""
+    tags, _, whole = _read(data, _TAGS)
+    held = [name for name in PIXELS if name in tags]
+    if len(held) != 1:
+        raise Rejected("no-pixels", f"{len(held)} elements of pixel data")
+    if not whole:  # an element that is not of interest is only skipped
+        raise Rejected("damaged", "the file ends before its last element does")
+    return tags
+
+
+def without_samples(data: bytes) -> tuple[bytes, bool]:
+    """Return the bytes of a file that was decoded but for its samples; and whether it has overlays.
+
+    They are what was deflated, where it was. Samples that come twice are left out once.
+    """
+    tags, data, _ = _read(data, None)
+    (samples,) = (tags.get_item(name).value for name in PIXELS if name in tags)
+    before, _, after = data.rpartition(samples)
+    return before + after, any(0x6000 <= each.tag.group <= 0x60FF for each in tags.elements())
+
+
+def _read(data: bytes, names: Sequence[str] | None) -> tuple["Dataset", bytes, bool]:
+    """Read the tags of these names, or all.
+
+    Return them, the bytes that they are in, and whether the last element ends within.
+    """
     # Imported late: most files are not DICOM.
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
-    from pydicom.tag import Tag
+    from pydicom.tag import BaseTag, Tag
     from pydicom.uid import (
         UID,
         DeflatedExplicitVRLittleEndian,
@@ -130,15 +156,11 @@ def read_tags(data: bytes) -> "Dataset":
         data = _inflate(data[start:])
         stream = io.BytesIO(data)
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    tags = read_dataset(stream, implicit, little, specific_tags=[Tag(name) for name in _TAGS])
+    wanted: list[BaseTag | int] | None = None if names is None else [Tag(name) for name in names]
+    tags = read_dataset(stream, implicit, little, specific_tags=wanted)
     tags.file_meta = FileMetaDataset()
     tags.file_meta.TransferSyntaxUID = syntax
-    held = [name for name in PIXELS if name in tags]
-    if len(held) != 1:
-        raise Rejected("no-pixels", f"{len(held)} elements of pixel data")
-    if stream.tell() > len(data):  # an element that is not of interest is only skipped
-        raise Rejected("damaged", "the file ends before its last element does")
-    return tags
+    return tags, data, stream.tell() <= len(data)
 
 
 def _inflate(data: bytes) -> bytes:

@@ -25,8 +25,9 @@ from deepssim_scan.ingest.decode.values import MAX_FRAMES, Frame, luminance
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected
 
+PNG = b"\x89PNG\r\n\x1a\n"
 MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
+    PNG: "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -110,9 +111,12 @@ def _count(image: Image.Image, data: bytes, name: str) -> int:
 def _check_stack(image: Image.Image, count: int) -> None:
     """Refuse what Pillow would give a small part of.
 
-    An ImageJ stack may have one directory for many images, which follow its samples; a raw
-    photograph a thumbnail, and the image in a directory below.
+    An ImageJ stack may have one directory for many images, which follow its samples; so has a
+    MetaMorph stack (STK), which has tag 33629; a raw photograph has a thumbnail, and the image in a
+    directory below.
     """
+    if isinstance(image, TiffImageFile) and 33629 in image.tag_v2:
+        raise Rejected("unsupported", "a MetaMorph stack (STK); save its planes as TIFF pages")
     if _tag(image, 254, 0) & 1 and _tag(image, 330, 0):
         raise Rejected("unsupported", "a TIFF that shows a thumbnail and hides its image (SubIFDs)")
     text = str(image.tag_v2.get(270, "")) if isinstance(image, TiffImageFile) else ""
@@ -130,7 +134,7 @@ def _png_frames(data: bytes) -> int:
     """
     size = struct.unpack_from(">II", data, 16)
     images: list[tuple[int, list[memoryview]]] = []
-    for kind, body in _png_chunks(data):
+    for kind, body in png_chunks(data):
         if kind == b"fcTL":
             images.append((_png_bytes(data, *struct.unpack_from(">II", body, 4)), []))
         elif kind == b"IDAT" and not images:  # shown by itself, where APNG is not known
@@ -142,7 +146,8 @@ def _png_frames(data: bytes) -> int:
     return len(images)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Give the kind and the content of every chunk of a PNG, up to its end."""
     kind, at = b"", 8
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -171,8 +176,8 @@ def _inflates(parts: list[memoryview], wanted: int) -> bool:
     return found >= wanted
 
 
-def _gif_frames(data: bytes) -> int:
-    """Count the image blocks of a GIF, which must go on to its trailer."""
+def gif_blocks(data: bytes) -> tuple[int, int]:
+    """Count the image blocks of a GIF, which must go on to its trailer; and say where it ends."""
     count, at = 0, 13 + _table(data[10])
     while (kind := data[at]) != 0x3B:
         if kind == 0x2C:
@@ -184,7 +189,11 @@ def _gif_frames(data: bytes) -> int:
         while length := data[at]:
             at += 1 + length
         at += 1
-    return count
+    return count, at + 1
+
+
+def _gif_frames(data: bytes) -> int:
+    return gif_blocks(data)[0]
 
 
 def _table(flags: int) -> int:

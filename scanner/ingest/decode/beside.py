@@ -1,0 +1,111 @@
+"""What a file holds beside its frames, which were judged.
+
+    the bytes of a file that was decoded, how many frames it gave -> what else it holds, or ""
+
+Readers pass over it: icons of scanners, thumbnails of cameras, what was appended. Nobody has
+compared it with the training images, so a file that holds it is not one to be released.
+"""
+
+import io
+import re
+from typing import Any
+
+from PIL.TiffImagePlugin import TiffImageFile
+
+from deepssim_scan.ingest.decode import dicom, pillow
+from deepssim_scan.ingest.decode.dicom_tags import without_samples
+
+_AFTER = "bytes after its end"
+_WITHIN = "an image in its metadata"
+_PICTURE = re.compile(rb"\xff\xd8\xff[\xc0-\xc4\xdb\xe0-\xef\xfe]|\x89PNG\r\n\x1a\n|GIF8[79]a")
+_SAMPLES = re.compile(rb"\xe0\x7f[\x08\x09\x10]\0|\x7f\xe0\0[\x08\x09\x10]")
+"""The tags of pixel data, little- and big-endian."""
+
+_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_ZEROS = re.compile(rb"\0*")
+_EOI, _SOS = 0xD9, 0xDA
+_SUB_IFDS, _JPEG_TABLES = 330, 347
+
+
+def found_beside(data: bytes, frames: int) -> str:
+    """Say what a file holds beside its frames; "" where nothing is found.
+
+    Raises whatever a file can make it raise.
+    """
+    if dicom.is_dicom(data):
+        return _in_dicom(data)
+    look = {"PNG": _in_png, "JPEG": _in_jpeg, "TIFF": _in_tiff, "GIF": _in_gif}
+    form = pillow.form(data)
+    return look[form](data, frames) if form else ""
+
+
+def _in_dicom(data: bytes) -> str:
+    if pillow.form(data):
+        return "another format in its preamble"
+    rest, overlays = without_samples(data)
+    if overlays:
+        return "overlays"
+    further = len(_SAMPLES.findall(rest)) > 1 or _PICTURE.search(rest)
+    return "an icon or another image" if further else ""
+
+
+def _in_png(data: bytes, frames: int) -> str:
+    chunks = [*pillow.png_chunks(data)]
+    if _goes_on(data, len(pillow.PNG) + sum(12 + len(body) for _, body in chunks)):
+        return _AFTER
+    others = (body for kind, body in chunks if kind not in (b"IDAT", b"fdAT"))
+    return _WITHIN if any(map(_PICTURE.search, others)) else ""
+
+
+def _in_gif(data: bytes, frames: int) -> str:
+    return _AFTER if _goes_on(data, pillow.gif_blocks(data)[1]) else ""
+
+
+def _in_jpeg(data: bytes, frames: int) -> str:
+    """Look through a JPEG, or several: in what is compressed no marker of a beginning can be."""
+    at = 0
+    for _ in range(frames):
+        at = _jpeg_end(data, _after_zeros(data, at))
+    if _goes_on(data, at):
+        return _AFTER
+    return _WITHIN if len(_PICTURE.findall(data)) > frames else ""
+
+
+def _jpeg_end(data: bytes, at: int) -> int:
+    """Return where the JPEG that begins at `at` ends. Source: ITU-T T.81, annex B."""
+    at, kind = at + 2, 0
+    while kind != _EOI:
+        marker = _MARKER.search(data, at) if kind == _SOS else _MARKER.match(data, at)
+        if marker is None:
+            raise ValueError("a JPEG without its end")
+        kind, at = data[marker.end() - 1], marker.end()
+        at += 0 if kind == _EOI else int.from_bytes(data[at : at + 2], "big")
+    return at
+
+
+def _in_tiff(data: bytes, frames: int) -> str:
+    with TiffImageFile(io.BytesIO(data)) as image:
+        for number in range(frames):
+            image.seek(number)
+            tags = image.tag_v2
+            if _SUB_IFDS in tags:
+                return "directories below its pages"
+            if any(_is_picture(tags[tag]) for tag in tags if tag != _JPEG_TABLES):
+                return _WITHIN
+    return ""
+
+
+def _is_picture(value: Any) -> bool:
+    """Tell whether the value of a TIFF tag, or one of several, holds an image."""
+    values = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(each, bytes) and _PICTURE.search(each) for each in values)
+
+
+def _goes_on(data: bytes, end: int) -> bool:
+    """Tell whether anything but zeros follows."""
+    return _after_zeros(data, end) < len(data)
+
+
+def _after_zeros(data: bytes, at: int) -> int:
+    found = _ZEROS.match(data, at)
+    return at if found is None else found.end()

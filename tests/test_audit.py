@@ -18,6 +18,7 @@ from deepssim_scan.audit.config.audit import read_config
 from deepssim_scan.audit.history import History
 from deepssim_scan.audit.night import audit
 from deepssim_scan.calibration import calibrate
+from deepssim_scan.cli.commands.audit import _show
 from deepssim_scan.errors import Busy, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
@@ -165,6 +166,47 @@ def test_nights_of_a_changing_set(root, read):
     assert len({name for name in read if "/generated/" in name}) < 6
     # The sixth: nothing is left of it.
     assert states(audited(root)) == {}
+
+
+@pytest.mark.parametrize("how", ["updated", "made anew", "killed"])
+def test_training_images_that_are_gone_are_told(root, monkeypatch, capsys, how):
+    (root / "audit.toml").write_text(CONFIG.replace('warn_if = ["gone > 0"]\n', ""))
+    plant(root, "s03", "copy.png")
+    plant(root, "s04", "other.png")
+    found = audited(root)
+    assert [each.quantities["training_gone"] for each in found.sets] == [0, 0]
+    keys = {each.synthetic: each.key for each in found.sets[0].findings}
+    before = len([*(root / "training").rglob("*.png")])
+    for name in ("s03", *(f"s{number}" for number in range(30, 40))):
+        (root / "training" / name).rename(root / f"unmounted-{name}")
+    (root / "generated" / "first" / "other.png").unlink()
+    there = len([*(root / "training").rglob("*.png")])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    if how == "killed":
+        with monkeypatch.context() as patch:
+            patch.setattr(nights, "decide", killed)
+            with pytest.raises(KeyboardInterrupt):
+                audited(root)
+    found = audited(root, rebuild=how == "made anew")
+    for each in found.sets:
+        told = each.quantities["training_indexed"], each.quantities["training_gone"]
+        assert told == (there, before - there)
+    assert states(found) == {"copy.png": ("gone", ""), "other.png": ("gone", "")}
+    assert found.decided.state == "warned"
+    told = json.loads((root / "audits" / "nights" / "000003" / "night.json").read_text())
+    assert (told["training_image_gone"], told["index"]["gone"]) == (
+        [keys["copy.png"]],
+        before - there,
+    )
+    _show(found)
+    printed = capsys.readouterr().err
+    assert f"{before - there} training images of the last night are gone" in printed
+    assert f"Findings that are gone with them: {keys['copy.png']}\n" in printed
+    found = audited(root)
+    assert (found.gone, found.left, found.decided.state) == (0, (), "passed")
 
 
 def test_what_a_night_leaves_is_flushed_before_it_is_finished(root, monkeypatch):

@@ -263,7 +263,11 @@ def test_every_quantity_has_a_value_and_no_other_has():
     summary = {
         "complete": True,
         "counts": dict.fromkeys(
-            ("listed", "judged", "rejected", "blank", "duplicate", "similar", "undecidable"), 0
+            (
+                *("listed", "judged", "rejected", "blank", "duplicate", "similar", "undecidable"),
+                "training_indexed",
+            ),
+            0,
         ),
         "subjects": {"flagged": 0},
         "calibration": None,
@@ -275,9 +279,10 @@ def test_every_quantity_has_a_value_and_no_other_has():
         "partial": None,
         "mismatches": [{"code": "hub", "text": "", "advice": ""}],
     }
-    found = values_of(summary, findings, None)
+    found = values_of(summary, findings, None, 3)
     assert found.keys() == QUANTITIES.keys() == NOT_KNOWN.keys()
     for name, value in found.items():
         assert value is None or isinstance(value, (int, QUANTITIES[name].kind))
     assert found["flagged_rate"] is None
-    assert values_of(summary, findings | {"waived": 0}, 0.5)["drift"] == 0.5
+    assert found["training_gone"] == 3
+    assert values_of(summary, findings | {"waived": 0}, 0.5, 0)["drift"] == 0.5

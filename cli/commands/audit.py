@@ -102,6 +102,7 @@ def _show(audited: "Audited") -> None:
     if audited.went_on:
         console.note("Went on with a night that was interrupted.")
     console.output.print(_table(audited))
+    _show_gone(audited)
     for each in audited.sets:
         _show_new(each)
     for name, text in audited.errors.items():
@@ -118,6 +119,18 @@ def _show(audited: "Audited") -> None:
         console.messages.print(f"Failed: {told(broken)}", style="bold red", markup=False)
     state = audited.decided.state
     console.say(f"Night {audited.night.number}: {state}", STYLES.get(state, "bold red"))
+
+
+def _show_gone(audited: "Audited") -> None:
+    """Print how many training images are gone, and which findings are gone with them."""
+    if audited.gone:
+        console.warn(
+            f"{audited.gone:,} training images of the last night are gone: copies of them are not "
+            f"found any more. The index has {audited.index.indexed:,}."
+        )
+    if audited.left:
+        more = f" and {len(audited.left) - _MOST:,} more" if len(audited.left) > _MOST else ""
+        console.warn(f"Findings that are gone with them: {', '.join(audited.left[:_MOST])}{more}")
 
 
 def _table(audited: "Audited") -> Table:

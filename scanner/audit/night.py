@@ -39,7 +39,10 @@ from deepssim_scan.jobs.identity import versions
 from deepssim_scan.jobs.query import QueryResult, query
 from deepssim_scan.matching.config import EvidenceConfig
 from deepssim_scan.reporting.matches import of_best, read_counts
+from deepssim_scan.storage.files import shown
+from deepssim_scan.storage.layout import STORE
 from deepssim_scan.storage.publish import locked
+from deepssim_scan.store.store import Store
 
 REPORTS = "reports"
 
@@ -48,15 +51,19 @@ REPORTS = "reports"
 class Audited:
     """A night that was decided: what was found of each set, and what could not be done.
 
-    `errors` says of a set why it could not be queried. `held` are findings whose waivers hold.
-    `orphans` are waivers of findings that no set has, and `dropped` names sets that the last night
-    had and the configuration has not.
+    `gone` counts the training images that the last night had and this one has not, at least, and
+    `left` are the findings that are gone because their training images are. `errors` says of a set
+    why it could not be queried. `held` are findings whose waivers hold. `orphans` are waivers of
+    findings that no set has, and `dropped` names sets that the last night had and the
+    configuration has not.
     """
 
     night: Night
     went_on: bool
     index: IndexResult
+    gone: int
     sets: list[SetOfNight]
+    left: tuple[str, ...]
     errors: Mapping[str, str]
     held: Collection[str]
     orphans: tuple[Waiver, ...]
@@ -83,8 +90,10 @@ class Audited:
                 "indexed": index.indexed,
                 "rejected": index.rejected,
                 "changes": index.changes and asdict(index.changes),
+                "gone": self.gone,
             },
             "sets": sets,
+            "training_image_gone": list(self.left),
             "errors": dict(self.errors),
             "no_longer_audited": list(self.dropped),
             "orphaned_waivers": [each.model_dump(mode="json") for each in self.orphans],
@@ -105,17 +114,18 @@ def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Aud
     config.report.key()  # which is needed last: that it cannot be read is told first
     with locked(folder.resolve()), run.opened() as run, History(folder, begin=True) as history:
         night, went_on = history.begin()
-        known = history.last_facts().get("holdout")
-        index = _index(config, run, known, rebuild=rebuild)
+        last = history.last_facts()
+        index = _index(config, run, last.get("holdout"), rebuild=rebuild)
+        gone = _gone(index, last.get("indexed", 0))
         held = holding(waivers, datetime.now(UTC).date())
-        auditing = _Auditing(config, run, history, night, waivers, held, rebuild)
+        auditing = _Auditing(config, run, history, night, waivers, held, rebuild, index, gone)
         errors = {}
         for each in config.synthetic:
             try:
                 auditing.audit(each)
             except ScanError as error:
                 errors[each.name] = str(error)
-        audited = auditing.finished(index, errors, went_on=went_on)
+        audited = auditing.finished(errors, went_on=went_on)
         for number in history.forget(config.history.keep_days):
             shutil.rmtree(folder / night_folder(number), ignore_errors=True)
         write_trend(history)
@@ -145,6 +155,16 @@ def _index(
     return result
 
 
+def _gone(index: IndexResult, before: int) -> int:
+    """Count the training images that are gone, at least; the last night had `before` in the index.
+
+    An index that was made anew tells of none, and neither does one that was updated meanwhile, as
+    by a night that was killed. That it has fewer images is told then.
+    """
+    told = index.changes.gone if index.changes is not None else 0
+    return max(told, before - index.indexed)
+
+
 def _holdout(config: AuditConfig, run: RunContext) -> str | None:
     """Return a digest of the hold-out files, their sizes and times; None where there are none."""
     if config.training.holdout is None:
@@ -164,6 +184,8 @@ class _Auditing:
     waivers: Mapping[str, Waiver]
     held: Collection[str]
     rebuild: bool
+    index: IndexResult
+    gone: int
 
     def audit(self, asked: Synthetic) -> None:
         """Query a set, compare with the last night, and take down what was found."""
@@ -176,7 +198,7 @@ class _Auditing:
         states = counts_of(found, self.history.decisions(), self.config.policy.readers)
         scores = binned(of_best(result.folder, "score"))
         moved = drift(last.scores, scores) if last else 0.0
-        values = values_of(result.summary, states, moved)
+        values = values_of(result.summary, states, moved, self.gone)
         self.history.put(self.night, SetOfNight(asked.name, result.summary, values, scores, found))
 
     def _query(self, asked: Synthetic) -> QueryResult:
@@ -197,23 +219,36 @@ class _Auditing:
     def _report(self, name: str) -> Path:
         return self.config.history.path / REPORTS / name
 
-    def finished(self, index: IndexResult, errors: Mapping[str, str], went_on: bool) -> Audited:
+    def finished(self, errors: Mapping[str, str], went_on: bool) -> Audited:
         """Decide the night, and take down what it was decided to be."""
         sets = self.history.sets(self.night)
         values = {each.name: each.quantities for each in sets}
-        decided = decide(self.config.policy, values | dict.fromkeys(errors, NOT_KNOWN))
+        unknown = dict.fromkeys(errors, NOT_KNOWN | {"training_gone": self.gone})
+        decided = decide(self.config.policy, values | unknown)
         there = {each.key for found in sets for each in found.findings if each.state != GONE}
         orphans = tuple(each for key, each in self.waivers.items() if key not in there)
         facts = self._facts(decided, errors)
         night = replace(self.night, finished=now(), state=decided.state, facts=facts)
         names = {each.name for each in self.config.synthetic}
         dropped = tuple(each for each in self.history.last_sets(night) if each not in names)
-        audited = Audited(night, went_on, index, sets, errors, self.held, orphans, dropped, decided)
+        index = self.index, self.gone
+        told = errors, self.held, orphans, dropped, decided
+        audited = Audited(night, went_on, *index, sets, self._left(sets), *told)
         reports = {each.name: self._report(each.name) for each in sets}
         folder = self.config.history.path / night_folder(night.number)
         write_outputs(folder, reports, audited, self.history, self.config, self.run)
         self.history.finish(night)
         return audited
+
+    def _left(self, sets: Collection[SetOfNight]) -> tuple[str, ...]:
+        """Return the findings that are gone because their training images are."""
+        gone = [each for found in sets for each in found.findings if each.state == GONE]
+        if not (gone and self.gone):
+            return ()
+        left = {each.training for each in gone}
+        with Store.open(self.config.training.index / STORE) as store:
+            left.difference_update(shown(each.name) for each in store.embedded())
+        return tuple(each.key for each in gone if each.training in left)
 
     def _facts(self, decided: Decided, errors: Mapping[str, str]) -> dict[str, Any]:
         conditions = {"failed": decided.failed, "warned": decided.warned}
@@ -221,4 +256,4 @@ class _Auditing:
         policy = self.config.policy
         asked = {"fail_if": [each.text for each in policy.fail_if], "readers": policy.readers}
         known = {"holdout": _holdout(self.config, self.run), "versions": versions()}
-        return told | asked | known | {"errors": dict(errors)}
+        return told | asked | known | {"errors": dict(errors), "indexed": self.index.indexed}

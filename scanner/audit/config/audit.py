@@ -112,7 +112,7 @@ class Policy(Part):
     """What makes a night fail or warn, and how images are judged."""
 
     fail_if: Conditions = (Condition.parse("duplicates > 0", KINDS),)
-    warn_if: Conditions = ()
+    warn_if: Conditions = (Condition.parse("training_gone > 0", KINDS),)
     false_alarm: float | None = None
     canaries: int = CanaryConfig().count
     min_canary_recall: float | None = None

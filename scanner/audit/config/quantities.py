@@ -36,6 +36,9 @@ QUANTITIES = {
     "volumes_copied": Quantity(float, "volumes that copy one; 0 where there are no volumes"),
     "partial_copies": Quantity(float, "images that are no copies, with a region like one subject "
     "alone"),
+    "training_indexed": Quantity(float, "training images that were compared with"),
+    "training_gone": Quantity(float, "training images that the last night had and this one has "
+    "not, at least; copies of them are not found any more"),
     "mismatches": Quantity(float, "reasons for which the method may not fit these two sets"),
     "polarity_differs": Quantity(bool, "whether one side has inverted greys"),
     "sharpness_differs": Quantity(bool, "whether one side is less sharp"),
@@ -75,11 +78,12 @@ KINDS = {name: quantity.kind for name, quantity in QUANTITIES.items()}
 
 
 def values_of(
-    summary: dict[str, Any], findings: Mapping[str, int], drift: float | None
+    summary: dict[str, Any], findings: Mapping[str, int], drift: float | None, gone: int
 ) -> dict[str, Value]:
     """Return the value of every quantity; None where it is not known.
 
-    `findings` counts those in each of the states that are quantities.
+    `findings` counts those in each of the states that are quantities, `gone` the training images
+    that are gone.
     """
     counts, duplicates = summary["counts"], findings["new"] + findings["persisting"]
     judged, listed, flagged = counts["judged"], counts["listed"], counts["duplicate"]
@@ -95,6 +99,7 @@ def values_of(
         "subjects_memorized": summary["subjects"]["flagged"],
         "volumes_copied": (summary["volumes"] or {}).get("duplicate", 0),
         "partial_copies": (summary["partial"] or {}).get("flagged"),
+        "training_gone": gone,
         "mismatches": len(summary["mismatches"]),
         "complete": summary["complete"],
         "canary_recall": canaries.get("recall"),
@@ -108,7 +113,7 @@ def values_of(
         "membership_auc_low": membership.get("low"),
         "drift": drift,
     }
-    same = "listed", "judged", "rejected", "blank", "similar", "undecidable"
+    same = "listed", "judged", "rejected", "blank", "similar", "undecidable", "training_indexed"
     found = {each["code"] for each in summary["mismatches"]}
     unfit = {code: code in found for code in CODES}
     return values | {name: counts[name] for name in same} | unfit | dict(findings)

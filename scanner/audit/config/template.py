@@ -26,7 +26,7 @@ images = "generated/ldm-v3/"
 
 [policy]
 fail_if = ["duplicates > 0", "complete == false", "canary_recall < 0.95"]
-warn_if = ["similar_rate > 0.02", "drift > 0.1"]
+warn_if = ["similar_rate > 0.02", "drift > 0.1", "training_gone > 0"]
 # false_alarm = 0.001                # share of images of other people that may be flagged
 # canaries = 200                     # copies of training images that are planted in each set
 # min-recall = 0.99                  # share that it must find at least, or the night is incomplete

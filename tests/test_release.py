@@ -1,8 +1,11 @@
 """A release holds what was cleared and nothing else, and any change of it is found."""
 
 import base64
+import functools
+import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -17,15 +20,20 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pictures import drawn
 from PIL import Image
 
+from deepssim_scan.audit.release import cleared
 from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.audit.release.statement import sealed
 from deepssim_scan.audit.release.verify import VerifyConfig, verify
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import InputError, InputMissing
+from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
+from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
+from deepssim_scan.reporting.partial import PartialCopy
+from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
 CONFIG = QueryConfig(canaries=CanaryConfig(0))
@@ -376,10 +384,104 @@ def test_a_sample_of_a_release_is_embedded_again(judged, tmp_path):
     query(tmp_path / "others", Path(index), tmp_path / "other-report", CONFIG, RUN)
     found = verify(tmp_path / "cleared", VerifyConfig(report=tmp_path / "other-report"), RUN)
     assert [(Path(each.where).name, each.what) for each in found.problems] == [
-        ("0.png", "was not cleared by the report")
+        ("release.json", f"was made from another report than {tmp_path / 'other-report'}"),
+        ("0.png", "was not cleared by the report"),
     ]
     with pytest.raises(InputError, match="is no release"):
         verify(report, config, RUN)
+
+
+def forged(folder, name, data):
+    """Add a file to a release that is not signed, and to its statement."""
+    (folder / name).write_bytes(data)
+    value = json.loads((folder / "release.json").read_bytes())
+    digest = {"sha256": hashlib.sha256(data).hexdigest()}
+    value["subject"].append({"name": name, "digest": digest, "annotations": {}})
+    (folder / "release.json").write_bytes(sealed(value, None))
+
+
+def problems_of(folder, report, run=RUN):
+    found = verify(folder, VerifyConfig(report=report), run)
+    return [(each.where.rpartition("cleared/")[2], each.what) for each in found.problems]
+
+
+def test_what_the_report_did_not_clear_is_found_whatever_it_is(judged, tmp_path):
+    folder = released(judged, tmp_path).folder
+    kept_back = {
+        "copy.png": (judged / "synthetic" / "copy.png").read_bytes(),
+        "copied.npy": (judged / "synthetic" / "copied.npy").read_bytes(),
+        "patients.h5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+        "empty.png": b"",
+    }
+    for name, data in kept_back.items():
+        forged(folder, name, data)
+    assert verify(folder, VerifyConfig(), RUN).intact
+    assert problems_of(folder, judged / "report") == [
+        (name, "was not cleared by the report") for name in kept_back
+    ]
+
+
+@pytest.mark.parametrize("why", ["undecidable", "a part is copied", "not verified"])
+def test_what_keeps_an_image_back_is_asked_for_again(judged, tmp_path, monkeypatch, why):
+    folder = released(judged, tmp_path).folder
+    with Store.open(judged / "report" / "synthetic") as store:
+        row = store.paths().index("a/0.png")
+    partial = PartialCopy(row, "a/0.png", "t.png", "p", 0.001, 0.9, False, 0, 0, 9, 9)
+    names, exact = ("verdicts_of", "of_best"), (cleared.verdicts_of, cleared.of_best)
+    changed = {"undecidable": (0, "undecidable"), "not verified": (1, float("nan"))}
+
+    def asked(which, *arguments):
+        values = list(exact[which](*arguments))
+        if changed.get(why, (None,))[0] == which:
+            values[row] = changed[why][1]
+        return values
+
+    for which, name in enumerate(names):
+        monkeypatch.setattr(cleared, name, functools.partial(asked, which))
+    parts = [partial] if why == "a part is copied" else []
+    monkeypatch.setattr(cleared, "read_partial", lambda _: parts)
+    found = [("a/0.png", "was not cleared by the report")]
+    assert problems_of(folder, judged / "report") == found
+    shutil.rmtree(folder)
+    assert released(judged, tmp_path).kept_back == {"duplicate": 2, why: 1}
+
+
+def test_a_released_file_that_is_decoded_otherwise_now_is_told(judged, tmp_path, monkeypatch):
+    folder = released(judged, tmp_path).folder
+    decode = pipeline.decode
+
+    def damaged(data, options):
+        if data == (folder / "a" / "0.png").read_bytes():
+            raise Rejected("damaged", "")
+        return decode(data, options)
+
+    monkeypatch.setattr(pipeline, "decode", damaged)
+    assert problems_of(folder, judged / "report") == [("a/0.png", "cannot be judged now: damaged")]
+
+
+def test_a_release_is_not_decoded_in_this_process(judged, tmp_path, monkeypatch):
+    folder, here = released(judged, tmp_path).folder, os.getpid()
+    decode = pipeline.decode
+
+    def elsewhere(data, options):
+        assert os.getpid() != here
+        return decode(data, options)
+
+    monkeypatch.setattr(pipeline, "decode", elsewhere)
+    assert problems_of(folder, judged / "report", RunContext("cpu", workers=1)) == []
+
+
+def test_a_report_of_no_use_is_told_first(judged, tmp_path):
+    folder, report = released(judged, tmp_path).folder, tmp_path / "report"
+    with pytest.raises(InputMissing):
+        problems_of(folder, report)
+    with pytest.raises(InputError, match="is no report of a query"):
+        index = json.loads((judged / "report" / "job.json").read_text())["index"]
+        problems_of(folder, Path(index))
+    shutil.copytree(judged / "report", report)
+    (report / "job.json").unlink()
+    with pytest.raises(InputError, match="is damaged"):
+        problems_of(folder, report)
 
 
 def test_a_statement_that_was_written_in_another_way_is_damaged(judged, tmp_path):

@@ -21,7 +21,8 @@ Report = Annotated[
     options.input_option(
         "--report",
         metavar="DIR",
-        help="Report that a release was made from: a sample of the released files is judged by it.",
+        help="Report that a release was made from: it must have cleared every released file, and a "
+        "sample of them is embedded again.",
     ),
 ]
 Sample = Annotated[

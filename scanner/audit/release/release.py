@@ -2,8 +2,8 @@
 
 report -> the files that are cleared -> a folder of them, with release.json
 
-A file is cleared when every frame of it was judged and none is flagged. It is copied only when its
-bytes are those that were judged, and hold no image beside its frames.
+`cleared` says which those are. A file is copied only when its bytes are those that were judged, and
+hold no image beside its frames.
 """
 
 import hashlib
@@ -14,37 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from deepssim_scan.audit.release.cleared import Items, cleared, digests_of, summary_of
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.pipeline import read_item
-from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.ingest.rejection import Rejected
-from deepssim_scan.jobs.check import check
-from deepssim_scan.matching.cache import part_files
-from deepssim_scan.matching.parts import read_part
-from deepssim_scan.reporting.matches import verdicts_of
-from deepssim_scan.reporting.partial import read_partial
-from deepssim_scan.storage.files import HashingFile, flush, make_private, sha256, shown
-from deepssim_scan.storage.layout import EVIDENCE, SUMMARY, SYNTHETIC
+from deepssim_scan.storage.files import HashingFile, flush, make_private, shown
+from deepssim_scan.storage.layout import SYNTHETIC
 from deepssim_scan.storage.publish import locked
-from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
 
 STATEMENT = "release.json"
 """In a release: the files, their digests and verdicts, signed or not."""
-
-_UNVERIFIED = "not verified"
-_PARTIAL = "a part is copied"
-_DUPLICATE = "duplicate"
-_FLAGGED = (_DUPLICATE, "undecidable", _UNVERIFIED, _PARTIAL)
-_SIMILAR = "similar"
-_Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +71,15 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
         raise InputError(f"{out}: is there already. A release is a new folder: name another.")
     partial = out.with_name(f".{out.name}.partial")
     with locked(out.resolve()), Store.open(report / SYNTHETIC) as store:
-        verdicts = _verdicts(report, store, summary)
-        items, kept_back = _cleared(store, verdicts, config)
+        items, kept_back = cleared(report, store, summary, similar=config.similar)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
         try:
             files = list(_copied(store, items, partial, run, kept_back))
             if not files:
                 raise InputError(f"{report}: has no image that is cleared, so there is no release.")
-            configuration = {SUMMARY: sha256(report / SUMMARY)} | summary["fingerprints"]
             told = _passed(summary), _warned(summary, store)
-            statement = statement_of(files, configuration, *told)
+            statement = statement_of(files, digests_of(report, summary), *told)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
             make_private(partial)
@@ -109,13 +92,7 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
 
 def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
     """Return what a whole report says; it must be complete."""
-    checked = check(report)
-    if checked.kind != "report":
-        raise InputError(f"{report}: is no report of a query.")
-    if checked.problems:
-        problem = checked.problems[0]
-        raise InputError(f"{report}: is damaged: {problem.where}: {problem.what}. Query again.")
-    summary = read_json(report / SUMMARY)
+    summary = summary_of(report)
     if not summary["complete"] and not config.incomplete:
         raise InputError(
             f"{report}: is not complete: copies of what was not looked at are not found. Repair "
@@ -149,58 +126,8 @@ def _warned(summary: dict[str, Any], store: Store) -> list[str]:
     return [text for text, holds in warnings.items() if holds] + unfit
 
 
-def _verdicts(report: Path, store: Store, summary: dict[str, Any]) -> list[str]:
-    """Return the verdict of every image by its row, or what else keeps it back."""
-    verdicts = verdicts_of(report)
-    if summary["calibration"] is not None:
-        for row in _unverified(report, store, summary["candidates"]):
-            if verdicts[row] != _DUPLICATE:
-                verdicts[row] = _UNVERIFIED
-    for each in read_partial(report):
-        verdicts[each.synthetic_row] = _PARTIAL
-    return verdicts
-
-
-def _unverified(report: Path, store: Store, candidates: int) -> Iterator[int]:
-    """Give the rows of the images of which a candidate was not looked at, whatever its rank."""
-    for number, shard in enumerate(store.table):
-        part = read_part(part_files(report / EVIDENCE, number).evidence, shard.rows)
-        missing = part.evidence.missing[:, :candidates].any(axis=1)
-        yield from (shard.first + np.flatnonzero(missing)).tolist()
-
-
-def _cleared(
-    store: Store, verdicts: list[str], config: ReleaseConfig
-) -> tuple[_Items, dict[str, int]]:
-    """Return the items of which every frame may be released, and count the others by why."""
-    items: _Items = {}
-    cut = store.manifest.source["read_options"]["slices"] is not None
-    for record, row in store.catalog.every():
-        verdict = None if row is None else verdicts[row]
-        items.setdefault(record.key[:2], []).append((record, verdict))
-    kept_back: dict[str, int] = {}
-    for key, images in [*items.items()]:
-        whole = not (cut and any(record.frame for record, _ in images))
-        why = _why_not(images, config) if whole else "not judged whole: slices were chosen"
-        if why:
-            kept_back[why] = kept_back.get(why, 0) + 1
-            del items[key]
-    return items, kept_back
-
-
-def _why_not(images: list[tuple[ImageRecord, str | None]], config: ReleaseConfig) -> str:
-    """Say why an item is kept back; "" for one that is cleared."""
-    found = {verdict for _, verdict in images if verdict is not None}
-    if any(record.state == "rejected" for record, _ in images):
-        return "rejected"
-    if not found:
-        return "blank"
-    barred = _FLAGGED if config.similar else (*_FLAGGED, _SIMILAR)
-    return next((verdict for verdict in barred if verdict in found), "")
-
-
 def _copied(
-    store: Store, items: _Items, folder: Path, run: RunContext, kept_back: dict[str, int]
+    store: Store, items: Items, folder: Path, run: RunContext, kept_back: dict[str, int]
 ) -> Iterator[Released]:
     """Copy items, and give what is said of each; count those that hold more than was judged."""
     files = Lookup(Path(store.manifest.source["folder"]), run)

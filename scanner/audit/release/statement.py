@@ -117,6 +117,15 @@ def listed_in(path: Path, statement: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def made_with(path: Path, statement: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of what a release was made with by name; Damaged where there are none."""
+    try:
+        found = statement["predicate"]["configuration"]
+        return {str(each["name"]): str(each["digest"]["sha256"]) for each in found}
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{path}: does not say what it was made with: it has no {error}.") from error
+
+
 def read_private_key(path: Path) -> "Ed25519PrivateKey":
     """Read an Ed25519 key in PEM.
 

@@ -5,29 +5,29 @@ report or release folder -> Checked, as `check` gives it
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from deepssim_scan.audit.release.cleared import cleared, digests_of, summary_of
 from deepssim_scan.audit.release.release import STATEMENT
-from deepssim_scan.audit.release.statement import listed_in, opened, read_public_key
+from deepssim_scan.audit.release.statement import listed_in, made_with, opened, read_public_key
+from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
-from deepssim_scan.ingest.config import IngestConfig, RunContext
-from deepssim_scan.ingest.config.standardisation import Standardisation
+from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.item import Item
 from deepssim_scan.ingest.listing.lookup import Lookup
-from deepssim_scan.ingest.pipeline import decode_item
-from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.check import Checked, check
 from deepssim_scan.jobs.check.findings import Findings
 from deepssim_scan.jobs.identity import index_encoder
-from deepssim_scan.reporting.matches import verdicts_of
 from deepssim_scan.storage.files import sha256
-from deepssim_scan.storage.layout import SYNTHETIC
+from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import read_job
+from deepssim_scan.storage.records import read_json
+from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.reread import Reader, ingest_of
 from deepssim_scan.store.store import Store
@@ -40,7 +40,8 @@ class VerifyConfig:
     """How much is verified: `sample` images of a report are embedded again, drawn by `seed`.
 
     `key` is a file with the public Ed25519 key that a release must be signed with. `report` is the
-    report that a release was made from: of the released files a sample is embedded again, too.
+    report that a release was made from: it must have cleared every released file, and of these a
+    sample is embedded again, too.
     """
 
     sample: int = 100
@@ -52,8 +53,8 @@ class VerifyConfig:
 def verify(path: Path, config: VerifyConfig, run: RunContext) -> Checked:
     """Verify a report or a release.
 
-    Raises InputMissing or InputError when it is neither, or the key cannot be read, or a report is
-    given to verify a report with.
+    Raises InputMissing or InputError when it is neither, or the key cannot be read, when the report
+    that is given is none or damaged, or a report is given to verify a report with.
     """
     if (path / STATEMENT).is_file():
         return _verify_release(path, config, run)
@@ -69,10 +70,13 @@ def verify(path: Path, config: VerifyConfig, run: RunContext) -> Checked:
 
 
 def _verify_release(folder: Path, config: VerifyConfig, run: RunContext) -> Checked:
-    """Compare every file with the statement, and look for others."""
+    """Compare every file with the statement, look for others, and ask the report about each."""
     key = None if config.key is None else read_public_key(config.key)
+    if config.report is not None:
+        summary_of(config.report)  # which is needed last: that it is of no use is told first
     findings, path = Findings(), folder / STATEMENT
     listed: dict[str, str] = {}
+    statement: Mapping[str, Any] = {}
     with findings.collecting(path):
         statement, signed = opened(path, path.read_bytes(), key)
         listed = listed_in(path, statement)
@@ -91,7 +95,7 @@ def _verify_release(folder: Path, config: VerifyConfig, run: RunContext) -> Chec
     findings.counts["files"] = len(listed)
     if config.report is not None and not findings.problems:
         with findings.collecting(config.report):
-            _judged_again(folder, listed, config.report, config, run, findings)
+            _judged_again(folder, statement, config.report, config, run, findings)
     return Checked(folder, "release", findings.counts, tuple(findings.problems))
 
 
@@ -111,8 +115,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 def _embed_again(report: Path, config: VerifyConfig, run: RunContext, findings: Findings) -> None:
     """Read a sample of the images again, and compare their embeddings with those of the report."""
-    job = read_job(report) or {}
-    loaded = index_encoder(Path(job["index"]))
+    loaded = _encoder(report)
     with run.opened() as run, Store.open(report / SYNTHETIC) as store:
         rows = _drawn(range(store.rows), config)
         files = Lookup(Path(store.manifest.source["folder"]), run)
@@ -133,44 +136,68 @@ def _embed_again(report: Path, config: VerifyConfig, run: RunContext, findings: 
 
 def _judged_again(
     folder: Path,
-    listed: Mapping[str, str],
+    statement: Mapping[str, Any],
     report: Path,
     config: VerifyConfig,
     run: RunContext,
     findings: Findings,
 ) -> None:
-    """Embed a sample of the released files, and compare with what the report judged and cleared."""
-    names = _drawn(sorted(listed), config)
-    wanted = {listed[name] for name in names}
-    loaded = index_encoder(Path((read_job(report) or {})["index"]))
-    verdicts = verdicts_of(report)
+    """Compare a release with its report: what it was made from, and what the report cleared.
+
+    Of what is cleared, a sample is embedded again.
+    """
+    path, summary = folder / STATEMENT, read_json(report / SUMMARY)
+    listed = listed_in(path, statement)
+    if made_with(path, statement) != digests_of(report, summary):
+        findings.add(path, f"was made from another report than {report}")
+    with Store.open(report / SYNTHETIC) as store:
+        items, _ = cleared(report, store, summary)
+    digests = {record.sha256 for images in items.values() for record, _ in images}
+    others = [name for name, digest in listed.items() if digest not in digests]
+    for name in others:
+        findings.add(folder / name, "was not cleared by the report")
+    names = _drawn(sorted(listed.keys() - others), config)
+    _release_embedded_again(folder, names, report, run, findings)
+
+
+def _release_embedded_again(
+    folder: Path, names: Sequence[str], report: Path, run: RunContext, findings: Findings
+) -> None:
+    """Embed released files, one by one, and compare their embeddings with those of the report."""
+    loaded, count = _encoder(report), 0
     with run.opened() as run, Store.open(report / SYNTHETIC) as store:
-        rows = {
-            (record.sha256, record.frame): row
-            for row, record in enumerate(store.embedded())
-            if record.sha256 in wanted
-        }
-        rule, ingest = loaded.architecture.standardisation, ingest_of(store)
-        images = [(name, each) for name in names for each in _frames(folder, name, rule, ingest)]
-        again = Embedder(loaded, run=run).embed_pixels([pixels for _, (_, pixels) in images])
-        for (name, (record, _)), embedding in zip(images, again, strict=True):
-            row = rows.get((record.sha256, record.frame))
-            if row is None or verdicts[row] == "duplicate":
-                findings.add(folder / name, "was not cleared by the report")
-            elif not np.array_equal(embedding, store.read(row, row + 1)[0]):
-                findings.add(folder / name, "is embedded differently now")
-        findings.counts["images embedded again"] = len(images)
+        rows = {(each.sha256, each.frame): row for row, each in enumerate(store.embedded())}
+        embedder = Embedder(loaded, ingest_of(store), run=run)
+        blocks = ([_item(folder, name)] for name in names)
+        with closing(embedder.embed_items(folder, blocks)) as answers:
+            for name, (records, made) in zip(names, answers, strict=True):
+                there = [each for each in records if each.state == "embedded"]
+                found = [rows.get((each.sha256, each.frame)) for each in there]
+                left_out = [each.reason for each in records if each.state == "rejected"]
+                if left_out or not there:
+                    findings.add(folder / name, f"cannot be judged now: {(*left_out, 'blank')[0]}")
+                elif not _are_rows(made.embeddings, store, found):
+                    findings.add(folder / name, "is embedded differently now")
+                count += len(there)
+    findings.counts["images embedded again"] = count
 
 
-def _frames(
-    folder: Path, name: str, rule: Standardisation, ingest: IngestConfig
-) -> Iterator[tuple[ImageRecord, Pixels]]:
-    """Give the images of a released file that can be judged, standardised."""
+def _are_rows(embeddings: Vectors, store: Store, rows: Sequence[int | None]) -> bool:
+    """Tell whether embeddings are rows of a store; None is a row that it does not have."""
+    return all(
+        row is not None and np.array_equal(each, store.read(row, row + 1)[0])
+        for each, row in zip(embeddings, rows, strict=True)
+    )
+
+
+def _item(folder: Path, name: str) -> Item:
     status = (folder / name).stat()
-    item = Item(name, size=status.st_size, mtime_ns=status.st_mtime_ns)
-    for image in decode_item(folder, item, rule, ingest):
-        if image.pixels is not None:
-            yield image.record, image.pixels
+    return Item(name, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _encoder(report: Path) -> Checkpoint:
+    """Load the encoder of a report whose files are whole."""
+    return index_encoder(Path((read_job(report) or {})["index"]))
 
 
 def _drawn(every: Sequence[T], config: VerifyConfig) -> list[T]:

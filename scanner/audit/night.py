@@ -231,9 +231,10 @@ class _Auditing:
         night = replace(self.night, finished=now(), state=decided.state, facts=facts)
         names = {each.name for each in self.config.synthetic}
         dropped = tuple(each for each in self.history.last_sets(night) if each not in names)
-        index = self.index, self.gone
-        told = errors, self.held, orphans, dropped, decided
-        audited = Audited(night, went_on, *index, sets, self._left(sets), *told)
+        index, gone, left, held = self.index, self.gone, self._left(sets), self.held
+        audited = Audited(
+            night, went_on, index, gone, sets, left, errors, held, orphans, dropped, decided
+        )
         reports = {each.name: self._report(each.name) for each in sets}
         folder = self.config.history.path / night_folder(night.number)
         write_outputs(folder, reports, audited, self.history, self.config, self.run)

@@ -49,7 +49,7 @@ def summary_of(report: Path) -> dict[str, Any]:
 
 def digests_of(report: Path, summary: dict[str, Any]) -> dict[str, str]:
     """Return the digests of what a report was made with, and of its summary, by name."""
-    return {SUMMARY: sha256(report / SUMMARY)} | summary["fingerprints"]
+    return {SUMMARY: sha256(report / SUMMARY), **summary["fingerprints"]}
 
 
 def cleared(

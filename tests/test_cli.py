@@ -115,6 +115,18 @@ def test_the_two_commands_work_with_no_further_option(run, people, tmp_path, mon
     ]
 
 
+@pytest.mark.parametrize("name", ["history", "diff", "dossier", "review"])
+def test_options_before_a_subcommand_of_audit_are_refused(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for option in (["--config", "prod.toml"], ["--json"], ["--rebuild"], ["--dry-run"]):
+        code, out, err = run("audit", *option, name, *(["--reader", "A"] * (name == "review")))
+        assert (code, out) == (2, "")
+        told = f"as in: deepssim-scan audit {name} {option[0]}"
+        assert told in " ".join(err.replace("│", " ").split())
+    code, _, err = run("audit", "history", "--config", "prod.toml")
+    assert (code, "prod.toml: there is no such file" in err) == (1, True)
+
+
 def test_the_table_says_what_makes_a_duplicate(run, indexed):
     code, out, err = run(*QUERY)
     assert code == 0

@@ -55,6 +55,7 @@ def audit(
     4 incomplete: something was not looked at.
     """
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     if init:
         _write(config)
@@ -72,6 +73,18 @@ def audit(
     console.show_json(audited.as_json()) if json else _show(audited)
     state = audited.decided.state
     options.leave(complete=state != "incomplete", flagged=state == "failed")
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Raise an error of usage for options before a subcommand, which has its own."""
+    given = []
+    for each in context.command.params:
+        source = context.get_parameter_source(each.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            given.append(each.opts[0])
+    if given:
+        after = f"deepssim-scan audit {context.invoked_subcommand} {' '.join(given)} ..."
+        raise typer.BadParameter(f"options go after the subcommand, as in: {after}")
 
 
 def _write(path: Path) -> None:

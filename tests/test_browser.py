@@ -179,6 +179,33 @@ def test_the_light_plot_is_printed_whatever_the_screen_has(opened):
     assert images.evaluate("image => image.currentSrc") != dark
 
 
+def test_a_decision_is_of_the_finding_that_is_shown(browser, tmp_path):
+    with serving(tmp_path, reader="B") as review:
+        tab = browser.new_page()
+        tab.goto(review.address)
+        held = []  # the server is busy with pictures
+        tab.route("**/decide", lambda route: held.append(route))
+        for key in ("c", "n", "ArrowLeft"):
+            tab.keyboard.press(key)
+            tab.wait_for_timeout(50)
+        assert len(held) == 1
+        held[0].continue_()
+        tab.get_by_text("Finding 2 of 4").wait_for()
+        assert review.decided == {KEYS[0]: "copy"}
+        tab.unroute("**/decide")
+        tab.keyboard.down("u")
+        tab.get_by_text("Finding 3 of 4").wait_for()
+        tab.keyboard.down("u")  # is repeated, since it was not let go
+        tab.wait_for_timeout(200)
+        assert tab.locator("#progress").inner_text() == "Finding 3 of 4"
+        assert review.decided == {KEYS[0]: "copy", KEYS[1]: "unsure"}
+        tab.close()
+    assert {key: each.get("B") for key, each in decisions(tmp_path).items() if "B" in each} == {
+        KEYS[0]: "copy",
+        KEYS[1]: "unsure",
+    }
+
+
 @pytest.mark.parametrize("blinded", [False, True])
 def test_a_reader_decides_with_keys_and_with_the_mouse(browser, tmp_path, blinded):
     with serving(tmp_path, reader="B", blinded=blinded) as review:

@@ -12,6 +12,7 @@
   };
   const decided = new Map();
   let at = 0;
+  let busy = false; // a decision is on its way: the page still shows what it is about
 
   const draw = () => {
     problem.textContent = "";
@@ -21,9 +22,11 @@
     pictures.replaceChildren();
     facts.replaceChildren();
     if (done) {
-      progress.textContent = data.cases.length
-        ? `All ${data.cases.length} findings are decided. This page can be closed, and the command ended.`
-        : "There is nothing to decide.";
+      const left = data.cases.length - decided.size;
+      progress.textContent = left ? `${left} findings are not decided. Go back to them.`
+        : decided.size
+          ? `All ${decided.size} findings are decided. This page can be closed, and the command ended.`
+          : "There is nothing to decide.";
       return;
     }
     const one = data.cases[at];
@@ -48,7 +51,8 @@
     }
   };
   const decide = async (decision) => {
-    if (at >= data.cases.length) return;
+    if (busy || at >= data.cases.length) return;
+    busy = true;
     const finding = data.cases[at].finding;
     try {
       const answer = await fetch("decide", {
@@ -58,15 +62,21 @@
     } catch {
       problem.textContent = "Not taken down: the command that serves this page has ended.";
       return;
+    } finally {
+      busy = false;
     }
     decided.set(finding, decision);
     at += 1;
     draw();
   };
-  const back = () => { at = Math.max(0, at - 1); draw(); };
+  const back = () => {
+    if (busy) return;
+    at = Math.max(0, at - 1);
+    draw();
+  };
   const keys = { c: "copy", n: "no copy", u: "unsure" };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key in keys) decide(keys[event.key]);
     if (event.key === "ArrowLeft") back();
   });

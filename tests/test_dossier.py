@@ -61,6 +61,20 @@ def test_what_the_night_knows_is_filled_and_gaps_are_shown(root):  # noqa: F811
     assert "&lt;b&gt;open&lt;/b&gt; data" in page
 
 
+def test_why_a_set_was_not_audited_names_nothing_under_pseudonyms(root):  # noqa: F811
+    (root / "generated" / "first").rename(root / "DOE^JOHN")
+    (root / "generated" / "first").symlink_to(root / "DOE^JOHN" / "40.png")
+    (error,) = audited(root).errors.values()
+    page, fields = record(root)
+    assert fields["Results: first", "NOT AUDITED"] == error
+    (root / "names.key").write_bytes(bytes(range(32)))
+    (root / "audit.toml").write_text(CONFIG + '[report]\npseudonyms = "names.key"\n')
+    page, fields = record(root)
+    told = "could not be queried; night.json says why, and may name an image"
+    assert fields["Results: first", "NOT AUDITED"] == told
+    assert str(root) not in page
+
+
 def test_a_record_without_gaps_says_nothing_of_them(root):  # noqa: F811
     names = re.findall(r"^    (\w+): str \| None = None$", _source(), re.MULTILINE)
     lines = "\n".join(f'{name} = "x"' for name in names)

@@ -289,6 +289,9 @@ def test_pseudonyms_hide_every_name_and_depend_on_the_key():
         assert name in page(content(findings))
         assert name not in one
     assert len(set(re.findall("subject-[0-9a-f]{12}", one))) == 2
+    assert len(set(re.findall("finding-[0-9a-f]{12}", one))) == 2
+    for each in findings:
+        assert (each.finding in page(content(findings)), each.finding in one) == (True, False)
     columns = {"patient": {"values": 1, "most": [{"value": "Jane", "flagged": 1, "images": 2}]}}
     found = content(findings, provenance=columns)
     assert ">Jane<" in page(found)

@@ -66,7 +66,7 @@ def sections_of(config: AuditConfig, history: History, night: Night) -> list[Sec
         Section("Threat model", _stated(asked, "tried", "not_tried", "tried_by")),
         *results,
         *(
-            Section(f"Results: {name}", [Field("NOT AUDITED", text)])
+            Section(f"Results: {name}", [Field("NOT AUDITED", _HIDDEN if key else text)])
             for name, text in night.facts.get("errors", {}).items()
         ),
         Section("Method", _method(sets)),
@@ -74,6 +74,7 @@ def sections_of(config: AuditConfig, history: History, night: Night) -> list[Sec
     ]
 
 
+_HIDDEN = "could not be queried; night.json says why, and may name an image"
 _NAMES = {
     "purpose": "Purpose of the release",
     "recipient": "Recipient",

@@ -61,6 +61,12 @@ class Night:
     gone: Sequence[str]
     trend: Mapping[int, float]
 
+    def renamed(self, key: bytes) -> "Night":
+        """Return the same with names of findings that tell nobody anything without the key."""
+        of = partial(pseudonym, key, "finding")
+        states = {of(name): state for name, state in self.states.items()}
+        return replace(self, states=states, gone=[of(name) for name in self.gone])
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -77,7 +83,11 @@ class Content:
     night: Night | None = None
 
     def renamed(self, key: bytes) -> "Content":
-        """Return the same with names that tell nobody anything without the key."""
+        """Return the same with names that tell nobody anything without the key.
+
+        The name of a finding is one of them: whoever tries the names of subjects may find whose it
+        is (`finding_of`).
+        """
         of = partial(pseudonym, key)
 
         def hidden(each: Match | CopiedVolume | PartialCopy) -> dict[str, Any]:
@@ -101,10 +111,14 @@ class Content:
         return replace(
             self,
             summary=summary,
-            findings=[replace(each, **hidden(each)) for each in self.findings],
+            findings=[
+                replace(each, **hidden(each), finding=of("finding", each.finding or ""))
+                for each in self.findings
+            ],
             subjects=subjects,
             volumes=[replace(each, **hidden(each)) for each in self.volumes],
             partial=[replace(each, **hidden(each)) for each in self.partial],
+            night=self.night and self.night.renamed(key),
         )
 
 

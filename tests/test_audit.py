@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
@@ -15,7 +16,8 @@ from PIL import Image
 from deepssim_scan.audit import night as nights
 from deepssim_scan.audit.compare import compared
 from deepssim_scan.audit.config.audit import read_config
-from deepssim_scan.audit.history import History
+from deepssim_scan.audit.findings import Finding
+from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.night import audit
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli.commands.audit import _show
@@ -335,6 +337,19 @@ def test_a_set_that_is_not_there_makes_the_night_incomplete_and_spares_the_other
     assert told["errors"]["first"] == found.errors["first"]
 
 
+def test_a_set_that_was_not_queried_keeps_its_waivers_and_is_told_when_it_is_left_out(root):
+    plant(root, "s03", "copy.png")
+    waive(root, audited(root).sets[0].findings[0].key, days(1))
+    (root / "generated" / "first").rename(root / "unmounted")
+    found = audited(root)
+    assert (list(found.errors), found.orphans) == (["first"], ())
+    start, stop = (CONFIG.index(f'[[synthetic]]\nname = "{name}"') for name in ("first", "second"))
+    (root / "audit.toml").write_text(CONFIG[:start] + CONFIG[stop:])
+    found = audited(root)
+    assert (found.dropped, len(found.orphans)) == (("first",), 1)
+    assert audited(root).dropped == ()
+
+
 def test_the_configuration_decides_after_a_night_was_killed(root, monkeypatch):
     plant(root, "s03", "copy.png")
 
@@ -368,6 +383,24 @@ def test_old_nights_are_forgotten_and_decisions_are_not(root):
     assert [each.name for each in (root / "audits" / "nights").iterdir()] == ["000002"]
 
 
+def test_the_last_night_of_a_set_is_kept_while_it_cannot_be_queried(tmp_path):
+    finding = Finding("ab" * 8, "new", "", "s.png", "t.png", "p", 0.9, None, None)
+    with History(tmp_path, begin=True) as history:
+        for ago in (9, 8, 7, 6, 0):
+            night, _ = history.begin()
+            for name in {9: ("ldm", "old"), 8: ("ldm", "old"), 0: ()}.get(ago, ("gan",)):
+                history.put(night, SetOfNight(name, {}, {}, [1], [finding]))
+            then = datetime.now(UTC) - timedelta(ago)
+            finished = then.isoformat(timespec="seconds")
+            history.finish(replace(night, finished=finished, state="incomplete", facts={}))
+        assert history.forget(5, ["ldm", "gan"]) == [1, 3]
+        night, _ = history.begin()
+        assert history.last("ldm", night).findings == [finding]
+        assert history.last("gan", night).findings == [finding]
+        assert history.forget(5, ["gan"]) == [2]
+        assert history.last("old", night) is None
+
+
 def test_a_history_of_another_format_is_refused(root):
     path = root / "audits" / "history.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -395,6 +428,26 @@ def test_holdout_images_make_the_null(root, people):
     assert (people["from"], people["subjects"]) == ("hold-out", 12)
     (root / "audit.toml").write_text(CONFIG)
     assert audited(root).sets[0].summary["calibration"]["non_members"]["from"] != "hold-out"
+
+
+def test_holdout_images_that_arrive_in_a_night_are_calibrated_with_in_the_next(
+    root, people, monkeypatch
+):
+    def put(number):
+        name = f"s{number}"
+        shutil.copytree(people / "training" / name, root / "holdout" / name, dirs_exist_ok=True)
+
+    for number in range(46, 58):
+        put(number)
+    text = CONFIG.replace('index = "index"', 'index = "index"\nholdout = "holdout"')
+    (root / "audit.toml").write_text(text)
+    exact = nights.query
+    with monkeypatch.context() as patch:
+        patch.setattr(nights, "query", lambda *arguments: put(58) or exact(*arguments))
+        found = audited(root)
+    assert found.sets[0].summary["calibration"]["non_members"]["subjects"] == 12
+    found = audited(root)
+    assert found.sets[0].summary["calibration"]["non_members"]["subjects"] == 13
 
 
 def test_a_night_leaves_a_page_of_each_set_and_test_cases(root):
@@ -450,8 +503,20 @@ def test_pictures_and_pseudonyms_are_as_the_configuration_says(root):
     (root / "audit.toml").write_text(text)
     audited(root)
     page = root / "audits" / "nights" / "000003" / "first.html"
-    assert "copy.png" not in page.read_text()
     assert page.read_text().count("data:image/png") == 6
+    (root / "generated" / "first" / "copy.png").rename(root / "copy.png")
+    plant(root, "s04", "other.png")
+    found = audited(root)
+    keys = [each.key for each in found.sets[0].findings]
+    assert [each.state for each in found.sets[0].findings] == ["new", "gone"]
+    pages = [page, page.parents[1] / "000004" / "first.html"]
+    for each in (*pages, root / "audits" / "reports" / "first" / "report.html"):
+        for name in ("copy.png", "other.png", "s03", "s04", *keys):
+            assert name not in each.read_text()
+    shown = re.findall("finding-[0-9a-f]{12}", pages[1].read_text())
+    assert (len({*shown}), '"new"' in pages[1].read_text()) == (2, True)
+    flagged = root / "audits" / "reports" / "first" / "flagged.csv"
+    assert keys[0] in flagged.read_text()
 
 
 def test_what_readers_decided_counts_for_the_policy(root):

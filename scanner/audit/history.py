@@ -7,7 +7,7 @@ A night that was killed is gone on with: it has the state "running" until it is 
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
@@ -146,18 +146,21 @@ class History(AbstractContextManager["History"]):
                 "UPDATE nights SET finished = ?, state = ?, facts = ? WHERE night = ?", values
             )
 
-    def forget(self, days: int) -> list[int]:
+    def forget(self, days: int, names: Collection[str]) -> list[int]:
         """Drop the nights that were finished more than so many days ago; return their numbers.
 
-        The last one that was finished stays, whatever its age.
+        The last one that was finished stays, whatever its age, and so does the last one of each set
+        of `names`: a set that could not be queried for long is compared with it later.
         """
         before = (datetime.now(UTC) - timedelta(days)).isoformat(timespec="seconds")
         query = (
             "SELECT night FROM nights WHERE finished < ? AND night < "
-            "(SELECT max(night) FROM nights WHERE finished NOTNULL) ORDER BY night"
+            "(SELECT max(night) FROM nights WHERE finished NOTNULL) AND night NOT IN "
+            "(SELECT max(night) FROM sets JOIN nights USING (night) WHERE finished NOTNULL"
+            " AND name IN (SELECT value FROM json_each(?)) GROUP BY name) ORDER BY night"
         )
         with self._changing():
-            numbers = [int(number) for (number,) in self._all(query, before)]
+            numbers = [int(number) for (number,) in self._all(query, before, json.dumps([*names]))]
             for number in numbers:
                 self._database.execute("DELETE FROM nights WHERE night = ?", (number,))
         return numbers
@@ -188,12 +191,12 @@ class History(AbstractContextManager["History"]):
         return finished[-1].facts if finished else {}
 
     def last_sets(self, before: Night) -> list[str]:
-        """Return the names of the sets of the last finished night before another."""
-        query = (
-            "SELECT name FROM sets WHERE night = (SELECT max(night) FROM nights"
-            " WHERE finished NOTNULL AND night < ?) ORDER BY rowid"
-        )
-        return [str(name) for (name,) in self._all(query, before.number)]
+        """Return the names of the sets of the last finished night before another.
+
+        Those that could not be queried are among them.
+        """
+        nights = [each for each in self.nights() if each.finished and each.number < before.number]
+        return [*self.quantities(nights[-1]), *nights[-1].facts.get("errors", {})] if nights else []
 
     def last(self, name: str, before: Night) -> SetOfNight | None:
         """Return what was found of a set in the last finished night before another, if any was."""

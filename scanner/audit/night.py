@@ -37,7 +37,7 @@ from deepssim_scan.jobs.calibrate import calibrate
 from deepssim_scan.jobs.config import CalibrateConfig, IndexConfig, QueryConfig
 from deepssim_scan.jobs.identity import versions
 from deepssim_scan.jobs.query import QueryResult, query
-from deepssim_scan.matching.config import EvidenceConfig
+from deepssim_scan.matching.config import EvidenceConfig, PageConfig
 from deepssim_scan.reporting.matches import of_best, read_counts
 from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.layout import STORE
@@ -115,10 +115,14 @@ def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Aud
     with locked(folder.resolve()), run.opened() as run, History(folder, begin=True) as history:
         night, went_on = history.begin()
         last = history.last_facts()
-        index = _index(config, run, last.get("holdout"), rebuild=rebuild)
+        holdout = _holdout(config, run)
+        index = _index(config, run, holdout, last.get("holdout"), rebuild=rebuild)
         gone = _gone(index, last.get("indexed", 0))
         held = holding(waivers, datetime.now(UTC).date())
-        auditing = _Auditing(config, run, history, night, waivers, held, rebuild, index, gone)
+        known = {"holdout": holdout, "indexed": index.indexed}
+        auditing = _Auditing(
+            config, run, history, night, waivers, held, rebuild, index, gone, known
+        )
         errors = {}
         for each in config.synthetic:
             try:
@@ -126,18 +130,20 @@ def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Aud
             except ScanError as error:
                 errors[each.name] = str(error)
         audited = auditing.finished(errors, went_on=went_on)
-        for number in history.forget(config.history.keep_days):
+        names = [each.name for each in config.synthetic]
+        for number in history.forget(config.history.keep_days, names):
             shutil.rmtree(folder / night_folder(number), ignore_errors=True)
         write_trend(history)
     return audited
 
 
 def _index(
-    config: AuditConfig, run: RunContext, before: str | None, *, rebuild: bool
+    config: AuditConfig, run: RunContext, now: str | None, before: str | None, *, rebuild: bool
 ) -> IndexResult:
     """Bring the index up to date, and its calibration where hold-out images are given, or were.
 
-    `before` tells which hold-out images the last night had (`_holdout`).
+    `now` and `before` tell which hold-out images there are, and which the last night had
+    (`_holdout`).
     """
     training = config.training
     ingest = training.ingest(training.key())
@@ -147,7 +153,7 @@ def _index(
         result = build_index(training.images, training.index, asked, run)
     except Unfinished:  # the configuration is another one now, and it decides
         result = build_index(training.images, training.index, replace(asked, restart=True), run)
-    found, now = result.calibration, _holdout(config, run)
+    found = result.calibration
     by_holdout = found is not None and found.subjects == "hold-out"
     if found is not None and (now != before if by_holdout else now is not None):
         read = replace(ingest, selection=Selection())
@@ -175,7 +181,11 @@ def _holdout(config: AuditConfig, run: RunContext) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Auditing:
-    """Audits the sets of a night, and puts what it finds into the history."""
+    """Audits the sets of a night, and puts what it finds into the history.
+
+    `known` is what the next night is to know of the training set: images that arrive while this one
+    runs are no part of it.
+    """
 
     config: AuditConfig
     run: RunContext
@@ -186,6 +196,7 @@ class _Auditing:
     rebuild: bool
     index: IndexResult
     gone: int
+    known: Mapping[str, Any]
 
     def audit(self, asked: Synthetic) -> None:
         """Query a set, compare with the last night, and take down what was found."""
@@ -209,6 +220,7 @@ class _Auditing:
             evidence=EvidenceConfig(min_recall=policy.min_recall),
             verdict=policy.verdict,
             canaries=policy.planted,
+            page=PageConfig(pseudonyms=self.config.report.key()),
             rebuild=self.rebuild,
         )
         try:
@@ -226,6 +238,7 @@ class _Auditing:
         unknown = dict.fromkeys(errors, NOT_KNOWN | {"training_gone": self.gone})
         decided = decide(self.config.policy, values | unknown)
         there = {each.key for found in sets for each in found.findings if each.state != GONE}
+        there |= set(self.waivers) if errors else set()  # what was not queried may have them
         orphans = tuple(each for key, each in self.waivers.items() if key not in there)
         facts = self._facts(decided, errors)
         night = replace(self.night, finished=now(), state=decided.state, facts=facts)
@@ -256,5 +269,4 @@ class _Auditing:
         told = {name: [asdict(each) for each in broken] for name, broken in conditions.items()}
         policy = self.config.policy
         asked = {"fail_if": [each.text for each in policy.fail_if], "readers": policy.readers}
-        known = {"holdout": _holdout(self.config, self.run), "versions": versions()}
-        return told | asked | known | {"errors": dict(errors), "indexed": self.index.indexed}
+        return told | asked | self.known | {"versions": versions(), "errors": dict(errors)}

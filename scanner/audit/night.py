@@ -269,4 +269,4 @@ class _Auditing:
         told = {name: [asdict(each) for each in broken] for name, broken in conditions.items()}
         policy = self.config.policy
         asked = {"fail_if": [each.text for each in policy.fail_if], "readers": policy.readers}
-        return told | asked | self.known | {"versions": versions(), "errors": dict(errors)}
+        return {**told, **asked, **self.known, "versions": versions(), "errors": dict(errors)}

@@ -76,7 +76,7 @@ class Architecture:
         return 2 << len(self.depths)
 
 
-SMALL = Architecture(scale=True)
+SMALL = Architecture(scale=True, exponents=(0.4, 16.0))
 REFERENCE = Architecture(
     trunk="convnext",
     depths=(3, 3, 27, 3),

@@ -89,7 +89,7 @@ def test_the_two_commands_work_with_no_further_option(run, people, tmp_path, mon
     assert "copy.png" in out
     assert "duplicate" in out
     assert "p-value < 0.001" in out
-    assert "Copies: 1 of 2 images copy 1 of 12 subjects." in out
+    assert "Copies: 1 of 2 images copy 1 of 12 training images. No subjects are told apart." in out
     assert "False alarms" not in out
     assert "Judged by the bundled calibration, of pseudo-subjects" in err
     assert "of 200 planted copies were found" in out

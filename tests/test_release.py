@@ -1,7 +1,6 @@
 """A release holds what was cleared and nothing else, and any change of it is found."""
 
 import base64
-import functools
 import hashlib
 import io
 import json
@@ -427,17 +426,16 @@ def test_what_keeps_an_image_back_is_asked_for_again(judged, tmp_path, monkeypat
     with Store.open(judged / "report" / "synthetic") as store:
         row = store.paths().index("a/0.png")
     partial = PartialCopy(row, "a/0.png", "t.png", "p", 0.001, 0.9, False, 0, 0, 9, 9)
-    names, exact = ("verdicts_of", "of_best"), (cleared.verdicts_of, cleared.of_best)
-    changed = {"undecidable": (0, "undecidable"), "not verified": (1, float("nan"))}
+    exact = cleared.verdicts_of
 
-    def asked(which, *arguments):
-        values = list(exact[which](*arguments))
-        if changed.get(why, (None,))[0] == which:
-            values[row] = changed[why][1]
+    def asked(report):
+        values = list(exact(report))
+        values[row] = "undecidable" if why == "undecidable" else values[row]
         return values
 
-    for which, name in enumerate(names):
-        monkeypatch.setattr(cleared, name, functools.partial(asked, which))
+    monkeypatch.setattr(cleared, "verdicts_of", asked)
+    unlooked = [row] if why == "not verified" else []
+    monkeypatch.setattr(cleared, "_unverified", lambda *_: unlooked)
     parts = [partial] if why == "a part is copied" else []
     monkeypatch.setattr(cleared, "read_partial", lambda _: parts)
     found = [("a/0.png", "was not cleared by the report")]

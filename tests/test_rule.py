@@ -158,7 +158,7 @@ def test_the_default_rate_is_as_low_as_the_null_supports():
     assert few.false_alarm(None) == pytest.approx(1 / 151)
     assert many.false_alarm(None) == 0.001
     assert few.false_alarm(0.2) == 0.2
-    with pytest.raises(InputError, match=r"0\.001 was asked for; the null of 150 .*0\.00662"):
+    with pytest.raises(InputError, match=r"0\.001 was asked for; the null of 150 .*0\.00663"):
         few.false_alarm(0.001)
 
 

@@ -71,7 +71,7 @@ def main() -> None:
             Side(BASE, _reference(work), options.base_files),
         ):
             measured |= measure(side, options, work)
-    parts = measure_parts(loaded, options)
+    parts = {} if loaded.encoder.canonical is None else measure_parts(loaded, options)
     measured |= parts
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
     compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]

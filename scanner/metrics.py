@@ -103,9 +103,10 @@ class MemorizationRate(Base):
         store.verify()
         evidence = EvidenceConfig(tta_views=tta_views, training=training)
         config = QueryConfig(evidence=evidence, verdict=VerdictConfig(false_alarm=false_alarm))
-        self._rule = chosen_rule(index, store, config, SILENT)
+        groups = groups_of(store)
+        self._rule = chosen_rule(index, store, groups, config, SILENT)
         search = TrainingIndex.open(index, store, run.device_here, exact=True)
-        gallery = Gallery(store, search, groups_of(store), training_files(store, training, run))
+        gallery = Gallery(store, search, groups, training_files(store, training, run))
         views = Views(tta_views, self._rule.enough)
         embedder = Embedder(loaded, run=run)
         self._probe = gallery.calibrator(embedder, evidence.candidates, views).probe

@@ -254,7 +254,7 @@ def test_what_is_no_calibration_is_refused(tmp_path, change, words):
         Calibration.read(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["encoder", "store"])
+@pytest.mark.parametrize("what", ["encoder", "store", "subjects"])
 def test_row_34_a_calibration_of_something_else_is_refused(people, found, tmp_path, what):
     index = shutil.copytree(people / "index", tmp_path / "index")
     replace(found, **{what: "f" * 64}).write(index)

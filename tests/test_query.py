@@ -785,6 +785,16 @@ def test_subjects_of_the_training_images_are_in_the_report(built, tmp_path):
     assert {row["subject"] for row in matches_of(tmp_path / "folders")} == {""}
 
 
+def test_an_image_without_a_known_subject_among_known_ones_is_nobodys(built, tmp_path):
+    """The copied images are of p0, of which the expression says nothing."""
+    config = indexing(built / "encoder.safetensors", IngestConfig(subject_regex=r"p[12]/(\d)\d"))
+    build_index(built / "training", tmp_path / "index", config, RUN)
+    result = query(built / "synthetic", tmp_path / "index", tmp_path / "report", asking(), RUN)
+    assert result.summary["subjects"] == {"training": 2, "flagged": 4}
+    rows = table_of(tmp_path / "report" / "flagged.csv")
+    assert [row["subject"] for row in rows] == [""] * 4
+
+
 def test_an_index_and_a_report_inside_the_folder_are_no_images(built, tmp_path):
     """`--training .` twice: what the first run wrote is not listed by the second."""
     shutil.copytree(built / "training", tmp_path, dirs_exist_ok=True)

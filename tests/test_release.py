@@ -20,6 +20,7 @@ from pictures import drawn
 from PIL import Image
 
 from deepssim_scan.audit.release import cleared
+from deepssim_scan.audit.release import verify as verifying
 from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.audit.release.statement import sealed
 from deepssim_scan.audit.release.verify import VerifyConfig, verify
@@ -417,6 +418,17 @@ def test_what_the_report_did_not_clear_is_found_whatever_it_is(judged, tmp_path)
     assert verify(folder, VerifyConfig(), RUN).intact
     assert problems_of(folder, judged / "report") == [
         (name, "was not cleared by the report") for name in kept_back
+    ]
+
+
+def test_what_a_released_file_holds_beside_its_frames_is_found(judged, tmp_path, monkeypatch):
+    """In a release that another program made of cleared files."""
+    folder = released(judged, tmp_path).folder
+    monkeypatch.setattr(verifying, "beside_frames", lambda data, frames: "an icon")
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    assert problems_of(folder, judged / "report") == [
+        (name, "holds an icon, which was not judged") for name in names if name != "release.json"
     ]
 
 

@@ -36,6 +36,11 @@ class Groups:
         return int(self.number.max()) + 1
 
     @property
+    def people(self) -> int:
+        """How many subjects there are, 0 where none are told apart."""
+        return len(np.unique(self.number[self.certain])) if self.subjects else 0
+
+    @property
     def origin(self) -> str:
         """Where the groups come from: "known" or "guessed" subjects, or "runs" of files."""
         if not self.subjects:

@@ -18,6 +18,7 @@ from deepssim_scan.audit.release.statement import listed_in, made_with, opened, 
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.item import Item
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.jobs.check import Checked, check
@@ -152,11 +153,15 @@ def _judged_again(
         findings.add(path, f"was made from another report than {report}")
     with Store.open(report / SYNTHETIC) as store:
         items, _ = cleared(report, store, summary)
-    digests = {record.sha256 for images in items.values() for record, _ in images}
-    others = [name for name, digest in listed.items() if digest not in digests]
+    frames = {record.sha256: record.frames for images in items.values() for record, _ in images}
+    others = [name for name, digest in listed.items() if digest not in frames]
     for name in others:
         findings.add(folder / name, "was not cleared by the report")
-    names = _drawn(sorted(listed.keys() - others), config)
+    names = sorted(listed.keys() - others)
+    for name in names:
+        if beside := beside_frames((folder / name).read_bytes(), frames[listed[name]]):
+            findings.add(folder / name, f"holds {beside}, which was not judged")
+    names = _drawn(names, config)
     _release_embedded_again(folder, names, report, run, findings)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deepssim_scan.calibration.calibration import Calibration
-from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.calibration.groups import Groups, groups_of
 from deepssim_scan.calibration.rule import CalibratedRule, ReferenceRule, Rule
 from deepssim_scan.errors import ScanError, StoreMismatch
 from deepssim_scan.index.search import TrainingIndex
@@ -92,10 +92,11 @@ def query(
         embedder = Embedder(loaded, config.ingest, config.embed, run)
         require_encoder(index / STORE, training.manifest.encoder, loaded.fingerprint)
         training.verify()
-        rule = chosen_rule(index, training, config, run.progress)
+        groups = groups_of(training)
+        rule = chosen_rule(index, training, groups, config, run.progress)
         listing = list_for_store(synthetic, config.ingest, run)
         search = TrainingIndex.open(index, training, run.device_here)
-        gallery = Gallery(training, search, groups_of(training), _files(training, config, run))
+        gallery = Gallery(training, search, groups, _files(training, config, run))
         job = _job(embedded(listing, embedder, SYNTHETIC), gallery, index, rule, config)
         with publishing(
             report, REPORT_FILES, job, restart=config.restart, progress=run.progress
@@ -110,12 +111,15 @@ def query(
     return QueryResult(report, summary, counts.strongest)
 
 
-def chosen_rule(index: Path, training: Store, config: QueryConfig, progress: Progress) -> Rule:
+def chosen_rule(
+    index: Path, training: Store, groups: Groups, config: QueryConfig, progress: Progress
+) -> Rule:
     """Return the rule that a query judges by.
 
     Warns when the index was calibrated with other numbers of candidates or views. Raises
     InputMissing when it is not calibrated, StoreMismatch when it was calibrated with another
-    encoder or store, InputError when the rate asked for is not supported.
+    encoder or store, or with people told apart in another way, InputError when the rate asked for
+    is not supported.
     """
     verdict, evidence = config.verdict, config.evidence
     if verdict.rule == "reference" or not evidence.verify:
@@ -123,9 +127,12 @@ def chosen_rule(index: Path, training: Store, config: QueryConfig, progress: Pro
         duplicate = REFERENCE.duplicate if verdict.duplicate is None else verdict.duplicate
         return ReferenceRule(Bounds(similar, duplicate))
     calibration = Calibration.read(index)
+    origin = calibration.subjects
+    of_others = origin in ("hold-out", "bundled")
     for what, found, now in (
         ("encoder", calibration.encoder, training.manifest.encoder),
         ("store", calibration.store, training.digest),
+        ("subjects", origin, origin if of_others else groups.origin),
     ):
         if found != now:
             raise StoreMismatch(

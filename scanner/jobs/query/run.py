@@ -221,8 +221,9 @@ class QueryRun:
 
     def _with_subject(self, record: ImageRecord) -> ImageRecord:
         """Return a training image, without its folder's name where that is no person's."""
-        told = self.gallery.groups.subjects or record.subject_known or record.in_volume
-        return record if told else replace(record, subject="")
+        groups = self.gallery.groups
+        guessed = not groups.known and (groups.subjects or record.in_volume)
+        return record if record.subject_known or guessed else replace(record, subject="")
 
     def _searched(self, store: Store, planted: Planted | None) -> Searched:
         """Tell how many of the best matches are found."""
@@ -264,7 +265,7 @@ class QueryRun:
             "complete": unlooked == 0 and passed,
             "counts": _counts(store, training, counts.verdicts),
             "subjects": {
-                "training": training.subject_count if self.gallery.groups.subjects else 0,
+                "training": self.gallery.groups.people,
                 "flagged": len(counts.subjects),
             },
             "rates": {verdict: n / store.rows for verdict, n in counts.verdicts.items()},

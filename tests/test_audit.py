@@ -21,7 +21,7 @@ from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.night import audit
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli.commands.audit import _show
-from deepssim_scan.errors import Busy, InputError, InputMissing, StoreMismatch
+from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
@@ -373,9 +373,8 @@ def test_one_audit_at_a_time(root):
 def test_old_nights_are_forgotten_and_decisions_are_not(root):
     with History(root / "audits") as history:
         history.decide("0123456789abcdef", "reader", "copy", blinded=True)
-    path = root / "audits" / "history.sqlite"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("UPDATE nights SET finished = '2020-01-01T00:00:00+00:00'")
+        (night,) = history.nights()
+        history.finish(replace(night, finished="2020-01-01T00:00:00+00:00"))
     audited(root)
     with History(root / "audits") as history:
         assert [each.number for each in history.nights()] == [2]
@@ -407,6 +406,44 @@ def test_a_history_of_another_format_is_refused(root):
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreMismatch, match="a history of format 99"):
         audited(root)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE decisions SET decision = 'no copy'",
+        "UPDATE findings SET waiver = 'a phantom'",
+        "DELETE FROM findings WHERE number = 1",
+        "UPDATE nights SET night = 7",
+        "UPDATE content SET sha256 = 'f00'",
+        "DROP TABLE content",
+        "DROP INDEX of_finding",
+    ],
+)
+def test_a_history_of_which_a_row_was_changed_is_damaged(tmp_path, damage):
+    findings = [Finding(n * 16, "new", "", n, "t.png", "p", 0.9, None, None) for n in "abc"]
+    with History(tmp_path, begin=True) as history:
+        night, _ = history.begin()
+        history.put(night, SetOfNight("ldm", {}, {}, [1], findings))
+        history.decide("a" * 16, "reader", "copy", blinded=True)
+    with History(tmp_path) as history:
+        assert history.set(1, "ldm").findings == findings
+    with closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as database:
+        assert database.execute(damage).rowcount != 0
+    with pytest.raises(Damaged, match=r"Restore it, or begin another history\."):
+        History(tmp_path)
+
+
+def test_an_emptied_history_is_damaged_and_one_that_a_power_cut_left_is_begun(root, tmp_path):
+    path = root / "audits" / "history.sqlite"
+    path.write_bytes(b"")
+    for begin in (False, True):
+        with pytest.raises(Damaged, match=r"history\.sqlite: is empty\. Restore it, or begin"):
+            History(path.parent, begin=begin)
+    assert path.read_bytes() == b""
+    (tmp_path / "history.sqlite").touch()
+    with History(tmp_path, begin=True) as history:
+        assert history.nights() == []
 
 
 def test_a_history_that_is_not_there_is_told(tmp_path):

@@ -2,9 +2,11 @@
 
 folder -> History: a night is begun, its sets are put into it, and it is finished
 
-A night that was killed is gone on with: it has the state "running" until it is finished.
+A night that was killed is gone on with: it has the state "running" until it is finished. The
+SHA-256 of all rows is kept beside them: a changed byte is found before anything is decided by it.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -19,8 +21,9 @@ from deepssim_scan.audit.findings import Finding
 from deepssim_scan.errors import Damaged, InputError, InputMissing, StoreMismatch, WriteFailed
 from deepssim_scan.storage.files import make_folder
 
-FORMAT = 1
-NAME = "history.sqlite"
+FORMAT = 2
+NAME, NIGHTS = "history.sqlite", "nights"
+"""In the folder of a history: the database, and a folder of what each night left."""
 RUNNING = "running"
 
 _SCHEMA = """
@@ -41,7 +44,13 @@ CREATE INDEX of_finding ON findings (finding);
 CREATE TABLE decisions (
     finding TEXT NOT NULL, reader TEXT NOT NULL, decision TEXT NOT NULL, blinded INTEGER NOT NULL,
     made TEXT NOT NULL, PRIMARY KEY (finding, reader));
+CREATE TABLE content (sha256 TEXT NOT NULL);
 """
+_CONTENT = (
+    "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid",
+    *(f"SELECT * FROM {t} ORDER BY rowid" for t in ("nights", "sets", "findings", "decisions")),
+)
+_REPAIR = "Restore it, or begin another history."
 _FINDING = "finding, state, waiver, synthetic, training, subject, score, ssim, p_value"
 
 
@@ -76,13 +85,14 @@ class History(AbstractContextManager["History"]):
     def __init__(self, folder: Path, *, begin: bool = False) -> None:
         """Open the history of a folder; `begin` makes one where there is none.
 
-        Raises InputMissing when there is none, Damaged when the file is none of ours,
-        StoreMismatch when it has another format.
+        Raises InputMissing when there is none, Damaged when the file is none of ours or not what
+        was written, StoreMismatch when it has another format.
         """
         self.path = folder / NAME
+        was_there = self.path.is_file()
         if begin:
             make_folder(folder, 0o700)
-        elif not self.path.is_file():
+        elif not was_there:
             raise InputMissing(f"{self.path}: there is no history yet. Run an audit first.")
         with self._errors():
             self._database = sqlite3.connect(self.path, isolation_level=None)
@@ -90,8 +100,9 @@ class History(AbstractContextManager["History"]):
             self._database.execute("PRAGMA foreign_keys = ON")
             self._database.execute("PRAGMA synchronous = EXTRA")
             (found,) = self._one("PRAGMA user_version")
-            (tables,) = self._one("SELECT count(*) FROM sqlite_master")
-            if found == 0 and tables == 0:
+            if found == 0 and self._one("SELECT count(*) FROM sqlite_master") == (0,):
+                if was_there and (not begin or (folder / NIGHTS).exists()):
+                    raise Damaged(f"{self.path}: is empty. {_REPAIR}")
                 with self._changing():
                     for statement in _SCHEMA.split(";\n"):
                         self._database.execute(statement)
@@ -101,6 +112,7 @@ class History(AbstractContextManager["History"]):
                     f"{self.path}: a history of format {found}, and this version reads {FORMAT}. "
                     "Use the version that wrote it, or begin another history."
                 )
+            self._verify()
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
@@ -237,6 +249,24 @@ class History(AbstractContextManager["History"]):
                 (finding, reader, decision, blinded, now()),
             )
 
+    def _verify(self) -> None:
+        """Look through all of the file, and compare its rows with their SHA-256."""
+        self._database.execute("BEGIN")  # another process may write
+        problems = [str(problem) for (problem,) in self._all("PRAGMA integrity_check")]
+        whole = [*self._all("SELECT sha256 FROM content")] == [(self._sha256(),)]
+        self._database.execute("COMMIT")
+        if problems != ["ok"] or not whole:
+            found = "its rows are not those that were written" if not whole else problems[0]
+            raise Damaged(f"{self.path}: {found}. {_REPAIR}")
+
+    def _sha256(self) -> str:
+        """Return the SHA-256 of all rows."""
+        digest = hashlib.sha256()
+        for query in _CONTENT:
+            for row in self._database.execute(query):
+                digest.update(repr(row).encode())
+        return digest.hexdigest()
+
     def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
         return next(self._all(query, *values))
 
@@ -250,6 +280,8 @@ class History(AbstractContextManager["History"]):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._database.execute("DELETE FROM content")
+                self._database.execute("INSERT INTO content VALUES (?)", (self._sha256(),))
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
@@ -259,10 +291,11 @@ class History(AbstractContextManager["History"]):
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise WriteFailed(f"{self.path}: {error}.") from error
-        except sqlite3.Error as error:
-            raise Damaged(f"{self.path}: {error}. Restore it, or begin another history.") from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise WriteFailed(f"{self.path}: {error}.") from error
+            raise Damaged(f"{self.path}: {error}. {_REPAIR}") from error
 
 
 def now() -> str:

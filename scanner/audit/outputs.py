@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from deepssim_scan.audit.config.audit import AuditConfig
 from deepssim_scan.audit.findings import GONE, HOLDS, asked_about
-from deepssim_scan.audit.history import History, SetOfNight
+from deepssim_scan.audit.history import NIGHTS, History, SetOfNight
 from deepssim_scan.audit.policy import Broken
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.drawing import drawing
@@ -35,7 +35,7 @@ JSON, JUNIT = "night.json", "junit.xml"
 
 def night_folder(number: int) -> str:
     """Return the folder of what a night leaves, from that of the history."""
-    return f"nights/{number:06d}"
+    return f"{NIGHTS}/{number:06d}"
 
 
 def write_outputs(

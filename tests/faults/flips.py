@@ -9,12 +9,16 @@ from server import describe
 
 from deepssim_scan.errors import ScanError
 
+SAME = "what was written"
+"""What a reader says where the byte that was changed holds nothing."""
+
 
 def survey(reader: str, cases: list[tuple[str, int, int]]) -> list[tuple[str, str]]:
     """Change a byte of each case's file, call "module:function", put it back: what came of it.
 
     A mask of 0 cuts the file before the byte; before byte -1, it removes it. "found" and the
-    error's class; "missed" when it returned; "crash" for any other exception.
+    error's class; "missed" when it returned, "harmless" when it returned `SAME`, which is all that
+    was written; "crash" for any other exception.
     """
     module, _, name = reader.partition(":")
     read = getattr(importlib.import_module(module), name)
@@ -22,7 +26,8 @@ def survey(reader: str, cases: list[tuple[str, int, int]]) -> list[tuple[str, st
     for file, offset, mask in cases:
         with _changed(Path(file), offset, mask):
             try:
-                endings.append(("missed", str(read())))
+                said = str(read())
+                endings.append(("harmless" if said == SAME else "missed", said))
             except ScanError as error:
                 endings.append(("found", type(error).__name__))
             except Exception as error:  # which a user would see as a traceback

@@ -1,11 +1,10 @@
-"""The two jobs of the program as the harness runs them, and the readers that look for damage.
+"""The two jobs of the program as the harness runs them.
 
 A job works in its working directory, where it makes `index` or `report`. Images and encoder lie
 elsewhere: an image that cannot be read is rejected, as it should be, and the end is another one.
 """
 
 import io
-import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -22,16 +21,14 @@ from trials import Command, Job
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.errors import Damaged
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.standardise import Standardisation
 from deepssim_scan.jobs import build_index as index_job
 from deepssim_scan.jobs import query as query_job
-from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.matching.config import VerdictConfig
 from deepssim_scan.reporting.matches import best_matches
-from deepssim_scan.storage.layout import BLANK, JOB, MATCHES, REJECTED, STORE, SUMMARY
+from deepssim_scan.storage.layout import MATCHES, STORE, SUMMARY
 from deepssim_scan.storage.layout import REPORT as PAGE
 from deepssim_scan.storage.layout import SYNTHETIC as SYNTHETIC_STORE
 from deepssim_scan.store.config import EmbedConfig
@@ -44,9 +41,8 @@ TINY = Architecture(
 SMALL = EmbedConfig(shard_rows=8)
 RUN = RunContext("cpu", workers=0)
 _PLOTS = ("figure", "backends.backend_agg", "backends.backend_svg")  # else each query's to import
-MODULES = ("faiss", "jobs", "flips", *(f"matplotlib.{name}" for name in _PLOTS))
+MODULES = ("faiss", "jobs", *(f"matplotlib.{name}" for name in _PLOTS))
 """What a fork server imports."""
-READERS = ("judge", "check_index", "check_report", "load_checkpoint")
 INCOMPLETE = 4  # the exit code of a run that rejected something
 INDEX, REPORT = Path("index"), Path("report")
 TRAINING, SYNTHETIC, OLDER, ENCODER = "training", "synthetic", "older", "encoder.safetensors"
@@ -76,39 +72,6 @@ def built_with(encoder: Path) -> IndexConfig:
 def top(k: int) -> QueryConfig:
     """Ask for k matches an image, in small shards."""
     return QueryConfig(embed=SMALL, verdict=VerdictConfig(k, "reference", duplicate=0.999))
-
-
-def judge() -> str:
-    """Run a query where damage must stop it; return what it said, or that it left a report."""
-    try:
-        query_job.query(Path(SYNTHETIC), INDEX, Path("verdict"), top(3), RUN)
-    except Exception:
-        if left := [path.name for path in Path().iterdir() if "verdict" in path.name]:
-            return f"it raised, and left {left}"
-        raise
-    return "a verdict"
-
-
-def check_index() -> str:
-    """Check the index; Damaged when there is a problem, as a reader says it."""
-    return _check(INDEX)
-
-
-def check_report() -> str:
-    """Check the report; Damaged when there is a problem, as a reader says it."""
-    return _check(REPORT)
-
-
-def load_checkpoint() -> str:
-    """Load the encoder that stands alone."""
-    return checkpoint.load(Path(ENCODER)).fingerprint
-
-
-def _check(path: Path) -> str:
-    checked = check(path)
-    if checked.problems:
-        raise Damaged(str(checked.problems[0]))
-    return "intact"
 
 
 def write_inputs(folder: Path) -> Path:
@@ -215,24 +178,6 @@ def commands(jobs: Sequence[Job], inputs: Path) -> list[Command]:
 def _script(function: str, inputs: Path) -> list[str]:
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import jobs; "
     return [sys.executable, "-c", f"{code}jobs.{function}({str(inputs)!r}, workers=2)"]
-
-
-def write_whole(folder: Path, inputs: Path) -> Path:
-    """Make all that the readers read: an index, a report of it, an encoder, and images."""
-    config = built_with(inputs / ENCODER)
-    index_job.build_index(inputs / TRAINING, folder / INDEX, config, RUN)
-    query_job.query(inputs / SYNTHETIC, folder / INDEX, folder / REPORT, top(3), RUN)
-    shutil.copytree(inputs / SYNTHETIC, folder / SYNTHETIC)
-    shutil.copy(inputs / ENCODER, folder / ENCODER)
-    return folder
-
-
-def is_read_by(reader: str, file: str) -> bool:
-    """Tell whether a reader is to find damage of a file that `write_whole` made."""
-    first, name = Path(file).parts[0], Path(file).name
-    if reader == "judge":  # three files decide no verdict
-        return first == str(INDEX) and name not in (JOB, REJECTED, BLANK)
-    return first == {"check_index": "index", "check_report": "report"}.get(reader, ENCODER)
 
 
 def rows(made: Path) -> list[str]:

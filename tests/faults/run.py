@@ -19,6 +19,7 @@ from pathlib import Path
 import client
 import damage
 import jobs
+import readers
 import trials
 from client import HERE, Server
 from rich.table import Table
@@ -28,16 +29,17 @@ sys.path.insert(0, str(HERE.parent.parent / "benchmarks"))
 import harness
 from harness import Spread, console
 
-ENDINGS = ("killed", "raised", "returned", "found", "call not reached")
+ENDINGS = ("killed", "raised", "returned", "found", "harmless", "call not reached")
 
 
-def fault_trials(servers: Sequence[Server], job: Job, percent: int, seed: int) -> Tally:
+def fault_trials(servers: Sequence[Server], job: Job, options: argparse.Namespace) -> Tally:
     """Run every trial of a job, or so many percent of them: where it is not `again`, beside them
     every call failing once.
     """
-    chosen = random.Random(f"{seed} {job.name}")
+    percent = options.again if job.name.endswith("again") else options.percent
+    chosen = random.Random(f"{options.seed} {job.name}")
     prepared = trials.prepare_each(servers, job)
-    plans = trials.every_plan(servers[0], job, chosen)
+    plans = trials.every_plan(servers[0], job, chosen, options.pairs)
     once = [plan for plan in plans if plan[0].name == "EIO" and len(plan) == 1]
     if percent < 100:
         rest = plans if job.name.endswith("again") else [p for p in plans if p not in once]
@@ -60,50 +62,53 @@ def command_trials(folder: Path, command: Command, count: int, seed: int) -> Tal
 def damage_trials(
     servers: Sequence[Server], whole: Path, reader: str, count: int, seed: int
 ) -> Tally:
-    """Change `count` bytes that a reader reads, one at a time, and cut or remove each file."""
+    """Change bytes that a reader reads, one at a time, `count` times; cut or remove each file."""
     chosen = random.Random(f"{seed} {reader}")
 
     def mine(flips: list[damage.Flip]) -> list[damage.Flip]:
-        return [flip for flip in flips if jobs.is_read_by(reader, flip.file)]
+        return [flip for flip in flips if readers.is_to_find(reader, flip)]
 
-    flips = damage.sample_flips(mine(damage.every_byte(whole, chosen)), count, chosen)
-    flips += mine(damage.every_cut(whole))
-    return damage.survey(servers, whole, f"jobs:{reader}", flips)
+    times = -(-count // len(mine(damage.every_byte(whole, chosen))))
+    every = mine(damage.every_byte(whole, chosen, times))
+    flips = damage.sample_flips(every, count, chosen) + mine(damage.every_cut(whole))
+    return damage.survey(servers, whole, f"readers:{reader}", flips)
 
 
 def all_trials(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
-    """Run everything in `folder`: a tally for each job, command and reader, by its name."""
+    """Run everything in `folder`, and write the result as it goes.
+
+    Returns a tally for each job, command and reader, by its name.
+    """
+    started, tallies = time.monotonic(), dict[str, Tally]()
+
+    def add(name: str, tally: Tally) -> None:
+        console.print(f"{name}: {tally.trials:,} trials, {len(tally.violations)} violations")
+        tallies[name] = tally
+        write(options, tallies, time.monotonic() - started)
+
     inputs = jobs.write_inputs(folder / "inputs")
     made = jobs.real_jobs(inputs, folder / "templates")
-    whole = jobs.write_whole(folder / "whole", inputs)
-    seed, tallies = options.seed, {}
-    with client.fork_servers(jobs.MODULES, folder) as servers:
+    whole = readers.write_whole(folder / "whole", inputs)
+    with client.fork_servers(readers.MODULES, folder, options.processes) as servers:
         for job in made:
-            percent = options.again if job.name.endswith("again") else options.percent
-            tallies[job.name] = told(job.name, fault_trials(servers, job, percent, seed))
-        for reader in jobs.READERS:
-            count = -(-options.corruptions // len(jobs.READERS))
-            tallies[reader] = told(reader, damage_trials(servers, whole, reader, count, seed))
+            add(job.name, fault_trials(servers, job, options))
+        for reader, share in readers.SHARES.items():
+            count = options.corruptions * share // sum(readers.SHARES.values())
+            add(reader, damage_trials(servers, whole, reader, count, options.seed))
     commands = jobs.commands(made, inputs)
     count = -(-options.commands // len(commands))
 
     def one(command: Command) -> Tally:
-        return command_trials(folder / "commands" / command.job.name, command, count, seed)
+        place = folder / "commands" / command.job.name
+        return command_trials(place, command, count, options.seed)
 
-    with ThreadPoolExecutor(client.PROCESSES) as pool:
+    with ThreadPoolExecutor(options.processes) as pool:
         for command, tally in zip(commands, pool.map(one, commands), strict=True):
-            name = f"{command.job.name}, as a command"
-            tallies[name] = told(name, tally)
+            add(f"{command.job.name}, as a command", tally)
     return tallies
 
 
-def told(name: str, tally: Tally) -> Tally:
-    """Say how far it is."""
-    console.print(f"{name}: {tally.trials:,} trials, {len(tally.violations)} violations")
-    return tally
-
-
-def show(tallies: Mapping[str, Tally], whole: Tally, kills: int) -> None:
+def show(whole: Tally) -> None:
     """Print the runs by fault and how they ended, and what did not hold."""
     table = Table(title="runs that met a fault")
     table.add_column("fault")
@@ -116,36 +121,45 @@ def show(tallies: Mapping[str, Tally], whole: Tally, kills: int) -> None:
     for violation in whole.violations:
         console.print(str(violation), markup=False)
     console.print(
-        f"{whole.trials:,} trials, {kills:,} kills: {whole.lost} rows lost, {whole.duplicate} "
-        f"there twice, {len(whole.violations)} violations"
+        f"{whole.trials:,} trials, {whole.count('killed'):,} kills: {whole.lost} rows lost, "
+        f"{whole.duplicate} there twice, {len(whole.violations)} violations"
     )
 
 
 def main() -> int:
     """Run all, write benchmarks/results/faults.json; return the exit code."""
-    sizes = {"percent": 100, "again": 100, "corruptions": 20_000, "commands": 40}
+    sizes = {
+        "percent": 100,
+        "again": 100,
+        "pairs": 40,
+        "corruptions": 20_000,
+        "commands": 40,
+        "processes": client.PROCESSES,
+    }
     parser = harness.parser(__doc__, sizes)
     parser.add_argument("--where", type=Path, help="a folder, such as one of another file system")
     options = parser.parse_args()
-    started = time.monotonic()
     with client.workplace(options.where) as folder:
-        tallies = all_trials(folder, options)
-    whole, seconds = trials.total(tallies.values()), time.monotonic() - started
-    kills = whole.count("killed")
-    show(tallies, whole, kills)
+        whole = trials.total(all_trials(folder, options).values())
+    show(whole)
+    return 1 if whole.violations or whole.lost or whole.duplicate else 0
+
+
+def write(options: argparse.Namespace, tallies: Mapping[str, Tally], seconds: float) -> None:
+    """Write benchmarks/results/faults.json."""
+    whole = trials.total(tallies.values())
     harness.write(
         "faults_elsewhere" if options.where else "faults",
         options,
         {"all trials": Spread.of([seconds], "s")},
         {},
         trials=whole.trials,
-        kills=kills,
+        kills=whole.count("killed"),
         rows_lost=whole.lost,
         rows_twice=whole.duplicate,
         violations=[asdict(violation) for violation in whole.violations],
         runs={name: _runs(tally.runs) for name, tally in tallies.items()},
     )
-    return 1 if whole.violations or whole.lost or whole.duplicate else 0
 
 
 def _runs(runs: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -45,7 +45,6 @@ from deepssim_scan.errors import Damaged
 from deepssim_scan.storage.records import read_json
 
 KILLS = (KILL_BEFORE, KILL_AFTER, KILL_TORN)
-PAIRS = 40  # trials of two faults, of each kind, that are drawn for a job
 ACCEPTED = {"ScanError", "OSError"}  # what a run may raise when a call fails
 
 State = dict[str, str]
@@ -214,18 +213,19 @@ def every_failure(server: Server, job: Job) -> list[Fault]:
     ]
 
 
-def every_plan(server: Server, job: Job, random: Random) -> list[list[Fault]]:
-    """Return every kill and every failure as a trial of its own, and some trials of two faults.
+def every_plan(server: Server, job: Job, random: Random, pairs: int = 40) -> list[list[Fault]]:
+    """Return every kill and every failure as a trial of its own, and `pairs` of two faults.
 
     Of failures that last, which take long and differ little, one in eight. What resumes after a
-    kill is killed, or failed, as well; and there are kills between calls that change nothing.
+    kill is killed `pairs` times, and as often failed; and as often there is a kill between calls
+    that change nothing.
     """
     kills, failures, every = every_kill(server, job), every_failure(server, job), []
     lasting = [fault for fault in failures if fault.action == FAIL_ON]
     failures = [fault for fault in failures if fault.action != FAIL_ON]
     failures += random.sample(lasting, -(-len(lasting) // 8))
     last = count_calls(server, job, ALL)
-    for _ in range(PAIRS):
+    for _ in range(pairs):
         anywhere = Fault("kill anywhere", KILL_BEFORE, random.randint(1, last), ALL)
         every += [
             [anywhere],

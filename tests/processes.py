@@ -1,13 +1,17 @@
 """What tests ask of the processes that a test started."""
 
+import gc
+
 import psutil
 
 
 def children(pid=None):
     """Return the processes that this one (or another) or one of them started and that live.
 
-    The nursery, of which they are forked, is not among them: it ends with who started it.
+    The nursery, of which they are forked, is not among them: it ends with who started it. Those
+    that nobody refers to any more are told to end.
     """
+    gc.collect()
     found = psutil.Process(pid).children(recursive=True)
     return [each for each in found if _lives(each) and not _is_nursery(each)]
 

@@ -18,6 +18,7 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from deepssim_scan.calibration import calibrate
+from deepssim_scan.cli import console
 from deepssim_scan.cli.app import app
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_positives
@@ -340,6 +341,30 @@ def test_the_command_prints_a_table(case):
     assert found.exit_code == 0, found.output
     assert "12 pairs: 3 different, 6 similar, 3 duplicate" in found.output
     assert "deepssim" in found.output
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_two_networks_of_one_metric_are_compared(case):
+    """Each under its name and its file; both had one title, and the command crashed."""
+    for name, side in (("one", 8), ("two", 16)):
+        network = torch.nn.Sequential(torch.nn.AvgPool2d(side), torch.nn.Flatten())
+        torch.jit.script(network).save(case / f"{name}.pt")
+    asked = tuple(f"dar={case / name}.pt" for name in ("one", "two"))
+    told = evaluated(case, "networks", metrics=(*asked, "ssim")).metrics
+    assert tuple(told) == (*asked, "ssim")
+    pairs = pq.read_table(case / "networks" / "pairs.parquet")
+    assert pairs[asked[0]].to_pylist() != pairs[asked[1]].to_pylist()
+    assert tuple(evaluated(case, "networks", metrics=asked[:1]).metrics) == ("dar",)
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal(case, monkeypatch):
+    monkeypatch.setattr(console.output, "_width", 80)
+    asked = ("--metric", "registered-ssim", "--metric", "ssim", "--fit", "--out", case / "narrow")
+    sides = "--pairs", case / "labelled.csv", "--training", case / "training"
+    sides += "--synthetic", case / "generated"
+    result = CliRunner().invoke(app, [str(each) for each in ("evaluate", *sides, *asked)])
+    assert result.exit_code == 0, result.output
+    assert "\u2026" not in result.stdout
 
 
 def test_an_image_of_the_pairs_that_is_not_there_is_told(case, tmp_path):

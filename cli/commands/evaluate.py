@@ -95,12 +95,17 @@ def _show(result: "Evaluated") -> None:
     first = next(iter(result.metrics.values()))["own"]
     labels = ", ".join(f"{count:,} {name}" for name, count in first["by_label"].items())
     table = Table(
-        title=f"{first['pairs']:,} pairs: {labels}", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        title=f"{first['pairs']:,} pairs: {labels}",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
     )
-    table.add_column("metric")
-    table.add_column("rule")
+    table.add_column("metric", overflow="fold", min_width=8)
+    table.add_column("rule", no_wrap=True)
     for name in ("macro F1", "95 %", "precision", "recall", "AUC", "TPR"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, told in result.metrics.items():
         for how in ("own", "fitted"):
             if told[how] is not None:

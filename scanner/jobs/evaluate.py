@@ -5,6 +5,7 @@
 The metric "verdicts" is a query of the synthetic images, as a user makes it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def evaluate(
     config, run = config or EvaluateConfig(), run or RunContext()
     sklearn_metrics()  # which is needed last: its absence is told first
     labelled = read_labelled(pairs)
-    chosen = dict(metric_of(text) for text in config.metrics if text != VERDICTS)
+    chosen = _chosen(config.metrics)
     make_folder(out)
     with run.opened() as run:
         sides = _Sides(labelled, training, synthetic, config.ingest, run)
@@ -129,6 +130,18 @@ def evaluate(
     result = Evaluated(out, found)
     write_json(out / EVALUATION, result.as_json())
     return result
+
+
+def _chosen(asked: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics but for verdicts by title: of two with the same, the name with the file.
+
+    Raises what `metric_of` raises.
+    """
+    found = {text: metric_of(text) for text in asked if text != VERDICTS}
+    titles = Counter(title for title, _ in found.values())
+    return {
+        title if titles[title] == 1 else text: metric for text, (title, metric) in found.items()
+    }
 
 
 def _names(asked: tuple[str, ...], chosen: Mapping[str, Any]) -> list[str]:

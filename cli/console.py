@@ -11,8 +11,8 @@ from rich.text import Text
 
 from deepssim_scan.storage.layout import BLANK, REJECTED
 
-output = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+output = Console(highlight=False, emoji=False)  # ":x:" in a path is no emoji
+messages = Console(stderr=True, highlight=False, emoji=False)
 
 
 def show_json(value: Mapping[str, Any]) -> None:

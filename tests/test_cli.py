@@ -391,6 +391,12 @@ def test_names_cannot_colour_the_terminal_or_pass_for_markup(run, indexed):
     assert "\x1b" not in out
 
 
+def test_names_with_colons_are_no_emoji(run, folders):
+    """A folder ":x:" was printed as a cross."""
+    code, _, err = run("info", "seed:x:100")
+    assert (code, err) == (1, "error: seed:x:100: nothing is there.\n")
+
+
 def test_train_resumes_and_its_encoder_indexes(run, folders):
     for number in range(100, 160):
         Image.fromarray(drawn(number, 40, dead_leaves)).save(f"training/{number}.png")

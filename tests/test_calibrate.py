@@ -191,6 +191,16 @@ def test_an_encoder_that_was_trained_on_everybody_is_warned_of(calibrator, monke
     assert "--holdout" in warning
 
 
+def test_an_encoder_that_was_trained_on_nobody_of_a_few_images_is_not_warned_of(people, tmp_path):
+    """The bundled one: it was said to have been trained on images of nearly all subjects."""
+    said = Said()
+    shutil.copytree(people / "training" / "s00", tmp_path / "training" / "s00")
+    run = replace(RUN, progress=said)
+    build_index(tmp_path / "training", tmp_path / "index", IndexConfig(), run)
+    (warning,) = said.warnings
+    assert warning.startswith("Not calibrated: ")
+
+
 def test_planted_copies_are_of_all_kinds_and_drawn_by_the_seed(calibrator):
     one, again, other = (calibrator.plant(28, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert np.bincount(one.kinds).tolist() == [2] * len(KINDS)
@@ -364,6 +374,7 @@ def test_a_small_index_takes_the_bundled_calibration_and_says_so(people, tmp_pat
     calibrated = Calibration.read(tmp_path / "index")
     assert same(calibrated, made.calibration)
     assert (calibrated.subjects, calibrated.gallery) == ("bundled", 27)
+    assert calibrated.duplicates == ()  # those of pseudo-subjects are no images of this folder
     assert calibrated.encoder == made.encoder
     assert not made.adapted
     with pytest.raises(InputError, match="a calibration needs 20 of more than one"):

@@ -274,14 +274,15 @@ class Calibrator:
     def _not_seen(self) -> Rows:
         """Return the rows of groups that the encoder was not trained on; all, where it saw all."""
         left = self.groups.unseen(self.store, self.probe.embedder.loaded.seen)
-        if _enough(self.groups.number[left]):
+        certain = np.flatnonzero(self.groups.certain)
+        if _enough(self.groups.number[left]) or len(left) == len(certain):
             return left
         self.reader.run.progress.warn(
             f"The encoder was trained on images of nearly all subjects of {self.store.folder}. It "
             "tells them apart better than others, so more non-members may be flagged than is said. "
             "Give --holdout, or an encoder that was trained on others or on a part of them."
         )
-        return np.flatnonzero(self.groups.certain)
+        return certain
 
     def _hold_out(self, images: HoldOut) -> tuple[Found, HoldOut]:
         """Look for hold-out images; return what was found of those that take part, and them.

@@ -74,7 +74,8 @@ def calibrated(index: Path, config: CalibrateConfig, run: RunContext) -> Calibra
 def calibrated_if_large(index: Path, config: CalibrateConfig, run: RunContext) -> Calibration:
     """Calibrate the index of a folder; where it is too small for that, take the bundled one.
 
-    The bundled calibration is of pseudo-subjects. What it says of rates does not hold for others.
+    The bundled calibration is of pseudo-subjects. What it says of rates does not hold for others,
+    and its pairs of images that are copies of each other are not of this folder.
     """
     try:
         return calibrated(index, config, run)
@@ -91,6 +92,7 @@ def calibrated_if_large(index: Path, config: CalibrateConfig, run: RunContext) -
             gallery=store.rows,
             encoder=store.manifest.encoder,
             enough=(NEVER, NEVER),
+            duplicates=(),
         )
 
 

@@ -87,6 +87,19 @@ class QueryConfig:
     rebuild: bool = False
     restart: bool = False
 
+    def __post_init__(self) -> None:
+        if self.evidence.verify and self.verdict.rule == "calibrated":
+            return
+        for name, value in (
+            ("false_alarm", self.verdict.false_alarm),
+            ("the least share of canaries", self.canaries.least),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"{name} ({value:g}) is of verdicts by the calibration: leave it away, or do "
+                    "without no-verify and the rule 'reference'"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class RepairConfig:

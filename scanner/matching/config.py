@@ -110,3 +110,5 @@ class CanaryConfig:
             raise InputError(f"count must be >= 0, found {self.count}")
         if self.least is not None and not 0 <= self.least <= 1:
             raise InputError(f"least must be 0 to 1, found {self.least:g}")
+        if self.least is not None and not self.count:
+            raise InputError(f"least ({self.least:g}) is of canaries, and count is 0: plant some")

@@ -15,6 +15,7 @@ from deepssim_scan.reporting.html.words import (
     membership,
     partial_copies,
     searched,
+    whom,
 )
 from deepssim_scan.storage.layout import REPORT
 
@@ -68,8 +69,11 @@ def _verdicts(summary: Mapping[str, Any]) -> Table:
     bounds = summary["bounds"]
     rules = {each: f"score > {bounds[each]:g}" for each in ("duplicate", "similar")}
     if calibration is not None:
+        from deepssim_scan.calibration.calibration import similar_rate
+
         rate = calibration["false_alarm"]
-        rules = {"duplicate": f"p-value < {rate:.2g}", "similar": f"p-value < {10 * rate:.2g}"}
+        similar = similar_rate(rate)
+        rules = {"duplicate": f"p-value < {rate:.2g}", "similar": f"p-value < {similar:.2g}"}
     rules |= {"undecidable": "next to nothing on the image"} if counts["undecidable"] else {}
     for verdict in ("duplicate", "similar", "different", "undecidable"):
         if verdict != "undecidable" or counts[verdict]:
@@ -101,12 +105,8 @@ def _strongest(matches: "Sequence[Match]") -> Table:
 def _show_subjects(subjects: Mapping[str, int], counts: Mapping[str, int]) -> None:
     """Print the share of the images that copy, and of the subjects who are copied."""
     images = f"{counts['duplicate']:,} of {counts['judged']:,} images"
-    if subjects["training"]:
-        flagged, training = subjects["flagged"], subjects["training"]
-        console.say(f"Copies: {images} copy {flagged:,} of {training:,} subjects.")
-    else:
-        of = f"{subjects['flagged']:,} of {counts['training_indexed']:,} training images"
-        console.say(f"Copies: {images} copy {of}. No subjects are told apart.")
+    copied, more = whom(subjects, f"of {counts['training_indexed']:,} training images")
+    console.say(f"Copies: {images} copy {copied}{more}.")
 
 
 def _show_calibration(summary: Mapping[str, Any]) -> None:

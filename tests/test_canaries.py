@@ -128,10 +128,46 @@ def query(people, tmp_path, monkeypatch, capsys):
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        summary = json.loads((tmp_path / "deepssim-report" / "summary.json").read_text())
+        path = tmp_path / "deepssim-report" / "summary.json"
+        summary = json.loads(path.read_text()) if path.exists() else None
         return code, summary, " ".join(" ".join(capsys.readouterr()).split())
 
     return call
+
+
+def test_an_image_that_is_undecidable_may_be_a_copy(query, tmp_path):
+    """At most 0 % were said to be copies of a set of which nothing can be told."""
+    speck = np.zeros((128, 128), np.uint8)
+    speck[40:60, 40:60] = np.random.default_rng(0).integers(0, 255, (20, 20))
+    for name in ("noise", *range(5)):
+        Image.fromarray(speck).save(tmp_path / "synthetic" / f"{name}.png")
+    code, summary, said = query("--canaries", "28")
+    assert (code, summary["counts"]["undecidable"]) == (0, 6)
+    assert summary["most_copies_95"] == 1
+    assert "At most 100.00% of the images are copies" in said
+
+
+def test_the_p_value_of_similar_images_is_told_as_it_is_judged(query):
+    """Ten times the rate of duplicates, but never above a half unless that is."""
+    for rate, similar in ((0.02, "0.2"), (0.2, "0.5"), (0.9, "0.9")):
+        *_, said = query("--canaries", "0", "--false-alarm", str(rate))
+        assert f"p-value < {rate:g} " in said
+        assert said.count(f"p-value < {similar} ") == 1 + (f"{rate:g}" == similar)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--no-verify", "--false-alarm", "0.01"),
+        ("--no-verify", "--min-canary-recall", "0.9"),
+        ("--rule", "reference", "--min-canary-recall", "0.9"),
+        ("--canaries", "0", "--min-canary-recall", "0.9"),
+    ],
+)
+def test_an_option_that_nothing_would_go_by_is_wrong_usage(query, options):
+    """They were ignored: a run that was to miss no canary planted none, and was complete."""
+    code, *_ = query("--canaries", "28", *options)
+    assert code == 2
 
 
 def test_a_detector_that_works_finds_its_canaries(query):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def summary(**changed):
     whole = {
         "complete": True,
         "counts": counts,
-        "subjects": {"training": 10, "flagged": 1},
+        "subjects": {"training": 10, "flagged": 1, "unnamed": 0},
         "calibration": {
             "false_alarm": 0.001,
             "false_alarm_upper_95": 0.004,
@@ -193,6 +194,51 @@ def test_sets_that_do_not_go_together_have_no_clean_verdict():
     assert "in two sets that do not go together." in text
     assert 'class="verdict unsure"' in page(content([], counts=counts))
     assert 'class="verdict good"' in page(content([], counts=counts, mismatches=[]))
+
+
+def test_a_set_with_undecidable_images_has_no_clean_verdict():
+    """The page was green, and said that at most 0 % are copies."""
+    counts = summary()["counts"] | {"duplicate": 0, "different": 14, "undecidable": 3}
+    text = page(content([], counts=counts, mismatches=[]))
+    assert 'class="verdict unsure"' in text
+    first = flat(text).partition("What was not judged")[0]
+    assert "Undecidable: 3 images have next to nothing on them" in first
+    one = counts | {"undecidable": 1}
+    assert "Undecidable: 1 image has next" in flat(page(content([], counts=one)))
+
+
+def test_copies_of_a_part_are_told_beside_the_verdict():
+    counts = summary()["counts"] | {"duplicate": 0}
+    first, _, rest = flat(page(content([], counts=counts))).partition("What was not judged")
+    assert "1 image that is no copy has a region that is like one subject alone." in first
+    assert "By chance 1.0 of 100 are expected" in rest
+    none = page(content(partial=summary()["partial"] | {"flagged": 0}))
+    assert "region" not in flat(none).partition("What was not judged")[0]
+
+
+def test_without_a_known_rate_no_verdict_is_clean():
+    counts = summary()["counts"] | {"duplicate": 0}
+    shown = {"counts": counts, "mismatches": []}
+    of_others = summary()["calibration"] | {"non_members": {"from": "bundled"}}
+    for calibration in (None, of_others):
+        text = page(content([], calibration=calibration, **shown))
+        assert 'class="verdict unsure"' in text
+        assert "how often the verdicts are wrong is not known" in flat(text)
+
+
+@pytest.mark.parametrize(
+    ("training", "flagged", "unnamed", "told"),
+    [
+        (30, 12, 0, "12 of 30 subjects are copied."),
+        (30, 130, 100, "30 of 30 subjects are copied, and 100 training images whose subject is"),
+        (0, 4, 4, "4 training images are copied. No subjects are told apart."),
+        (0, 4, 3, "1 subjects are copied, and 3 training images whose subject is not known."),
+    ],
+)
+def test_an_image_of_nobody_known_is_not_counted_as_a_subject(training, flagged, unnamed, told):
+    """130 of 30 subjects were said to be copied."""
+    subjects = {"training": training, "flagged": flagged, "unnamed": unnamed}
+    assert told in flat(page(content(subjects=subjects)))
 
 
 def test_a_run_without_a_rate_says_so():

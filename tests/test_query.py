@@ -157,7 +157,7 @@ def test_a_folder_that_may_hold_images_of_many_people_is_nobody(tmp_path):
     build_index(tmp_path / "training", tmp_path / "index", indexing(encoder), RUN)
     found = query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", asking(), RUN)
     assert found.summary["counts"]["duplicate"] == 3
-    assert found.summary["subjects"] == {"training": 0, "flagged": 3}
+    assert found.summary["subjects"] == {"training": 0, "flagged": 3, "unnamed": 3}
     matches, copied = (
         pq.read_table(tmp_path / "report" / name).to_pydict()
         for name in ("matches.parquet", "subjects.parquet")
@@ -777,11 +777,12 @@ def test_subjects_of_the_training_images_are_in_the_report(built, tmp_path):
     config = indexing(built / "encoder.safetensors", IngestConfig(subject_regex=r"p\d/(\d)\d\.png"))
     build_index(built / "training", tmp_path / "index", config, RUN)
     result = query(built / "synthetic", tmp_path / "index", tmp_path / "report", asking(), RUN)
-    assert result.summary["subjects"] == {"training": 3, "flagged": 1}
+    assert result.summary["subjects"] == {"training": 3, "flagged": 1, "unnamed": 0}
     rows = table_of(tmp_path / "report" / "flagged.csv")
     assert {row["subject"] for row in rows} == {"0"}
     by_folder, _ = watched(built, tmp_path / "folders")
-    assert by_folder.summary["subjects"] == {"training": 0, "flagged": 4}  # three may be anyone's
+    nobody = {"training": 0, "flagged": 4, "unnamed": 4}  # three folders may be anyone's
+    assert by_folder.summary["subjects"] == nobody
     assert {row["subject"] for row in matches_of(tmp_path / "folders")} == {""}
 
 
@@ -790,7 +791,7 @@ def test_an_image_without_a_known_subject_among_known_ones_is_nobodys(built, tmp
     config = indexing(built / "encoder.safetensors", IngestConfig(subject_regex=r"p[12]/(\d)\d"))
     build_index(built / "training", tmp_path / "index", config, RUN)
     result = query(built / "synthetic", tmp_path / "index", tmp_path / "report", asking(), RUN)
-    assert result.summary["subjects"] == {"training": 2, "flagged": 4}
+    assert result.summary["subjects"] == {"training": 2, "flagged": 4, "unnamed": 4}
     rows = table_of(tmp_path / "report" / "flagged.csv")
     assert [row["subject"] for row in rows] == [""] * 4
 

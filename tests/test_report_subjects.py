@@ -93,7 +93,7 @@ def test_row_of_subjects_of_a_report(people, tmp_path):
         (row["subject"], row["named"], row["synthetic_images"], row["training_images"])
         for row in rows
     ] == [("s05", True, 3, 2), ("s09", True, 1, 1)]
-    assert result.summary["subjects"] == {"training": 60, "flagged": 2}
+    assert result.summary["subjects"] == {"training": 60, "flagged": 2, "unnamed": 0}
     matches = {each.synthetic: each for each in best_matches(tmp_path / "report")}
     for row in rows:
         best = matches[row["synthetic"]]

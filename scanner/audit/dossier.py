@@ -20,6 +20,7 @@ from deepssim_scan.reporting.html.words import (
     membership,
     partial_copies,
     searched,
+    whom,
 )
 
 
@@ -122,14 +123,13 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     judged, flagged = counts["judged"], counts["duplicate"]
     most, search = summary["most_copies_95"], summary.get("search")
     worst, told = _worst(found, key), summary.get("membership")
-    who = "subjects" if subjects["training"] else "training images; no subjects are told apart"
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
         Field("Volumes copied", copied_volumes(summary.get("volumes")) or "there are no volumes"),
         Field("Copies of a part", partial_copies(summary.get("partial"))),
-        Field("Copied", f"{subjects['flagged']:,} {who}"),
+        Field("Copied", "".join(whom({"unnamed": 0} | subjects))),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),
         Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),

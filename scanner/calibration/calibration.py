@@ -28,6 +28,13 @@ FALSE_ALARM = 0.001
 SIMILAR = 10
 """How many times the false-alarm rate of a duplicate an image may have that is `similar`."""
 
+_MOST_SIMILAR = 0.5  # rate, unless duplicates may have a higher one
+
+
+def similar_rate(rate: float) -> float:
+    """Return the p-value below which an image is `similar`, by the rate of duplicates."""
+    return max(min(SIMILAR * rate, _MOST_SIMILAR), rate)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:

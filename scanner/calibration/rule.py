@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan.calibration.calibration import SIMILAR, Calibration
+from deepssim_scan.calibration.calibration import Calibration, similar_rate
 from deepssim_scan.matching.config import CANDIDATES
 from deepssim_scan.matching.decision import VERDICTS, Bounds, judge, strongest_first
 from deepssim_scan.matching.parts import Part
@@ -65,8 +65,7 @@ class CalibratedRule:
     def bounds(self) -> Bounds:
         """The quantiles for the false-alarm rate, and for ten times that."""
         null = self.calibration.null
-        similar = min(SIMILAR * self.rate, 0.5)
-        return Bounds(null.threshold(max(similar, self.rate)), null.threshold(self.rate))
+        return Bounds(null.threshold(similar_rate(self.rate)), null.threshold(self.rate))
 
     @property
     def enough(self) -> tuple[float, float]:

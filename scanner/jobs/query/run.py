@@ -267,6 +267,7 @@ class QueryRun:
             "subjects": {
                 "training": self.gallery.groups.people,
                 "flagged": len(counts.subjects),
+                "unnamed": sum(not each.named for each in counts.subjects),
             },
             "rates": {verdict: n / store.rows for verdict, n in counts.verdicts.items()},
             "rule": self.config.verdict.rule if verify else "reference",
@@ -275,7 +276,7 @@ class QueryRun:
             "canaries": canaries and canaries.as_json(),
             "search": search.as_json(),
             "membership": membership_of(self.gallery, self.embedder, self.rule, store),
-            "most_copies_95": _most_copies(canaries, counts.verdicts["duplicate"], judged),
+            "most_copies_95": _most_copies(canaries, counts.verdicts),
             "verification": pairs if verify else None,
             "candidates": min(self.config.evidence.candidates, training.rows),
             "top_k": min(self.config.verdict.top_k, training.rows),
@@ -324,5 +325,10 @@ def _calibration(rule: Rule, flagged: int, judged: int) -> dict[str, Any] | None
     }
 
 
-def _most_copies(canaries: Canaries | None, flagged: int, judged: int) -> float | None:
-    return None if canaries is None else most_copies(flagged, judged, *canaries.count)
+def _most_copies(canaries: Canaries | None, verdicts: Mapping[str, int]) -> float | None:
+    """Bound the share of copies, of which any image that is undecidable may be one."""
+    if canaries is None:
+        return None
+    judged, unknown = sum(verdicts.values()), verdicts["undecidable"]
+    told = judged - unknown
+    return (most_copies(verdicts["duplicate"], told, *canaries.count) * told + unknown) / judged

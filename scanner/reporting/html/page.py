@@ -155,7 +155,7 @@ def page(content: Content) -> str:
         provenance=summary["provenance"],
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
-        subjects_text=at_risk(summary, named=named),
+        subjects_text=at_risk(summary),
         rare_text=rare(sum(each.rare for each in content.subjects)),
         volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
         volumes_text=copied_volumes(summary["volumes"]),

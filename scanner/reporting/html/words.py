@@ -22,10 +22,31 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
         among = f"{judged:,} images{more}, in two sets that do not go together"
         text, tone = f"No copy was found among {among}.", "unsure"
     else:
-        text, tone = f"No copy was found among {judged:,} images{more}.", "good"
+        text = f"No copy was found among {judged:,} images{more}."
+        tone = "good" if _has_rate(summary) and not counts["undecidable"] else "unsure"
     if not summary["complete"]:
         text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
-    return {"text": text, "tone": tone, "rates": _rates(summary)}
+    return {"text": text, "tone": tone, "rates": [*_rates(summary), *_open(summary)]}
+
+
+def _has_rate(summary: Mapping[str, Any]) -> bool:
+    """Tell whether it is known how often verdicts are wrong."""
+    found = summary["calibration"]
+    return found is not None and found["non_members"]["from"] != "bundled"
+
+
+def _open(summary: Mapping[str, Any]) -> list[str]:
+    """Say which images may copy someone though they are not flagged."""
+    undecidable, lines = summary["counts"]["undecidable"], []
+    if undecidable:
+        has = "image has" if undecidable == 1 else "images have"
+        lines.append(
+            f"Undecidable: {undecidable:,} {has} next to nothing on them that can be compared. "
+            "Any of these may be a copy."
+        )
+    if (summary["partial"] or {}).get("flagged"):
+        lines.append(_with_region(summary["partial"]["flagged"]))
+    return lines
 
 
 def _rates(summary: Mapping[str, Any]) -> list[str]:
@@ -79,12 +100,24 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def at_risk(summary: Mapping[str, Any], *, named: bool) -> str:
+def at_risk(summary: Mapping[str, Any]) -> str:
     """Say how many subjects are copied."""
-    flagged = summary["subjects"]["flagged"]
-    if not named:
-        return f"{flagged:,} training images are copied. No subjects are told apart."
-    return f"{flagged:,} of {summary['subjects']['training']:,} subjects are copied."
+    copied, more = whom(summary["subjects"])
+    return f"{copied} are copied{more}."
+
+
+def whom(subjects: Mapping[str, int], images: str = "training images") -> tuple[str, str]:
+    """Say whom flagged images copy: subjects, or `images`, and what is to be said beside them.
+
+    A training image whose subject is not known is counted by itself, and not as a subject.
+    """
+    unnamed, people = subjects["unnamed"], subjects["training"]
+    named = subjects["flagged"] - unnamed
+    if not people and not named:
+        return f"{unnamed:,} {images}", ". No subjects are told apart"
+    of = f" of {people:,}" if people else ""
+    beside = f", and {unnamed:,} training images whose subject is not known" if unnamed else ""
+    return f"{named:,}{of} subjects", beside
 
 
 def method(summary: Mapping[str, Any]) -> list[str]:
@@ -147,21 +180,26 @@ def partial_copies(found: Mapping[str, Any] | None) -> str:
     """Say how many images copy a part of a training image, or that nobody looked."""
     if found is None:
         return (
-            "Copies of a part of an image were not looked for: that needs a calibration of this "
-            "index, on 100 images of others at least, and at most 20,000 training images."
+            "Copies of a part of an image were not looked for: that needs verdicts by a "
+            "calibration of this index, on 100 images of others at least, and at most 20,000 "
+            "training images."
         )
     parts = {"half": "halves", "quarter": "quarters"}
     planted = " and ".join(
         f"{share:.0%} of {parts[part]}" for part, share in found["sensitivity"].items()
     )
-    one = found["flagged"] == 1
-    many = "image that is no copy has" if one else "images that are no copies have"
     return (
-        f"Copies of a part: {found['flagged']:,} {many} a region that is like one subject alone. "
+        f"{_with_region(found['flagged'])} "
         f"By chance {found['expected_false_alarms']:.1f} of {found['looked_for']:,} are expected, "
         f"at most {found['false_alarm_upper_95'] * found['looked_for']:.1f} (95 %). "
         f"In the calibration {planted} that were pasted into other images were found."
     )
+
+
+def _with_region(count: int) -> str:
+    """Say how many images copy a part of a training image."""
+    many = "image that is no copy has" if count == 1 else "images that are no copies have"
+    return f"Copies of a part: {count:,} {many} a region that is like one subject alone."
 
 
 def searched(found: Mapping[str, Any]) -> str:

@@ -321,6 +321,16 @@ def test_a_run_that_diverges_publishes_nothing(dataset, tiny, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_that_diverges_at_its_last_step_publishes_nothing(dataset, tiny, tmp_path):
+    """No loss tells of that step. What was there was replaced by an encoder of no numbers."""
+    (tmp_path / "x").write_bytes(b"before")
+    for rate in (math.inf, 1e30):
+        config = replace(CONFIG, steps=1, learning_rate=rate, warmup=1)
+        with pytest.raises(InputError, match="training diverged at its last step"):
+            train(dataset, tmp_path / "x", config, tiny)
+        assert (tmp_path / "x").read_bytes() == b"before"
+
+
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     rates = [schedule(step, 50, 10) for step in range(50)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])

@@ -69,11 +69,21 @@ def train(
         "seen": sorted(seen | dataset.seen),
         "training_images": len(dataset.training),
         "validation_images": len(dataset.validation),
-        "validation_error": score_mae(encoder, dataset.validation, config.seed),
+        "validation_error": _error(encoder, dataset.validation, config.seed),
     }
     checkpoint.save(out, encoder.eval(), facts)
     files.finish()
     return checkpoint.load(out)
+
+
+def _error(encoder: Encoder, images: ImageSet, seed: int) -> float:
+    """Return the validation error of a trained encoder; InputError where its weights are none."""
+    error = score_mae(encoder, images, seed)
+    if not math.isfinite(error):
+        raise InputError(
+            f"training diverged at its last step: the error is {error}. Lower the rate."
+        )
+    return error
 
 
 def _started(

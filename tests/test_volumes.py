@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 import torch
 from test_rule import calibration
 
@@ -102,6 +103,20 @@ def test_the_training_volume_of_most_slices_is_copied_and_their_order_is_told(st
     assert found.order == pytest.approx(order)
     (found,) = copied_volumes(flagged, {"s": 10}, mine, theirs | {90: "u"}, {"s": 7})
     assert found.verdict == "slices"
+
+
+def test_slices_that_copy_one_slice_have_no_order():
+    """They had one by how they were listed: 1 if by their rows, and -1 if the other way round."""
+    mine, shuffled = dict.fromkeys(range(10, 20), "s"), (13, 11, 17, 12, 19, 14)
+    for rows in (range(10, 16), range(15, 9, -1), shuffled):
+        flagged = [slice_match(row, 50) for row in rows]
+        (found,) = copied_volumes(flagged, {"s": 10}, mine, {50: "t"}, {"s": 2})
+        assert (found.copied, found.order) == (6, None)
+    for rows in (range(10, 16), range(15, 9, -1), shuffled):
+        flagged = [slice_match(row, 50 + row // 14) for row in rows]
+        (found,) = copied_volumes(flagged, {"s": 10}, mine, {50: "t", 51: "t"}, {"s": 2})
+        same = scipy.stats.spearmanr(rows, [50 + row // 14 for row in rows]).statistic
+        assert found.order == pytest.approx(same)
 
 
 def test_more_slices_are_asked_for_than_false_alarms_explain():

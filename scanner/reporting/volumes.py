@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from deepssim_scan.imaging.names import FLIPS
 from deepssim_scan.reporting.match import Match
@@ -49,8 +50,9 @@ class CopiedVolume:
     Of its `slices` that have a verdict `flagged` ones are duplicates, and `copied` of them copy the
     `training` volume (or images of one subject, whose name stands there). `order` is the rank
     correlation of the slices of the two, -1 where they run the other way; None of fewer than
-    three. `verdict` is "duplicate" where the volume is a copy, else "slices". `matches` are the
-    copied slices, the strongest first. ncc, ssim, degrees, shift and scale are those of
+    three, or where all copy one slice. `verdict` is "duplicate" where the volume is a copy, else
+    "slices". `matches` are the copied slices, the strongest first. ncc, ssim, degrees, shift and
+    scale are those of
     `imaging.registration.volumes.Aligned`, None where the two were not aligned.
     """
 
@@ -127,12 +129,20 @@ def _copied(
 
 
 def _order(matches: Sequence[Match]) -> float | None:
-    """Return the rank correlation of the slices of both sides."""
+    """Return the rank correlation of the slices of both sides; None where all copy one slice."""
     if len(matches) < 3:
         return None
     rows = np.array([(match.synthetic_row, match.training_row) for match in matches])
-    ours, theirs = (each.argsort().argsort().astype(float) for each in rows.T)
-    return float(((ours - ours.mean()) * (theirs - theirs.mean())).mean() / ours.var())
+    ours, theirs = (_centred_ranks(each) for each in rows.T)
+    spread = float(np.sqrt((ours * ours).sum() * (theirs * theirs).sum()))
+    return float((ours * theirs).sum() / spread) if spread else None
+
+
+def _centred_ranks(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the ranks of rows, with mean 0; equal rows share one."""
+    _, which, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (counts.cumsum() - (counts + 1) / 2)[which]
+    return ranks - ranks.mean()
 
 
 def read_volumes(folder: Path) -> list[CopiedVolume]:

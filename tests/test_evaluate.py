@@ -234,6 +234,46 @@ def test_a_file_that_is_no_network_is_told(tmp_path, suffix):
         metric_of(f"semdedup={path}")
 
 
+class _Rgb(torch.nn.Conv2d):
+    """Takes another number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+
+
+class _Maps(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0]
+
+
+class _NotFinite(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :8] * float("nan")
+
+
+class _Two(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (_Rgb, r"fails on float32 \(3, 1, 128, 128\) .*3 channels"),
+        (_Two, "fails on float32"),
+        (_Maps, r"gives \(3, 128, 128\) of 3 images"),
+        (_NotFinite, r"gives \(3, 8\) of 3 images, where a row of finite features"),
+    ],
+)
+def test_a_network_of_another_kind_is_told(sides, tmp_path, network, told):
+    """One traceback or another was shown."""
+    torch.jit.script(network()).save(tmp_path / "network.pt")
+    _, metric = metric_of(f"dar={tmp_path / 'network.pt'}")
+    with pytest.raises(InputError, match=told):
+        metric.score(*sides, PAIRS)
+
+
 @pytest.fixture(scope="module")
 def case(people, tmp_path_factory):
     """A training set with an index, six synthetic images, three of them copies, and labels."""

@@ -27,7 +27,29 @@ def open_network(path: Path | None, what: str) -> Network:
         raise InputError(f"{what} needs the file of its network: --metric {what}=FILE")
     if not path.is_file():
         raise InputMissing(f"{path}: there is no such file. Check the path.")
-    return _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
+    return _checked(path, _onnx(path) if path.suffix == ".onnx" else _torchscript(path))
+
+
+def _checked(path: Path, network: Network) -> Network:
+    """Return a network that raises InputError for what it cannot take, or should not give."""
+
+    def run(batch: NDArray[np.generic]) -> NDArray[np.float32]:
+        try:
+            found = network(batch)
+        except Exception as error:  # whatever a network of somebody else does
+            why = str(error).strip().rpartition("\n")[2][:200]  # PyTorch says it last
+            raise InputError(
+                f"{path}: this network fails on {batch.dtype} {batch.shape} ({why}). "
+                "Give one for this metric."
+            ) from error
+        if found.ndim != 2 or len(found) != len(batch) or not np.isfinite(found).all():
+            raise InputError(
+                f"{path}: this network gives {found.shape} of {len(batch)} images, where a row of "
+                "finite features each was wanted. Give one for this metric."
+            )
+        return found
+
+    return run
 
 
 def _onnx(path: Path) -> Network:

@@ -141,6 +141,12 @@ def _show_canaries(summary: Mapping[str, Any]) -> None:
     canaries = summary["canaries"]
     if canaries is None:
         return
+    if not canaries["planted"]:
+        console.warn(
+            "NO CANARIES: no training image could be read, so no copy was planted. Whether copies "
+            "are found is not known. Say where the training images are with --training."
+        )
+        return
     console.say(
         f"Canaries: {canaries['found']:,} of {canaries['planted']:,} planted copies were found. "
         f"At most {summary['most_copies_95']:.2%} of the images are copies (95 %)."

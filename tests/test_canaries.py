@@ -204,7 +204,7 @@ def test_a_broken_encoder_is_noticed_and_the_run_is_incomplete(
     assert "Canaries were missed." in said
 
 
-def test_where_no_canary_can_be_planted_the_run_is_not_complete(query, monkeypatch):
+def test_where_no_canary_can_be_planted_the_run_is_not_complete(query, tmp_path, monkeypatch):
     """The training images are gone, and the evidence is that of the report in place."""
     assert query("--canaries", "28")[0] == 0
     monkeypatch.setattr(query_job, "_files", lambda *_: None)
@@ -213,3 +213,8 @@ def test_where_no_canary_can_be_planted_the_run_is_not_complete(query, monkeypat
     assert (code, summary["complete"], summary["canaries"]["planted"]) == (4, False, 0)
     assert summary["most_copies_95"] == 1
     assert "Canaries were missed." in said
+    assert "NO CANARIES: no training image could be read" in said
+    assert "calibrate it again" not in said
+    page = (tmp_path / "deepssim-report" / "report.html").read_text()
+    assert "No copy was planted, because no training image could be read." in page
+    assert "Missed copies" not in page

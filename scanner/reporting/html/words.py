@@ -68,7 +68,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
         f"{found['false_alarm_upper_95']:.2g} (95 %). {found['expected_false_alarms']:.1f} are "
         "expected in this run."
     ]
-    if canaries:
+    if canaries and canaries["planted"]:
         lines.append(
             f"Missed copies: {canaries['found']:,} of {canaries['planted']:,} planted copies of "
             "training images were found."
@@ -95,7 +95,9 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
     if pairs is None:
         lines.append("No pair was verified, as was asked for: verdicts are by the score alone.")
     canaries = summary["canaries"]
-    if canaries and not canaries["passed"]:
+    if canaries and not canaries["planted"]:
+        lines.append("No copy was planted, because no training image could be read.")
+    elif canaries and not canaries["passed"]:
         lines.append(f"Fewer planted copies were found than {canaries['least']:.0%}.")
     return lines
 

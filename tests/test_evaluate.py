@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import drawn
+from pictures import TINY_CONVNEXT, drawn
 from PIL import Image
 from skimage.metrics import structural_similarity
 from sklearn.metrics import f1_score
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli import console
 from deepssim_scan.cli.app import app
+from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_positives
 from deepssim_scan.evaluation.labelled import LABELS, read_labelled, resolved
@@ -272,6 +273,15 @@ def test_a_network_of_another_kind_is_told(sides, tmp_path, network, told):
     _, metric = metric_of(f"dar={tmp_path / 'network.pt'}")
     with pytest.raises(InputError, match=told):
         metric.score(*sides, PAIRS)
+
+
+def test_an_image_that_is_too_small_for_the_encoder_is_told(tmp_path, make_encoder):
+    """PyTorch's traceback was shown. A query rejects such an image."""
+    checkpoint.save(tmp_path / "e.safetensors", make_encoder(TINY_CONVNEXT), {})
+    _, metric = metric_of(f"deepssim={tmp_path / 'e.safetensors'}")
+    small, other = np.eye(3, dtype=np.float32), np.eye(64, dtype=np.float32)
+    with pytest.raises(InputError, match=r"images of \d+ pixels a side, and one .*has 3"):
+        metric.score([other], [small], np.array([[0, 0]]))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.inference import embed
+from deepssim_scan.errors import InputError
 from deepssim_scan.evaluation.metrics.metric import Pairs, Scores, products
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.matching.decision import REFERENCE
@@ -27,6 +28,12 @@ class DeepSSIM:
         self, training: Sequence[Pixels], synthetic: Sequence[Pixels], pairs: Pairs
     ) -> Scores:
         """Score pairs; see `Metric`."""
+        least = self._loaded.architecture.least_side
+        if (smallest := min(min(image.shape) for image in (*training, *synthetic))) < least:
+            raise InputError(
+                f"The encoder needs images of {least} pixels a side, and one of the pairs has "
+                f"{smallest}. Leave its pairs out, or give another encoder."
+            )
         rows = [
             embed(self._loaded, "cpu", side, [0], SILENT)[:, 0] for side in (training, synthetic)
         ]

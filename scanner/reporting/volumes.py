@@ -141,8 +141,9 @@ def _order(matches: Sequence[Match]) -> float | None:
 def _centred_ranks(rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the ranks of rows, with mean 0; equal rows share one."""
     _, which, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (counts.cumsum() - (counts + 1) / 2)[which]
-    return ranks - ranks.mean()
+    ranks = (counts.cumsum() - (counts + 1) / 2)[which]
+    centred: NDArray[np.float64] = ranks - ranks.mean()
+    return centred
 
 
 def read_volumes(folder: Path) -> list[CopiedVolume]:

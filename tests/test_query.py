@@ -867,6 +867,18 @@ def test_row_42_copies_that_are_scaled_or_inverted_are_found(people, tmp_path):
             assert row["transform"]["inverted"]
 
 
+def test_row_64_a_copy_with_an_outlier_is_found(people, tmp_path):
+    image, name = source_of(people)
+    (tmp_path / "synthetic").mkdir()
+    for value in (-1e3, 1e3, -1e30):
+        pixels = np.asarray(image, np.float32) / 255
+        pixels[3, 3] = value
+        np.save(tmp_path / "synthetic" / f"{value:g}.npy", pixels)
+    _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert {row["training"] for row in found.values()} == {name}
+    assert {row["verdict"] for row in found.values()} == {"duplicate"}
+
+
 def test_row_44_an_image_of_small_spots_is_undecidable_and_counted_apart(people, tmp_path):
     rows, columns = np.mgrid[:128, :128]
     spots = np.zeros((128, 128))

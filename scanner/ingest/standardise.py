@@ -41,6 +41,10 @@ def z_score(pixels: Pixels) -> Pixels:
       6e-8 of it, so that the z-score would have no more than some 17 different values.
     - Fewer than 1 in 1000 pixels differ from the most common value. Such an image is empty but for
       specks, and its z-score says nothing about anatomy.
+
+    Where the standard deviation is at most a tenth of the range, up to 1 in 1000 pixels at either
+    end may be outliers, beside which the rest has no contrast. They are brought to the range of the
+    rest (`_within_reach`).
     """
     values = pixels.astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -49,11 +53,26 @@ def z_score(pixels: Pixels) -> Pixels:
     if spread <= 1e-6 * max(-low, high):
         raise Rejected("constant", f"standard deviation {spread:.3g} in {low:.6g} to {high:.6g}")
     # When a share p of the pixels differ from one value, the variance is at most p * range^2. Most
-    # images have more, so their pixels need not be counted.
+    # images have more, so their pixels need not be ordered or counted.
+    if 100 * spread**2 <= (high - low) ** 2 and (within := _within_reach(pixels)) is not None:
+        return z_score(within)
     if 1000 * spread**2 <= (high - low) ** 2:
         _check_specks(pixels)
     scores: Pixels = (values / spread).astype(np.float32)
     return scores
+
+
+def _within_reach(pixels: Pixels) -> Pixels | None:
+    """Return pixels whose outliers are brought to the range of the rest, None where there are none.
+
+    The rest are all but the 1 in 1000 that are darkest and as many that are brightest. An outlier
+    lies beyond their range by more than its length.
+    """
+    beyond = pixels.size // 1000
+    ordered = np.partition(pixels, (beyond, pixels.size - 1 - beyond), axis=None)
+    least, most = float(ordered[beyond]), float(ordered[pixels.size - 1 - beyond])
+    farthest = max(least - float(ordered.min()), float(ordered.max()) - most)
+    return pixels.clip(least, most) if farthest > most - least > 0 else None
 
 
 def _check_specks(pixels: Pixels) -> None:

@@ -159,6 +159,43 @@ def test_other_images_begin_anew_and_that_is_said(tmp_path):
     assert "It begins anew" in said[0]
 
 
+def test_what_was_not_made_anew_is_not_gone_on_with_where_all_must_be(tmp_path):
+    said, path = Said(), tmp_path / "folder"
+    fail(path)
+    with (
+        pytest.raises(Failed),
+        publishing(path, NAMES, JOB, anew=True, progress=said) as folder,
+    ):
+        assert not (folder / "content").exists()
+        (folder / "content").write_text("half")
+        raise Failed
+    with publishing(path, NAMES, JOB, anew=True, progress=said) as folder:
+        assert (folder / "content").read_text() == "half"
+    assert names(path) == ["content", "job.json"]
+    assert len(said) == 1
+    assert "It begins anew" in said[0]
+
+
+def test_what_was_made_anew_in_part_and_gone_on_with_otherwise_is_no_more(tmp_path):
+    path = tmp_path / "folder"
+    for anew in (True, False):
+        with pytest.raises(Failed), publishing(path, NAMES, JOB, anew=anew) as folder:
+            (folder / "content").write_text("half")
+            raise Failed
+    with publishing(path, NAMES, JOB, anew=True) as folder:
+        assert not (folder / "content").exists()
+
+
+def test_other_options_are_named_where_all_is_made_anew(tmp_path):
+    fail(tmp_path / "folder")
+    other = Job("test", (replace(FIRST, options={"size": 2}), SECOND))
+    with (
+        pytest.raises(Unfinished, match="size was 1, is 2"),
+        publishing(tmp_path / "folder", NAMES, other, anew=True),
+    ):
+        raise AssertionError("the block ran")
+
+
 def test_row_52_a_later_stage_that_differs_keeps_the_first(tmp_path):
     with pytest.raises(Failed), publishing(tmp_path / "folder", NAMES, JOB) as folder:
         (folder / "content").write_text("first")

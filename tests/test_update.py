@@ -155,6 +155,21 @@ def test_an_update_that_was_interrupted_counts_what_changed_as_one_that_was_not(
     assert contents(root / "index") == contents(root / "other")
 
 
+def test_a_rebuild_reads_what_an_interrupted_update_had_taken(root, monkeypatch):
+    monkeypatch.setattr(embed_listing, "chunks", partial(pipeline.chunks, most=4))
+    path = root / "training" / "p0" / "02.npy"
+    np.save(path, drawn(1))
+    status = path.stat()
+    build(root, "index")
+    np.save(path, drawn(2))  # of the same size; and of the same time:
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(KeyboardInterrupt):
+        build(root, "index", replace(RUN, progress=Interrupting(12)))
+    build(root, "index", rebuild=True)
+    build(root, "other")
+    assert contents(root / "index") == contents(root / "other")
+
+
 def test_a_file_of_another_time_is_read_again(root):
     build(root, "index")
     path = root / "training" / "p0" / "00.png"

@@ -115,8 +115,8 @@ def build_index(
         embedded(listing, build.embedder(loaded), STORE),
         Stage("calibrated", {}, calibrated, (CALIBRATION, ADAPTED)),
     )
-    job = Job("build-index", stages)
-    publish = publishing(index, INDEX_FILES, job, restart=config.restart, progress=run.progress)
+    job, fresh = Job("build-index", stages), {"restart": config.restart, "anew": config.rebuild}
+    publish = publishing(index, INDEX_FILES, job, **fresh, progress=run.progress)
     with run.opened() as opened, publish as folder, ExitStack() as held:
         there = None if config.rebuild else there_before(index, job, listing, loaded, config.ingest)
         if there is not None:

@@ -36,6 +36,9 @@ from deepssim_scan.storage.files import flush, make_folder, shown
 from deepssim_scan.storage.layout import JOB, foreign
 from deepssim_scan.storage.records import read_json, write_json
 
+_ANEW = ".anew"
+"""In a folder in the making of which nothing is taken from what is in place."""
+
 _NOBODY = 65534  # whose the files of root are on a network file system that does not trust it
 
 
@@ -91,13 +94,15 @@ def publishing(
     job: Job,
     *,
     restart: bool = False,
+    anew: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Path]:
     """Give the folder in which `path` is made, as a killed run of the same `job` left it, or new.
 
     When the block ends well the folder replaces `path`, which may be absent, empty, or one that
     was made so and holds only files of the patterns `names`. Where `path` is a link, what it leads
-    to is replaced. `restart` drops what a killed run left.
+    to is replaced. `restart` drops what a killed run left; `anew` does unless that run was to make
+    everything anew, too: others take something from what is in place.
 
     Raises InputError for a folder of something else, or when a killed run had other options, Busy
     when another process is making it, WriteFailed when the disk does; `path` is intact then. What
@@ -114,12 +119,14 @@ def publishing(
             old.replace(path)
         if restart:
             _remove(partial)
-        _begin(partial, job, progress)
+        _begin(partial, job, progress, anew=anew)
+        _mark(partial, anew=anew)
         try:
             yield partial
         except (InputError, Damaged):
             shutil.rmtree(partial)
             raise
+        _mark(partial, anew=False)
         refuse_foreign(path, names)  # again: the block may have taken hours
         _swap(partial, path, old)
 
@@ -166,22 +173,21 @@ def read_job(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _begin(partial: Path, job: Job, progress: Progress) -> None:
+def _begin(partial: Path, job: Job, progress: Progress, *, anew: bool) -> None:
     """Keep what an earlier run left of the stages that are the same, or begin a new folder."""
     for leftover in partial.glob(".*.partial"):  # of a file or folder that was not whole yet
         _remove(leftover)
-    left = read_job(partial)
-    if left == job.record():
+    left, of_use = read_job(partial), not anew or (partial / _ANEW).exists()
+    if left == job.record() and of_use:
         return
     if left is not None:
         _refuse_others(partial, left, job)
-    kept = job.same_as(left or {})
+    kept = job.same_as(left or {}) if of_use else ()
     if not kept:
         if left is not None:
-            progress.warn(
-                f"{partial.name}: what an interrupted run left is of other images, or of other "
-                "versions of this program and its libraries. It begins anew."
-            )
+            others = "of other images, or of other versions of this program and its libraries"
+            why = others if of_use else "of a run that was not to read everything again"
+            progress.warn(f"{partial.name}: what an interrupted run left is {why}. It begins anew.")
         _remove(partial)
         partial.mkdir(mode=0o700)
     for stage in job.stages[len(kept) :]:
@@ -189,6 +195,14 @@ def _begin(partial: Path, job: Job, progress: Progress) -> None:
             _remove(partial / name)
     write_json(partial / JOB, job.record())
     flush(partial.parent)
+
+
+def _mark(partial: Path, *, anew: bool) -> None:
+    """Note on the disk whether nothing in a folder is taken from what is in place."""
+    mark = partial / _ANEW
+    if mark.exists() != anew:
+        mark.touch(0o600) if anew else mark.unlink()
+        flush(partial)
 
 
 def _refuse_others(partial: Path, left: dict[str, Any], job: Job) -> None:

@@ -98,9 +98,8 @@ def query(
         search = TrainingIndex.open(index, training, run.device_here)
         gallery = Gallery(training, search, groups, _files(training, config, run))
         job = _job(embedded(listing, embedder, SYNTHETIC), gallery, index, rule, config)
-        with publishing(
-            report, REPORT_FILES, job, restart=config.restart, progress=run.progress
-        ) as folder:
+        fresh, progress = {"restart": config.restart, "anew": config.rebuild}, run.progress
+        with publishing(report, REPORT_FILES, job, **fresh, progress=progress) as folder:
             if not config.rebuild:
                 _reuse(report.resolve(), folder, job)
             if not _is_finished(folder):

@@ -1,7 +1,10 @@
 """What `check` finds and names, and what `repair` puts back to the byte."""
 
+import csv
 import os
 import shutil
+from html import escape
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +28,13 @@ from deepssim_scan.errors import (
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.check import check
+from deepssim_scan.jobs.check.findings import Findings
+from deepssim_scan.jobs.check.without import look_for_subject
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig, RepairConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.jobs.repair import repair
 from deepssim_scan.matching.config import VerdictConfig
-from deepssim_scan.storage.files import sha256
+from deepssim_scan.storage.files import sha256, shown
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.config import EmbedConfig
@@ -346,3 +351,31 @@ def test_rows_that_come_out_otherwise_are_not_written(root, monkeypatch):
     with pytest.raises(InputError, match="not the same to the last bit"):
         repair(root / "index", run=RUN)
     assert contents(root / "index") == before
+
+
+def test_a_subject_is_found_in_tables_that_are_packed(made):
+    """Parquet keeps of a name what is not as in the name before it."""
+    path = made / "report/matches.parquet"
+    for name in set(pq.read_table(path)["training"].to_pylist()):
+        problems = check(made / "report", without=[name]).problems
+        assert str(path) in {problem.where for problem in problems}
+
+
+@pytest.mark.parametrize("name", ["Müller", "p&1", 'p"1', "p\\1", "=1", "p\udc801"])
+def test_a_subject_is_found_however_a_file_writes_its_name(tmp_path, name):
+    write_json(tmp_path / "calibration.json", {"duplicates": [[f"{name}/1.png", "x"]]})
+    (tmp_path / "report.html").write_text(f"<td>{escape(shown(name))}</td>")
+    with (tmp_path / "rejected.csv").open("w", newline="") as file:
+        csv.writer(file).writerow([shown(f"{name}/1.png"), "damaged"])
+    pq.write_table(pa.table({"training": [shown(f"{name}/1.png")]}), tmp_path / "matches.parquet")
+    findings = Findings()
+    look_for_subject(tmp_path, [name], findings)
+    found = {Path(problem.where).name for problem in findings.problems}
+    assert found == {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_table_that_cannot_be_looked_through_is_told(root):
+    path = root / "report/subjects.parquet"
+    path.write_bytes(path.read_bytes()[:-5])
+    found = [p.what for p in check(root / "report", without=["nobody"]).problems]
+    assert any("cannot be read" in what for what in found)

@@ -14,6 +14,7 @@ from pictures import TINY
 from PIL import Image
 from test_rule import calibration
 
+from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.ingest import pipeline
@@ -203,6 +204,31 @@ def test_with_another_encoder_or_a_damaged_store_an_index_is_built_anew(root):
     assert build(root, "index").changes is None
     checkpoint.save(root / "encoder", Encoder(TINY), {})
     assert build(root, "index").changes is None
+
+
+def test_from_a_store_of_another_encoder_nothing_is_taken(root):
+    build(root, "index")
+    shutil.copy(root / "encoder", root / "given")
+    checkpoint.save(root / "encoder", Encoder(TINY), {})
+    build(root, "other")
+    shutil.rmtree(root / "index" / "store")
+    shutil.copytree(root / "other" / "store", root / "index" / "store")
+    shutil.copy(root / "given", root / "encoder")
+    assert build(root, "index").changes is None
+    build(root, "anew")
+    assert contents(root / "index") == contents(root / "anew")
+
+
+@pytest.mark.parametrize("other", ["store", "encoder"])
+def test_the_calibration_of_another_index_is_not_kept(root, other):
+    build(root, "index", calibrate=True)
+    made = replace(Calibration.read(root / "index"), subjects="runs", planted={"identity": (2.0,)})
+    made.write(root / "index")
+    assert build(root, "index", calibrate=True).calibration.planted == made.planted  # its own is
+    replace(made, **{other: "ab" * 32}).write(root / "index")
+    found = build(root, "index", calibrate=True).calibration
+    assert found.planted != made.planted
+    assert check(root / "index").intact
 
 
 def adapted(root, seen):

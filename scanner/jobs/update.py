@@ -12,7 +12,7 @@ from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputMissing, ScanError
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.listing import Listing
-from deepssim_scan.jobs.identity import index_encoder, same_but_for_files
+from deepssim_scan.jobs.identity import index_encoder, require_encoder, same_but_for_files
 from deepssim_scan.storage.layout import INDEX_MANIFEST, STORE
 from deepssim_scan.storage.publish import Job, read_job
 from deepssim_scan.store.store import Store
@@ -79,23 +79,27 @@ def there_before(
         return None
     adapted = encoder.fingerprint != given.fingerprint
     try:
+        require_encoder(index / STORE, store.manifest.encoder, encoder.fingerprint)
         store.verify()
         started = encoder.training.get("started_from")
         if adapted and (started != given.fingerprint or _has_seen(encoder, store, listing, ingest)):
             store.close()
             return None
-        made = _calibration(index)
+        made = _calibration(index, store)
         return ThereBefore(store, encoder, adapted, made, listing, Unchanged(store, ingest))
     except ScanError:
         store.close()
         return None
 
 
-def _calibration(index: Path) -> Calibration | None:
+def _calibration(index: Path, store: Store) -> Calibration | None:
+    """Return the calibration of an index, None where it has none, or that of another."""
     try:
-        return Calibration.read(index)
+        made = Calibration.read(index)
     except InputMissing:
         return None
+    ours = store.manifest.encoder, store.digest
+    return made if (made.encoder, made.store) == ours else None
 
 
 def _has_seen(encoder: Checkpoint, store: Store, listing: Listing, ingest: IngestConfig) -> bool:

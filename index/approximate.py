@@ -11,7 +11,7 @@ import numpy as np
 
 from deepssim_scan.errors import Damaged
 from deepssim_scan.index.base import Found
-from deepssim_scan.index.faiss_io import inverted, load_faiss, on_gpu
+from deepssim_scan.index.faiss_io import innermost, inverted, load_faiss, on_gpu
 from deepssim_scan.index.flat import GPU_MAX_K, Flat
 from deepssim_scan.index.reduced import Reduced
 from deepssim_scan.index.rescore import Ids
@@ -104,7 +104,7 @@ def _efforts(index: Any) -> tuple[str, tuple[int, ...]]:
     faiss = load_faiss()
     if (lists := inverted(index)) is not None:
         return "nprobe", (*_steps(1, lists.nlist), lists.nlist)
-    if isinstance(index, faiss.IndexHNSW):
+    if isinstance(innermost(index), faiss.IndexHNSW):
         return "efSearch", (*_steps(_FIRST, index.ntotal), index.ntotal)
     return "", (0,)
 

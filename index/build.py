@@ -40,7 +40,7 @@ _FITTED = 20_000  # rows that the directions are fitted to
 _PARTS = 4, 2  # of the dimensions, which reduced rows may have: the first that suffices
 _TRIED, _SETTLED = 1000, 0.9  # rows that are searched by bounds, and the share that must suffice
 _MATCHES = 10  # that are asked for then
-_FATAL = re.compile(r"(HNSW|NSG)[01](?!\d)")  # such a graph ends the process
+_FATAL = re.compile(r"HNSW0*[01](?!\d)|NSG")  # ends the process; may never end, of like images
 _UNFOUND = 20  # one row in so many may be one that the index does not find by itself
 
 
@@ -143,7 +143,7 @@ def require_type(kind: str, dimension: int) -> None:
     """Raise InputError for a type of index that FAISS does not know."""
     try:
         if _FATAL.search(kind):
-            raise RuntimeError("a graph needs two neighbours")
+            raise RuntimeError("a graph is HNSW, and needs two neighbours")
         if kind not in TYPES:
             empty(kind, dimension)
     except RuntimeError as error:

@@ -88,6 +88,15 @@ def inverted(index: Any) -> Any:
     return None if found is None else faiss.downcast_index(found)
 
 
+def innermost(index: Any) -> Any:
+    """Return the index that is searched after a transform of its rows, or before a refinement."""
+    faiss = load_faiss()
+    while isinstance(index, faiss.IndexPreTransform | faiss.IndexRefine):
+        before = isinstance(index, faiss.IndexPreTransform)
+        index = faiss.downcast_index(index.index if before else index.base_index)
+    return index
+
+
 def on_gpu(index: Any) -> Any:
     """Return a copy of `index` on the first GPU, or None when FAISS has no GPU or no room."""
     faiss = load_faiss()

@@ -150,12 +150,14 @@ def test_recall_is_reached_where_a_tenth_of_the_rows_must_be_compared(tmp_path):
     assert told["found"] >= 0.99 * told["queries"]
 
 
-def test_of_many_images_that_are_one_each_is_found(tmp_path):
+@pytest.mark.parametrize("kind", ["hnsw", "RR32,HNSW32", "HNSW32_SQ8,RFlat"])
+def test_of_many_images_that_are_one_each_is_found(kind, tmp_path):
     """A graph of many equal rows leaves some that no search reaches: they are searched exactly."""
     rows = np.concatenate([np.repeat(unit(2, 32), 100, 0), unit(4000, 32, 1)])
     with Store.open(write_store(tmp_path / "store", rows)) as repeated:
-        build(repeated, tmp_path / "index", config=SearchConfig("hnsw"), run=RUN)
+        build(repeated, tmp_path / "index", config=SearchConfig(kind), run=RUN)
         search = TrainingIndex.open(tmp_path / "index", repeated)
+        assert search.proposer.effort >= 64
         unfound = IndexManifest.read(tmp_path / "index").unfound
         assert unfound, "the graph finds every row: this test tests nothing"
         found = search.search(rows, 5)
@@ -222,7 +224,9 @@ def test_a_foreign_index_is_refused_even_when_the_manifest_agrees(index, store, 
         TrainingIndex.open(index, store)
 
 
-@pytest.mark.parametrize("kind", ["what", "PQ5", "hnsw32", "HNSW0", "IVF10_HNSW1,SQ8"])
+@pytest.mark.parametrize(
+    "kind", ["what", "PQ5", "hnsw32", "HNSW0", "IVF10_HNSW1,SQ8", "HNSW01", "NSG16"]
+)
 def test_an_unknown_type_is_refused_by_name(kind):
     with pytest.raises(InputError, match=r"no index of type .* Choose one of auto"):
         require_type(kind, DIMENSION)

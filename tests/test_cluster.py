@@ -4,6 +4,7 @@ import threading
 from contextlib import closing
 
 import dask
+import distributed
 import pytest
 from cluster import Cluster, certified, contents
 from worker_faults import fails, nonsense, number, slept, threads
@@ -152,6 +153,28 @@ def test_a_cluster_that_lost_its_workers_has_no_gpu(scheduler, monkeypatch):
     monkeypatch.setattr(connecting.Cluster, "_joined", lambda self: [])
     with closing(open_executor(None, scheduler=scheduler)) as executor:
         assert not executor.gpu
+
+
+def test_a_worker_that_may_not_be_used_costs_nothing_that_was_done(
+    scheduler, people, tmp_path, monkeypatch
+):
+    small(monkeypatch)
+
+    class Joining:
+        """Has a worker join whose connection is not encrypted."""
+
+        def __call__(self, stage, done, total, note=""):
+            if stage == "training images" and 0 < done < total:
+                found = {"workers": {"tcp://192.0.2.1:1": {}}}
+                monkeypatch.setattr(distributed.Client, "scheduler_info", lambda *_, **__: found)
+
+        def warn(self, text): ...
+
+    with pytest.raises(ScanError, match=r"worker is tcp://192\.0\.2\.1:1.* unencrypted"):
+        built(
+            people, tmp_path / "index", RunContext("cpu", progress=Joining(), scheduler=scheduler)
+        )
+    assert (tmp_path / ".index.partial" / "store" / "catalog.sqlite").exists()
 
 
 def test_a_worker_of_another_version_is_refused(scheduler, monkeypatch):

@@ -17,7 +17,7 @@ from socket import gethostname
 from threading import Lock
 from typing import Any
 
-from deepssim_scan.errors import ScanError
+from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.execution.answer import Answer, NoAnswer
 from deepssim_scan.execution.executor import Block, T
 from deepssim_scan.execution.scheduler import Scheduler
@@ -75,11 +75,15 @@ class Cluster:
     def _joined(self) -> list[str]:
         """Return the addresses of the workers; there are none where the scheduler is gone.
 
-        Raises InputError where one of them may not be used.
+        Raises ScanError where one of them may not be used. That is no InputError, which would drop
+        what was done before such a worker joined.
         """
         found = sorted(self._client.scheduler_info(n_workers=-1).get("workers", ()))
         for address in set(found) - self._allowed:
-            self._scheduler.check(address, "address of a worker")
+            try:
+                self._scheduler.check(address, "address of a worker")
+            except InputError as error:
+                raise ScanError(str(error)) from error
             self._allowed.add(address)
         return found
 

@@ -28,6 +28,7 @@ from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.jobs.identity import embedded
 from deepssim_scan.jobs.update import there_before
+from deepssim_scan.progress import Collected
 from deepssim_scan.storage.publish import Job, Stage
 from deepssim_scan.storage.records import write_json
 from deepssim_scan.store import embed_listing
@@ -315,6 +316,22 @@ def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, mon
     assert calibrations() == 1
     (root / "training" / "more" / "7.png").unlink()
     assert calibrations() == 1
+
+
+def test_without_calibrating_the_calibration_that_holds_is_kept_and_another_is_told_of(root):
+    build(root, "index")
+    made = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="hold-out")
+    with Store.open(root / "index" / "store") as store:
+        ours = store.manifest.encoder, store.digest
+    replace(made, encoder=ours[0], store=ours[1]).write(root / "index")
+    told = Collected()
+    kept = build(root, "index", replace(RUN, progress=told)).calibration
+    assert (kept.subjects, kept.planted) == (made.subjects, made.planted)
+    assert check(root / "index").intact
+    (root / "training" / "p0" / "00.png").unlink()
+    assert build(root, "index", replace(RUN, progress=told)).calibration is None
+    (warning,) = told.warnings
+    assert "does not hold for these images" in warning
 
 
 def test_a_calibration_is_made_anew_where_people_are_told_apart_in_another_way(root, monkeypatch):

@@ -61,7 +61,7 @@ class IndexResult:
 
     `ignored` files are no images, `excluded` ones were left out as asked. `before` is the
     calibration with the encoder that was given, `calibration` that with the one that the index
-    has, which may be adapted; both are None where none was asked for. `changes` says how the
+    has, which may be adapted; both are None where there is none. `changes` says how the
     training images differ from those of the index that was updated, None where none was. `search`
     says how the index is searched.
     """
@@ -127,11 +127,11 @@ def build_index(
         found = checkpoint.fingerprint(folder / ENCODER)
         require_encoder(loaded.path, found, loaded.fingerprint)
         counts = build.make(folder, loaded)
-        before = build.calibrate(folder) if config.calibrate else None
+        before = build.calibrate(folder)
         if before is not None and build.is_to_adapt(before):
             loaded = build.adapt(folder, loaded, before)
         changed = there.changes if there else None
-    calibration = Calibration.read(index) if config.calibrate else None
+    calibration = Calibration.read(index) if (index / CALIBRATION).is_file() else None
     left_out, search = (listing.ignored, listing.excluded), IndexManifest.read(index).search
     seconds = time.monotonic() - started
     return replace(
@@ -167,8 +167,8 @@ class _Build:
             build(made, folder, BESIDE, self.config.search, self.run)
             return made.listed, made.rows, made.rejected_count, made.blank_count
 
-    def calibrate(self, folder: Path) -> Calibration:
-        """Calibrate the index of a folder, or keep the calibration of before where it holds."""
+    def calibrate(self, folder: Path) -> Calibration | None:
+        """Calibrate the index of a folder, where asked; keep a calibration of before that holds."""
         kept = self.there.calibration if self.there is not None else None
         if kept is not None:
             with Store.open(folder / STORE) as store:
@@ -177,6 +177,16 @@ class _Build:
             if holds:
                 same.write(folder)
                 return same
+        if self.config.calibrate:
+            return self._calibrated(folder)
+        if self.there is not None and self.there.made is not None:
+            self.run.progress.warn(
+                "The calibration of the index that was there does not hold for these images, and "
+                "none is made in its place, as asked. Run `deepssim-scan calibrate`."
+            )
+        return None
+
+    def _calibrated(self, folder: Path) -> Calibration:
         calibration = calibrated_if_large(folder, CalibrateConfig(), self.run)
         calibration.write(folder)
         return calibration
@@ -204,7 +214,7 @@ class _Build:
             return loaded
         (new / JOB).write_bytes((folder / JOB).read_bytes())
         self.make(new, made)
-        after = self.calibrate(new)
+        after = self._calibrated(new)
         rate = max(each.false_alarm(None) for each in (before, after))
         gained = after.found(rate) > before.found(rate)
         lost = after.subjects == "bundled" != before.subjects

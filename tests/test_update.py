@@ -373,6 +373,36 @@ def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_ke
     assert made.encoder == checkpoint.load(root / "encoder").fingerprint
 
 
+def test_a_kill_while_the_store_of_before_is_removed_is_gone_on_from(root, monkeypatch):
+    found = replace(calibration(planted={"identity": (2.0, -9.0) * 20}), subjects="runs")
+    better = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="runs")
+    answers = iter([found, better] * 2)
+    monkeypatch.setattr(job, "calibrated_if_large", lambda *_: next(answers))
+
+    def adapted_to(listing, loaded, ingest, run, out):
+        torch.manual_seed(1)
+        checkpoint.save(out, Encoder(TINY), {"started_from": loaded.fingerprint})
+        return checkpoint.load(out)
+
+    monkeypatch.setattr(job, "adapt", adapted_to)
+    exact = shutil.rmtree
+
+    def killed(path, *given, **named):
+        if "store" not in path.name:
+            return exact(path, *given, **named)
+        (path / "embeddings.zarr" / "c.0.0").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        build(root, "index", calibrate=True, adapt="always")
+    made = build(root, "index", calibrate=True, adapt="always")
+    assert made.encoder != checkpoint.load(root / "encoder").fingerprint
+    with Store.open(root / "index" / "store") as store:
+        store.verify()
+        assert store.manifest.encoder == made.encoder
+
+
 def test_of_a_subject_that_was_removed_nothing_is_left(root):
     build(root, "index")
     left = check(root / "index", without=["p1"]).problems

@@ -158,7 +158,7 @@ class _Build:
         store = folder / STORE
         made_before = (store / STORE_MANIFEST).is_file()
         if made_before and read_manifest(store)[0].encoder != loaded.fingerprint:
-            shutil.rmtree(store)  # of a run that was killed while it adapted
+            _drop(store)  # of a run that was killed while it adapted
         same = self.there is not None and self.there.encoder.fingerprint == loaded.fingerprint
         before = self.there.unchanged if self.there is not None and same else None
         self.embedder(loaded).embed(self.listing, store, "training images", before)
@@ -222,10 +222,17 @@ class _Build:
             self.run.progress.warn("Not adapted: too few images would be left to calibrate on.")
         better = not lost and (gained or self.config.adapt == "always")
         if better:
-            shutil.rmtree(folder / STORE)
+            _drop(folder / STORE)
             for name in (ENCODER, STORE, *SEARCHED, INDEX_MANIFEST, CALIBRATION):
                 (folder / name).unlink(missing_ok=True)
                 if (new / name).exists():
                     (new / name).replace(folder / name)
         shutil.rmtree(new)
         return made if better else loaded
+
+
+def _drop(store: Path) -> None:
+    """Remove a store; a kill leaves nothing that passes for one, and the next run clears it."""
+    gone = store.with_name(f".{store.name}.partial")
+    store.replace(gone)
+    shutil.rmtree(gone)

@@ -15,6 +15,8 @@ from pictures import TINY
 from PIL import Image
 
 from deepssim_scan.audit.config.template import TEMPLATE
+from deepssim_scan.audit.findings import Finding
+from deepssim_scan.audit.history import NAME, History, SetOfNight
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
@@ -66,6 +68,12 @@ def _calibration(folder: Path) -> dict[str, Any]:
     return read_json(folder / "index" / CALIBRATION)
 
 
+def _history(folder: Path) -> list[Any]:
+    with History(folder / "audits") as history:
+        nights = history.nights()
+        return [nights, history.decisions(), *(history.sets(night) for night in nights)]
+
+
 OWN = {
     "store.json": OwnFile("index/store/store.json", _checked("index/store")),
     "catalog": OwnFile("index/store/catalog.sqlite", _checked("index/store")),
@@ -78,6 +86,7 @@ OWN = {
         "report/distributions.json", lambda f: Distributions.read(f / "report")
     ),
     "matches": OwnFile("report/matches.parquet", _checked("report")),
+    "history": OwnFile(f"audits/{NAME}", _history),
     "matches-alone": OwnFile("report/matches.parquet", lambda f: read_counts(f / "report")[0]),
 }
 
@@ -99,6 +108,11 @@ def folder() -> Path:
     asked = QueryConfig(embed=embed, verdict=VerdictConfig(3, "reference"))
     query(root / "synthetic", root / "index", root / "report", asked, _RUN)
     shutil.rmtree(root / "training")
+    with History(root / "audits", begin=True) as history:
+        finding = Finding("0123456789abcdef", "new", "", "0.png", "1.png", "", 0.9, 0.8, 0.001)
+        night, _ = history.begin()
+        history.put(night, SetOfNight("ldm", {"counts": {}}, {"duplicates": 1}, [1], [finding]))
+        history.decide(finding.key, "a reader", "copy", blinded=True)
     return root
 
 

@@ -126,6 +126,21 @@ def test_the_file_that_init_writes_is_right_and_so_is_each_comment_of_it(written
             'index = "i"\nholdout = "scans/other"',
             ["hold the same images"],
         ),
+        (
+            'index = "deepssim-index"',
+            'index = "i"\nholdout = "generated"',
+            ["training.holdout", "and the images of synthetic 'ldm-v3'", "hold the same images"],
+        ),
+        (
+            'index = "deepssim-index"',
+            'index = "i"\nholdout = "/data/gan/people"',
+            ["and the images of synthetic 'gan' (/data/gan) hold the same images"],
+        ),
+        (
+            'index = "deepssim-index"',
+            'index = "i"\nholdout = "deepssim-audits"',
+            ["history.path", "lies in the images of training.holdout"],
+        ),
         ("[history]", "[history", ["is not TOML", "line 24"]),
         ("= 0.001", f"= {'9' * 5000}", [":22: "]),
         ("= 0.001", f"= {'[' * 5000}", [":22: "]),

@@ -212,6 +212,8 @@ class AuditConfig(Part):
         written = {"training.index": self.training.index, "history.path": self.history.path}
         read = {f"synthetic {each.name!r}": each.images for each in self.synthetic}
         read["training.images"] = self.training.images
+        if self.training.holdout is not None:
+            read["training.holdout"] = self.training.holdout
         for what, path in written.items():
             for other, images in read.items():
                 if path.resolve().is_relative_to(images.resolve()):
@@ -219,15 +221,20 @@ class AuditConfig(Part):
                         f"{what} ({path}) lies in the images of {other}: what an audit writes "
                         "would be read as an image. Choose a folder beside them"
                     )
-        holdout, training = self.training.holdout, self.training.images.resolve()
-        if holdout is not None:
-            people = holdout.resolve()
-            if people.is_relative_to(training) or training.is_relative_to(people):
+        holdout = read.pop("training.holdout", None)
+        for other, images in read.items():
+            if holdout is not None and _overlap(holdout, images):
                 raise InputError(
-                    f"training.holdout ({holdout}) and training.images ({self.training.images}) "
-                    "hold the same images: hold-out images are of other people"
+                    f"training.holdout ({holdout}) and the images of {other} ({images}) hold the "
+                    "same images: hold-out images are of other people, and none is synthetic"
                 )
         return self
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Tell whether a folder is another, or lies in it, or the other way round."""
+    first, second = one.resolve(), other.resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 def read_config(path: Path) -> AuditConfig:

@@ -1,5 +1,6 @@
 """Audits, night after night, on real files: the state of every finding, and what is read for it."""
 
+import errno
 import json
 import os
 import re
@@ -8,11 +9,13 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
+from deepssim_scan.audit import history as histories
 from deepssim_scan.audit import night as nights
 from deepssim_scan.audit.compare import compared
 from deepssim_scan.audit.config.audit import read_config
@@ -20,7 +23,7 @@ from deepssim_scan.audit.findings import Finding
 from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.night import audit
 from deepssim_scan.calibration import calibrate
-from deepssim_scan.cli.commands.audit import _show
+from deepssim_scan.cli.commands.audit import _show, diff
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
@@ -318,7 +321,9 @@ def test_a_night_that_was_killed_is_gone_on_with(root, monkeypatch):
             audited(root)
     with History(root / "audits") as history:
         assert [each.state for each in history.nights()] == ["passed", "running"]
+    monkeypatch.setattr(histories, "now", lambda: "2099-01-01T01:30:00+00:00")
     found = audited(root)
+    assert found.night.started == "2099-01-01T01:30:00+00:00"
     assert (found.night.number, found.went_on) == (2, True)
     assert states(found) == {"copy.png": ("new", "")}
     with History(root / "audits") as history:
@@ -380,6 +385,37 @@ def test_old_nights_are_forgotten_and_decisions_are_not(root):
         assert [each.number for each in history.nights()] == [2]
         assert history.decisions() == {"0123456789abcdef": {"reader": "copy"}}
     assert [each.name for each in (root / "audits" / "nights").iterdir()] == ["000002"]
+
+
+def test_what_forgotten_nights_left_is_removed_though_a_run_was_killed_meanwhile(root):
+    folder = root / "audits" / "nights"
+    for name in ("000000", "0", "notes"):
+        (folder / name).mkdir()
+    audited(root)
+    assert sorted(each.name for each in folder.iterdir()) == ["0", "000001", "000002", "notes"]
+
+
+def test_a_history_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    with History(tmp_path, begin=True) as history:
+        history.begin()
+
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with History(tmp_path) as history:
+        assert [each.state for each in history.nights()] == ["running"]
+
+
+def test_nights_without_a_set_in_common_are_not_said_to_be_the_same(tmp_path, capsys):
+    with History(tmp_path / "audits", begin=True) as history:
+        for name in ("old", "new"):
+            night, _ = history.begin()
+            history.put(night, SetOfNight(name, {}, {}, [1], []))
+            history.finish(replace(night, finished=night.started, state="passed"))
+    (tmp_path / "audit.toml").write_text(CONFIG)
+    diff(config=tmp_path / "audit.toml")
+    assert "Nothing was compared" in capsys.readouterr().out
 
 
 def test_the_last_night_of_a_set_is_kept_while_it_cannot_be_queried(tmp_path):
@@ -597,7 +633,11 @@ def test_a_set_that_was_not_audited_is_told_and_not_compared(root):
 
 def test_a_night_of_which_something_was_not_read_fails_in_junit(root):
     (root / "generated" / "first" / "bad.png").write_bytes(b"no image")
-    (root / "audit.toml").write_text(CONFIG.replace(', "complete == false"', ""))
+    changed = CONFIG.replace(', "complete == false"', r', "flagged >\f 9 \u001c"')
+    (root / "audit.toml").write_text(changed)
     assert audited(root).decided.state == "incomplete"
     told = (root / "audits" / "nights" / "000002" / "junit.xml").read_text()
     assert told.count("something was not looked at") == 1
+    suites = ElementTree.fromstring(told)  # noqa: S314 - our own file
+    cases = [each.get("name") for each in suites.iter("testcase")]
+    assert cases == ["queried", "complete", "duplicates > 0", "flagged >  9  "] * 2

@@ -96,7 +96,8 @@ class History(AbstractContextManager["History"]):
             raise InputMissing(f"{self.path}: there is no history yet. Run an audit first.")
         with self._errors():
             self._database = sqlite3.connect(self.path, isolation_level=None)
-            self.path.chmod(0o600)
+            if begin:
+                self.path.chmod(0o600)
             self._database.execute("PRAGMA foreign_keys = ON")
             self._database.execute("PRAGMA synchronous = EXTRA")
             (found,) = self._one("PRAGMA user_version")
@@ -118,7 +119,10 @@ class History(AbstractContextManager["History"]):
         self._database.close()
 
     def begin(self) -> tuple[Night, bool]:
-        """Return the night that was killed, or else a new one, and whether it was killed."""
+        """Return the night that was killed, or else a new one, and whether it was killed.
+
+        It starts now: all sets are queried again, and the first try may be days ago.
+        """
         with self._changing():
             row = self._database.execute(
                 "SELECT night FROM nights WHERE state = ?", (RUNNING,)
@@ -131,6 +135,9 @@ class History(AbstractContextManager["History"]):
             else:
                 (number,) = row
                 self._database.execute("DELETE FROM sets WHERE night = ?", (number,))
+                self._database.execute(
+                    "UPDATE nights SET started = ? WHERE night = ?", (now(), number)
+                )
         night = self.night(int(number or 0))
         return night, row is not None
 

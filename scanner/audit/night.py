@@ -23,7 +23,7 @@ from deepssim_scan.audit.config.quantities import NOT_KNOWN, values_of
 from deepssim_scan.audit.config.waivers import Waiver, read_waivers
 from deepssim_scan.audit.drift import binned, drift
 from deepssim_scan.audit.findings import GONE, asked_about, counts_of, findings_of, holding
-from deepssim_scan.audit.history import History, Night, SetOfNight, now
+from deepssim_scan.audit.history import NIGHTS, History, Night, SetOfNight, now
 from deepssim_scan.audit.outputs import night_folder, write_outputs
 from deepssim_scan.audit.policy import Decided, decide
 from deepssim_scan.audit.trend import write_trend
@@ -131,8 +131,8 @@ def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Aud
                 errors[each.name] = str(error)
         audited = auditing.finished(errors, went_on=went_on)
         names = [each.name for each in config.synthetic]
-        for number in history.forget(config.history.keep_days, names):
-            shutil.rmtree(folder / night_folder(number), ignore_errors=True)
+        history.forget(config.history.keep_days, names)
+        _remove_forgotten(history, folder)
         write_trend(history)
     return audited
 
@@ -159,6 +159,15 @@ def _index(
         read = replace(ingest, selection=Selection())
         calibrate(training.index, CalibrateConfig(holdout=training.holdout, ingest=read), run)
     return result
+
+
+def _remove_forgotten(history: History, folder: Path) -> None:
+    """Remove what forgotten nights left, also of those that an earlier run could not remove."""
+    *kept, last = (each.number for each in history.nights())
+    for path in (folder / NIGHTS).iterdir():
+        number = int(path.name) if path.name.isdecimal() else last
+        if number < last and number not in kept and path == folder / night_folder(number):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _gone(index: IndexResult, before: int) -> int:

@@ -86,7 +86,7 @@ def junit(audited: "Audited", conditions: Sequence[str]) -> bytes:
         if not complete.get(name, True):
             SubElement(case, "failure", message="something was not looked at")
         for condition in conditions:
-            case = SubElement(suite, "testcase", classname=name, name=condition)
+            case = SubElement(suite, "testcase", classname=name, name=_text(condition))
             if (name, condition) in broken:
                 SubElement(case, "failure", message=_text(told(broken[name, condition])))
     indent(root)

@@ -22,12 +22,14 @@ from deepssim_scan.audit.config.audit import read_config
 from deepssim_scan.audit.findings import Finding
 from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.night import audit
+from deepssim_scan.audit.review.opened import reviewing
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli.commands.audit import _show, diff
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
+from deepssim_scan.progress import SILENT
 from deepssim_scan.storage import files
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.store import embed_listing, reread
@@ -607,6 +609,23 @@ def test_what_readers_decided_counts_for_the_policy(root):
     with History(root / "audits") as history:
         history.decide(key, "B", "copy", blinded=False)
     assert audited(root).decided.state == "failed"
+
+
+def test_a_reader_is_one_however_the_name_was_typed(root):
+    plant(root, "s03", "copy.png")
+    config = read_config(root / "audit.toml")
+    key = audited(root).sets[0].findings[0].key
+    body = {"finding": key, "decision": "copy"}
+    with reviewing(config, "Jos\u00e9 M", SILENT, blinded=True) as review:
+        assert review.decide(body)
+    for name in (" Jos\u00e9  M", "Jose\u0301 M "):
+        with reviewing(config, name, SILENT, blinded=True) as review:
+            assert not review.cases
+    with (
+        pytest.raises(InputError, match="must have a name"),
+        reviewing(config, " ", SILENT, blinded=True),
+    ):
+        pass
 
 
 def test_a_set_that_was_not_audited_is_told_and_not_compared(root):

@@ -13,6 +13,7 @@ from deepssim_scan.audit.config.quantities import QUANTITIES
 from deepssim_scan.audit.drift import BINS
 from deepssim_scan.audit.history import History, SetOfNight, now
 from deepssim_scan.audit.trend import TREND, write_trend
+from deepssim_scan.errors import WriteFailed
 from deepssim_scan.reporting.html.page import page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -204,6 +205,28 @@ def test_a_decision_is_of_the_finding_that_is_shown(browser, tmp_path):
         KEYS[0]: "copy",
         KEYS[1]: "unsure",
     }
+
+
+def test_a_reader_is_told_why_a_decision_was_not_taken_down(browser, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise WriteFailed("the disk is full")
+
+    with serving(tmp_path, reader="B") as review:
+        tab = browser.new_page()
+        tab.goto(review.address)
+        with monkeypatch.context() as patch:
+            patch.setattr(History, "decide", full)
+            tab.keyboard.press("c")
+            tab.get_by_text("Not taken down: the disk is full").wait_for(timeout=5000)
+        tab.keyboard.press("C")
+        tab.get_by_text("Finding 2 of 4").wait_for(timeout=5000)
+        tab.close()
+        address = review.address
+        tab = browser.new_page()
+        tab.goto(address)
+    tab.keyboard.press("c")
+    tab.get_by_text("the command that serves this page has ended").wait_for(timeout=5000)
+    tab.close()
 
 
 @pytest.mark.parametrize("blinded", [False, True])

@@ -16,6 +16,7 @@ from deepssim_scan.audit.history import History
 from deepssim_scan.audit.review import server
 from deepssim_scan.audit.review.agreement import DECISIONS, agreements
 from deepssim_scan.audit.review.server import Review, undecided
+from deepssim_scan.errors import WriteFailed
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
 
@@ -107,6 +108,21 @@ def test_a_browser_that_goes_on_before_its_answer_is_no_error(tmp_path, capfd, m
             with pytest.raises(http.client.RemoteDisconnected):
                 ask(review.address)
         assert ask(review.address)[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_decision_that_cannot_be_taken_down_is_answered_by_why(tmp_path, capfd, monkeypatch):
+    def full(*_, **__):
+        raise WriteFailed("history.sqlite: database or disk is full.")
+
+    value = json.dumps({"finding": KEYS[0], "decision": "copy"}).encode()
+    with serving(tmp_path) as review:
+        with monkeypatch.context() as patch:
+            patch.setattr(History, "decide", full)
+            told = ask(f"{review.address}decide", value)
+        assert told == (500, b"history.sqlite: database or disk is full.")
+        assert review.decided == {}
+        assert ask(f"{review.address}decide", value)[0] == 204
     assert capfd.readouterr().err == ""
 
 

@@ -3,6 +3,7 @@
 audit.toml, a reader -> Review
 """
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -28,7 +29,8 @@ def reviewing(
     Raises InputMissing where no night was audited, InputError for a reader without a name, and what
     `drawing` raises.
     """
-    if not reader.strip():
+    reader = unicodedata.normalize("NFC", " ".join(reader.split()))  # one person, one name
+    if not reader:
         raise InputError("a reader must have a name")
     today = datetime.now(UTC).date()
     waived = holding(read_waivers(config.policy.waivers), today)

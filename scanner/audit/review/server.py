@@ -8,7 +8,8 @@ The address holds a token that is drawn anew each time. Whoever does not know it
 import json
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from typing import Any
 
 from deepssim_scan.audit.history import History
 from deepssim_scan.audit.review.agreement import DECISIONS
+from deepssim_scan.errors import ScanError
 from deepssim_scan.reporting.html.render import render
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.pictures import Pictures
@@ -132,7 +134,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer the page or a picture."""
-        parts = self._parts()
+        with self._errors_told():
+            self._get(self._parts())
+
+    def do_POST(self) -> None:
+        """Take a decision."""
+        with self._errors_told():
+            self._post(self._parts())
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        """Answer what keeps a picture from being drawn, or a decision from being taken down."""
+        try:
+            yield
+        except (ScanError, OSError) as error:
+            if isinstance(error, ConnectionError):
+                raise
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, data=str(error).encode())
+
+    def _get(self, parts: list[str] | None) -> None:
         if parts == [""]:
             self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page().encode())
         elif parts is not None and len(parts) == 2:
@@ -144,13 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND)
 
-    def do_POST(self) -> None:
-        """Take a decision."""
-        if self._parts() != ["decide"]:
+    def _post(self, parts: list[str] | None) -> None:
+        if parts != ["decide"]:
             self._answer(HTTPStatus.NOT_FOUND)
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _LARGEST:
+        if not length.isdecimal() or int(length) > _LARGEST:
             self._answer(HTTPStatus.BAD_REQUEST)
             return
         try:
@@ -178,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         self.send_header("Content-Length", str(len(data)))
         for name, value in (
-            ("Content-Type", kind or "text/plain"),
+            ("Content-Type", kind or "text/plain; charset=utf-8"),
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),
             ("Referrer-Policy", "no-referrer"),

@@ -54,16 +54,21 @@
     if (busy || at >= data.cases.length) return;
     busy = true;
     const finding = data.cases[at].finding;
+    let why;
     try {
       const answer = await fetch("decide", {
         method: "POST", body: JSON.stringify({ finding, decision }),
       });
-      if (!answer.ok) throw new Error(answer.status);
+      if (!answer.ok) why = await answer.text() || `the answer is ${answer.status}`;
     } catch {
       problem.textContent = "Not taken down: the command that serves this page has ended.";
       return;
     } finally {
       busy = false;
+    }
+    if (why) {
+      problem.textContent = `Not taken down: ${why}`;
+      return;
     }
     decided.set(finding, decision);
     at += 1;
@@ -77,7 +82,8 @@
   const keys = { c: "copy", n: "no copy", u: "unsure" };
   document.addEventListener("keydown", (event) => {
     if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key in keys) decide(keys[event.key]);
+    const key = event.key.toLowerCase(); // caps lock may be on
+    if (Object.hasOwn(keys, key)) decide(keys[key]);
     if (event.key === "ArrowLeft") back();
   });
   bar.querySelectorAll("[data-decision]").forEach((button) => {

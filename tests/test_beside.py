@@ -1,5 +1,6 @@
 """Images that a file holds beside its frames, put there by Pillow, by pydicom and by hand."""
 
+import gzip
 import io
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import nifti, npy, saved, saved_all
+from nibabel.nifti1 import Nifti1Extension, Nifti1Image
 from PIL import Image, TiffImagePlugin
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -173,3 +175,24 @@ def test_the_frames_of_a_file_with_more_are_what_they_were():
     data = saved(GREY, "PNG")
     (frame,) = decode(data + OTHER)
     np.testing.assert_array_equal(frame.pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_an_image_outside_of_the_pages_of_a_tiff_is_found():
+    for options in ({}, {"compression": "jpeg"}, {"compression": "tiff_lzw"}):
+        for image in (GREY, COLOUR):
+            data = saved(image, "TIFF", **options)
+            assert told(data) == ""
+            assert told(data + OTHER) == "an image outside of its pages"
+            assert told(data + saved(GREY, "PNG")) == "an image outside of its pages"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_image_before_the_samples_of_a_nifti_is_found(zipped):
+    def with_extension(content):
+        made = Nifti1Image(MANY[0], np.eye(4))
+        made.header.extensions.append(Nifti1Extension("comment", content))
+        return gzip.compress(made.to_bytes()) if zipped else made.to_bytes()
+
+    assert told(with_extension(b"by a scanner")) == ""
+    for other in (OTHER, saved(GREY, "PNG"), b"\xe0\x7f\x10\0OW"):
+        assert told(with_extension(b"by" + other)) == "an image in its metadata"

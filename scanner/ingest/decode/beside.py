@@ -8,11 +8,12 @@ compared it with the training images, so a file that holds it is not one to be r
 
 import io
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from PIL.TiffImagePlugin import TiffImageFile
 
-from deepssim_scan.ingest.decode import dicom, pillow
+from deepssim_scan.ingest.decode import arrays, dicom, nifti, pillow
 from deepssim_scan.ingest.decode.dicom_tags import without_samples
 
 _AFTER = "bytes after its end"
@@ -25,6 +26,8 @@ _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 _ZEROS = re.compile(rb"\0*")
 _EOI, _SOS = 0xD9, 0xDA
 _SUB_IFDS, _JPEG_TABLES = 330, 347
+_STRIPS = ((273, 279), (324, 325))
+"""The tags of where strips and tiles of a TIFF are, and how long they are."""
 
 
 def found_beside(data: bytes, frames: int) -> str:
@@ -36,7 +39,9 @@ def found_beside(data: bytes, frames: int) -> str:
         return _in_dicom(data)
     look = {"PNG": _in_png, "JPEG": _in_jpeg, "TIFF": _in_tiff, "GIF": _in_gif}
     form = pillow.form(data)
-    return look[form](data, frames) if form else ""
+    if form:
+        return look[form](data, frames)
+    return "" if data.startswith((arrays.MAGIC, arrays.MAGIC_NPZ)) else _in_nifti(data)
 
 
 def _in_dicom(data: bytes) -> str:
@@ -83,7 +88,13 @@ def _jpeg_end(data: bytes, at: int) -> int:
     return at
 
 
+def _in_nifti(data: bytes) -> str:
+    between = nifti.before_samples(data)
+    return _WITHIN if _PICTURE.search(between) or _SAMPLES.search(between) else ""
+
+
 def _in_tiff(data: bytes, frames: int) -> str:
+    rest = bytearray(data)
     with TiffImageFile(io.BytesIO(data)) as image:
         for number in range(frames):
             image.seek(number)
@@ -92,7 +103,16 @@ def _in_tiff(data: bytes, frames: int) -> str:
                 return "directories below its pages"
             if any(_is_picture(tags[tag]) for tag in tags if tag != _JPEG_TABLES):
                 return _WITHIN
-    return ""
+            for at, length in _strips(tags):
+                rest[at : at + length] = bytes(len(rest[at : at + length]))
+            rest = rest.replace(tags.get(_JPEG_TABLES) or b"\0", b"\0")
+    return "an image outside of its pages" if _PICTURE.search(rest) else ""
+
+
+def _strips(tags: Any) -> Iterator[tuple[int, int]]:
+    """Give where the strips or tiles of a page are, and how long they are."""
+    for starts, lengths in _STRIPS:
+        yield from zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False)
 
 
 def _is_picture(value: Any) -> bool:

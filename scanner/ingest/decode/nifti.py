@@ -18,6 +18,7 @@ from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.rejection import REASONS, Rejected
 
 GZIP = b"\x1f\x8b"
+_SHORTEST = 348  # bytes of a NIfTI-1 header
 _HEAD = 540  # bytes of a NIfTI-2 header, the longer
 
 
@@ -48,6 +49,15 @@ def frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:
             values = values * header.slope + header.intercept
         pixels = to_float32(options.clip(values))
         yield Frame(name, f"nifti:{header.layout.dtype.name}", pixels)
+
+
+def before_samples(data: bytes) -> bytes:
+    """Return what lies between the header and the samples, as of extensions of the header."""
+    source = io.BytesIO(data)
+    with gzip.GzipFile(fileobj=source) if data.startswith(GZIP) else source as stream:
+        head = stream.read(_HEAD)
+        start = _header(head).start
+        return (head + read_at_most(stream, max(0, start - len(head))))[_SHORTEST:start]
 
 
 def _header(head: bytes) -> Header:

@@ -1,6 +1,7 @@
 """The record of a release: filled by what the night knows, gaps visible."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,30 @@ def test_a_record_without_gaps_says_nothing_of_them(root):  # noqa: F811
 def _source():
     text = Path(configuration.__file__).read_text()
     return text[text.index("class Dossier") : text.index("class Machine")]
+
+
+def test_what_was_left_blank_is_a_gap_and_a_waiver_that_expired_is_nobodys(root):  # noqa: F811
+    (root / "audit.toml").write_text(f'{CONFIG}\n[dossier]\npurpose = " "\nsigner = ""\n')
+    plant(root, "s03", "copy.png")
+    key = audited(root).sets[0].findings[0].key
+    waive(root, key, "2020-01-01")
+    audited(root)
+    _, fields = record(root)
+    assert fields["Scope", "Purpose of the release"] is None
+    assert fields["Decision", "Signer"] is None
+    assert fields["Decision", "Waivers"] == "0"
+
+
+def test_the_hold_out_is_that_of_the_night_and_not_of_the_configuration(root, people):  # noqa: F811
+    text = CONFIG.replace('index = "index"', 'index = "index"\nholdout = "holdout"')
+    (root / "audit.toml").write_text(text)
+    assert record(root)[1]["Scope", "Hold-out set"] == "none"
+    for number in range(46, 59):
+        shutil.copytree(people / "training" / f"s{number}", root / "holdout" / f"s{number}")
+    audited(root)
+    (root / "audit.toml").write_text(CONFIG)
+    told = record(root)[1]["Scope", "Hold-out set"]
+    assert re.fullmatch(r"[0-9a-f]{64} \(of names, sizes and times\)", told)
 
 
 def test_without_a_night_there_is_no_record(root):  # noqa: F811

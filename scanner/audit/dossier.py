@@ -62,7 +62,7 @@ def sections_of(config: AuditConfig, history: History, night: Night) -> list[Sec
     key = config.report.key()
     results = [Section(f"Results: {each.name}", _results(each, key)) for each in sets]
     return [
-        Section("Scope", _scope(asked, sets, config)),
+        Section("Scope", _scope(asked, sets, night)),
         Section("Generator", _stated(asked, "checkpoint", "epochs", "seeds", "privacy")),
         Section("Threat model", _stated(asked, "tried", "not_tried", "tried_by")),
         *results,
@@ -95,24 +95,34 @@ _NAMES = {
 
 
 def _stated(asked: Any, *names: str) -> list[Field]:
-    """Return fields that people fill."""
-    return [Field(_NAMES[name], getattr(asked, name)) for name in names]
+    """Return fields that people fill; one of spaces alone is a gap."""
+    return [Field(_NAMES[name], (getattr(asked, name) or "").strip() or None) for name in names]
 
 
-def _scope(asked: Any, sets: Sequence[SetOfNight], config: AuditConfig) -> list[Field]:
+def _scope(asked: Any, sets: Sequence[SetOfNight], night: Night) -> list[Field]:
     digests = [
         Field(f"Released set {each.name}, digest", each.summary["fingerprints"]["synthetic"])
         for each in sets
     ]
     training = {each.summary["fingerprints"]["training"] for each in sets}
-    holdout = config.training.holdout
     return [
         *_stated(asked, "purpose", "recipient"),
         *digests,
         Field("Training set, digest", ", ".join(sorted(training)) or None),
-        Field("Hold-out set", "none: training images of others" if holdout is None else "given"),
+        Field("Hold-out set", _holdout(sets, night)),
         *_stated(asked, "exclusions"),
     ]
+
+
+def _holdout(sets: Sequence[SetOfNight], night: Night) -> str | None:
+    """Say which hold-out images a night was judged by; None where no set was."""
+    made = [each.summary["calibration"] for each in sets]
+    if not made:
+        return None
+    if not any(each and each["non_members"]["from"] == "hold-out" for each in made):
+        return "none"
+    digest = night.facts.get("holdout")
+    return f"{digest} (of names, sizes and times)" if digest else "given to calibrate, not to audit"
 
 
 def _results(found: SetOfNight, key: bytes) -> list[Field]:
@@ -206,7 +216,8 @@ def _decision(
     ]
     waived = sum(each.waiver == HOLDS for each in there.values())
     waivers = read_waivers(config.policy.waivers)
-    who = sorted({waivers[key].who for key in there if key in waivers})
+    held = (key for key, each in there.items() if each.waiver == HOLDS)
+    who = sorted({waivers[key].who for key in held if key in waivers})
     return [
         Field("Policy", f"{night.state}: fail if {'; '.join(night.facts['fail_if']) or 'nothing'}"),
         Field("Findings reviewed", f"{reviewed:,} of {len(there):,} by {readers} readers; "

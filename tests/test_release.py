@@ -421,6 +421,29 @@ def test_what_the_report_did_not_clear_is_found_whatever_it_is(judged, tmp_path)
     ]
 
 
+def test_a_statement_that_says_less_or_more_than_the_report_is_found(judged, tmp_path):
+    folder = released(judged, tmp_path).folder
+    assert problems_of(folder, judged / "report") == []
+    whole = (folder / "release.json").read_bytes()
+
+    def altered(change):
+        value = json.loads(whole)
+        change(value)
+        (folder / "release.json").write_bytes(sealed(value, None))
+        assert verify(folder, VerifyConfig(), RUN).intact
+        return problems_of(folder, judged / "report")
+
+    told = [("release.json", "does not say what the report says of the tests, and of their limits")]
+    assert altered(lambda value: value["predicate"].update(warnedTests=[])) == told
+    assert altered(lambda value: value["predicate"].update(result="PASSED")) == told
+    assert altered(lambda value: value["predicate"].update(passedTests=["looked at"])) == told
+    name = json.loads(whole)["subject"][0]["name"]
+    told = [(name, "has other verdicts in the report")]
+    verdicts = {"images": 1, "verdicts": ["similar", "different"]}
+    assert altered(lambda value: value["subject"][0].update(annotations=verdicts)) == told
+    assert altered(lambda value: value["subject"][0].pop("annotations")) == told
+
+
 def test_what_a_released_file_holds_beside_its_frames_is_found(judged, tmp_path, monkeypatch):
     """In a release that another program made of cleared files."""
     folder = released(judged, tmp_path).folder

@@ -23,8 +23,11 @@ from deepssim_scan.storage.layout import EVIDENCE, SUMMARY
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.store import Store
 
-Items = dict[tuple[str, str], list[tuple[ImageRecord, str | None]]]
-"""The images of each item by its path and member, with the verdict of each that has one."""
+Images = list[tuple[ImageRecord, str | None]]
+"""The images of an item, with the verdict of each that has one."""
+
+Items = dict[tuple[str, str], Images]
+"""The images of each item by its path and member."""
 
 _UNVERIFIED = "not verified"
 _PARTIAL = "a part is copied"
@@ -95,7 +98,7 @@ def _unverified(report: Path, store: Store, candidates: int) -> Iterator[int]:
         yield from (shard.first + np.flatnonzero(missing)).tolist()
 
 
-def _why_not(images: list[tuple[ImageRecord, str | None]], similar: bool) -> str:
+def _why_not(images: Images, similar: bool) -> str:
     """Say why an item is kept back; "" for one that is cleared."""
     found = {verdict for _, verdict in images if verdict is not None}
     if any(record.state == "rejected" for record, _ in images):

@@ -9,12 +9,12 @@ hold no image beside its frames.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepssim_scan.audit.release.cleared import Items, cleared, digests_of, summary_of
+from deepssim_scan.audit.release.cleared import Images, Items, cleared, digests_of, summary_of
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import RunContext
@@ -78,8 +78,7 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
             files = list(_copied(store, items, partial, run, kept_back))
             if not files:
                 raise InputError(f"{report}: has no image that is cleared, so there is no release.")
-            told = _passed(summary), _warned(summary, store)
-            statement = statement_of(files, digests_of(report, summary), *told)
+            statement = stated(files, report, store, summary)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
             make_private(partial)
@@ -99,6 +98,20 @@ def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
             "what was rejected and query again, or ask for a release of an incomplete report."
         )
     return summary
+
+
+def stated(
+    files: Iterable[Released], report: Path, store: Store, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the statement that a report makes of files; `store` is its own."""
+    told = _passed(summary), _warned(summary, store)
+    return statement_of(files, digests_of(report, summary), *told)
+
+
+def said_of(images: Images) -> dict[str, Any]:
+    """Return what a statement says of a file, by its images."""
+    verdicts = sorted({verdict for _, verdict in images if verdict})
+    return {"verdicts": verdicts, "images": len(images)}
 
 
 def _passed(summary: dict[str, Any]) -> list[str]:
@@ -149,9 +162,7 @@ def _copied(
             kept_back[why] = kept_back.get(why, 0) + 1
             continue
         digest = _written(target, name, data)
-        verdicts = sorted({verdict for _, verdict in images if verdict})
-        said = {"verdicts": verdicts, "images": len(images)}
-        yield Released(_text(target.relative_to(folder).as_posix()), digest, said)
+        yield Released(_text(target.relative_to(folder).as_posix()), digest, said_of(images))
 
 
 def _written(target: Path, name: str, data: bytes) -> str:

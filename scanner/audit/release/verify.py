@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from deepssim_scan.audit.release.cleared import cleared, digests_of, summary_of
-from deepssim_scan.audit.release.release import STATEMENT
+from deepssim_scan.audit.release.release import STATEMENT, said_of, stated
 from deepssim_scan.audit.release.statement import listed_in, made_with, opened, read_public_key
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError
@@ -153,10 +153,17 @@ def _judged_again(
         findings.add(path, f"was made from another report than {report}")
     with Store.open(report / SYNTHETIC) as store:
         items, _ = cleared(report, store, summary)
+        tests = stated((), report, store, summary)["predicate"]
+    if {**statement["predicate"], "configuration": None} != {**tests, "configuration": None}:
+        findings.add(path, "does not say what the report says of the tests, and of their limits")
     frames = {record.sha256: record.frames for images in items.values() for record, _ in images}
     others = [name for name, digest in listed.items() if digest not in frames]
     for name in others:
         findings.add(folder / name, "was not cleared by the report")
+    said = {images[0][0].sha256: said_of(images) for images in items.values()}
+    for each in statement["subject"]:
+        if each["name"] not in others and each.get("annotations") != said[listed[each["name"]]]:
+            findings.add(folder / each["name"], "has other verdicts in the report")
     names = sorted(listed.keys() - others)
     for name in names:
         if beside := beside_frames((folder / name).read_bytes(), frames[listed[name]]):

@@ -216,6 +216,24 @@ def test_training_images_that_are_gone_are_told(root, monkeypatch, capsys, how):
     assert (found.gone, found.left, found.decided.state) == (0, (), "passed")
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_training_images_that_others_replace_are_gone_and_renamed_ones_are_not(root, anew):
+    plant(root, "s03", "copy.png")
+    (finding,) = audited(root).sets[0].findings
+    for number in range(3):
+        path = root / "training" / "s03" / f"{number}.png"
+        image = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize((96, 128))
+        image.save(root / "training" / "s05" / f"another-{number}.png")
+        path.unlink()
+    (root / "training" / "s06").rename(root / "training" / "s006")
+    Image.open(root / "training" / "s07" / "0.png").rotate(1).save(
+        root / "training" / "s07" / "0.png"
+    )
+    found = audited(root, rebuild=anew)
+    assert (found.gone, found.left, found.index.indexed) == (3, (finding.key,), 120)
+    assert audited(root, rebuild=anew).gone == 0
+
+
 def test_what_a_night_leaves_is_flushed_before_it_is_finished(root, monkeypatch):
     folder, flush, finish, flushed = root / "audits" / "nights", files.flush, History.finish, []
 

@@ -18,6 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepssim_scan.audit.config.audit import AuditConfig, Synthetic
 from deepssim_scan.audit.config.quantities import NOT_KNOWN, values_of
 from deepssim_scan.audit.config.waivers import Waiver, read_waivers
@@ -116,8 +119,9 @@ def audit(config: AuditConfig, run: RunContext, *, rebuild: bool = False) -> Aud
         night, went_on = history.begin()
         last = history.last_facts()
         holdout = _holdout(config, run)
+        marks = _marks(config.training.index)
         index = _index(config, run, holdout, last.get("holdout"), rebuild=rebuild)
-        gone = _gone(index, last.get("indexed", 0))
+        gone = _gone(index, marks, last.get("indexed", 0))
         held = holding(waivers, datetime.now(UTC).date())
         known = {"holdout": holdout, "indexed": index.indexed}
         auditing = _Auditing(
@@ -170,14 +174,26 @@ def _remove_forgotten(history: History, folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _gone(index: IndexResult, before: int) -> int:
+def _marks(index: Path) -> NDArray[np.int64]:
+    """Return numbers for the name and the content of each image of an index (N, 2)."""
+    try:
+        with Store.open(index / STORE) as store:
+            marks = [(hash(each.key), hash((each.sha256, each.frame))) for each in store.embedded()]
+    except ScanError:  # there is none yet, or `build_index` says what is wrong with it
+        marks = []
+    return np.array(marks, np.int64).reshape(-1, 2)
+
+
+def _gone(index: IndexResult, marks: NDArray[np.int64], before: int) -> int:
     """Count the training images that are gone, at least; the last night had `before` in the index.
 
-    An index that was made anew tells of none, and neither does one that was updated meanwhile, as
-    by a night that was killed. That it has fewer images is told then.
+    `marks` are those of the images that the index had. One of which the name or the content is
+    there is not gone. An index that was updated meanwhile, as by a night that was killed, tells of
+    none. That it has fewer images is told then.
     """
-    told = index.changes.gone if index.changes is not None else 0
-    return max(told, before - index.indexed)
+    now = _marks(index.folder)
+    there = np.isin(marks[:, 0], now[:, 0]) | np.isin(marks[:, 1], now[:, 1])
+    return max(int(np.count_nonzero(~there)), before - index.indexed)
 
 
 def _holdout(config: AuditConfig, run: RunContext) -> str | None:

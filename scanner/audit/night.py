@@ -178,10 +178,11 @@ def _marks(index: Path) -> NDArray[np.int64]:
     """Return numbers for the name and the content of each image of an index (N, 2)."""
     try:
         with Store.open(index / STORE) as store:
-            marks = [(hash(each.key), hash((each.sha256, each.frame))) for each in store.embedded()]
+            images = ((each.key, (each.sha256, each.frame)) for each in store.embedded())
+            marks = np.fromiter((hash(mark) for both in images for mark in both), np.int64)
     except ScanError:  # there is none yet, or `build_index` says what is wrong with it
-        marks = []
-    return np.array(marks, np.int64).reshape(-1, 2)
+        marks = np.empty(0, np.int64)
+    return marks.reshape(-1, 2)
 
 
 def _gone(index: IndexResult, marks: NDArray[np.int64], before: int) -> int:

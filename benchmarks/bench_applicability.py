@@ -66,6 +66,13 @@ def _small(rng: np.random.Generator, grey: Grey) -> Grey:
     return np.pad(grey, [(side // 2,) * 2 for side in grey.shape], constant_values=grey.min())
 
 
+def _stretched(rng: np.random.Generator, grey: Grey) -> Grey:
+    """Make an image wider by a third."""
+    image = Image.fromarray(grey)
+    wide = (image.width * 4 // 3, image.height)
+    return np.asarray(image.resize(wide, Image.Resampling.BICUBIC))
+
+
 def _windowed(rng: np.random.Generator, grey: Grey) -> Grey:
     """Clip the darkest 40 % and the brightest 20 % of the greys."""
     low, high = np.quantile(grey, [0.4, 0.8])
@@ -82,6 +89,7 @@ CHANGES: dict[str, Callable[[np.random.Generator, Grey], Grey]] = {
     "inverted": _inverted,
     "coarse": _coarse,
     "half the frame": _small,
+    "stretched": _stretched,
     "windowed": _windowed,
     "noise": _noise,
 }

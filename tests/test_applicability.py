@@ -63,6 +63,10 @@ def test_sets_that_go_together_have_no_code():
             "extent_differs",
         ),
         (
+            {"synthetic": seen([np.pad(texture()[:, ::2], ((0, 0), (32, 32))) for _ in range(30)])},
+            "aspect_differs",
+        ),
+        (
             {"synthetic": seen([(texture() * 1.8).clip(0, 1) for _ in range(30)])},
             "brightest_differs",
         ),
@@ -87,6 +91,12 @@ def test_a_hold_out_that_is_alike_within_chance_has_no_code():
     assert codes(members=Estimate(0.8, 0.55, 0.95)) == codes(members=None) == []
 
 
+def test_one_look_at_inverted_images_tells_no_other_aspect():
+    tall = seen([np.pad(texture()[:, ::2], ((0, 0), (32, 32))) for _ in range(30)])
+    assert "aspect_differs" in codes(synthetic=tall)
+    assert "aspect_differs" not in codes(synthetic=tall, inverted=0.9)
+
+
 def test_of_few_images_nothing_is_told():
     few = {"training": SOUND.training[:5], "synthetic": SOUND.synthetic[:5] + 9}
     assert codes(**few, scores=np.zeros(3), inverted=None, nearest=[7] * 9) == []
@@ -101,11 +111,28 @@ def test_each_look_is_what_it_says():
             (texture(1.0) * 2).clip(0, 1),
         ),
     )
+    tall = np.pad(texture(1.0)[:, ::2], ((0, 0), (32, 32)))
+    aspects = seen([plain, tall, tall.T])[:, LOOKS.index("aspect")]
+    assert aspects == pytest.approx([0, np.log10(2), -np.log10(2)], abs=0.03)
     found = dict(zip(LOOKS, seen([plain, blurred, small, clipped]).T, strict=True))
     assert found["sharpness"][1] < found["sharpness"][0] - 0.1
     assert found["extent"][0] == pytest.approx((96 / 128) ** 2, abs=0.03)
     assert found["extent"][2] == pytest.approx((48 / 128) ** 2, abs=0.03)
     assert found["brightest"][3] > found["brightest"][0] + 1
+
+
+def test_a_query_of_stretched_copies_says_so(people, tmp_path):
+    """Of copies of which one side is scaled most are missed, which is told, and of others not."""
+    for wide, kind in ((128, "plain"), (170, "stretched")):
+        for number in range(48):
+            copy = Image.open(people / "training" / f"s{number:02d}" / f"{number % 3}.png")
+            (tmp_path / kind).mkdir(exist_ok=True)
+            copy.resize((wide, 128)).save(tmp_path / kind / f"{number}.png")
+        config = QueryConfig(canaries=CanaryConfig(0))
+        report = tmp_path / f"report-{kind}"
+        found = query(tmp_path / kind, people / "index", report, config, RUN).summary
+        told = [each["code"] for each in found["mismatches"]]
+        assert ("aspect_differs" in told) == (kind == "stretched")
 
 
 def test_a_query_of_inverted_images_says_so(people, tmp_path):

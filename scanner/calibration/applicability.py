@@ -29,8 +29,15 @@ _INVERTED = 0.5  # share of the images that are nearer when they are inverted
 _UNLIKE = 0.01  # quantile of the training images' scores with other people
 _NEARER = 0.6  # chance that a training image is more like others than a hold-out image is; 0.5
 _HUB = 0.25  # share of the images that one training image is nearest to
-_BOUNDS = {"sharpness": (2.0, 0.1), "extent": (2.5, 0.15), "brightest": (3.0, 0.5)}
+_BOUNDS = {
+    "sharpness": (2.0, 0.1),
+    "extent": (2.5, 0.15),
+    "aspect": (1.5, 0.05),
+    "brightest": (3.0, 0.5),
+}
 """How many standard deviations, and how much, the medians of two sides may differ."""
+
+_TURNED = ("aspect", "brightest")  # differ where the greys of one side are inverted
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Mismatch:
 class Seen:
     """What was seen of samples of both sides.
 
-    looks (N, 3) of `LOOKS`; modes, of the training and of the synthetic images, and the windows by
+    looks (N, 4) of `LOOKS`; modes, of the training and of the synthetic images, and the windows by
     which they were read. `scores` (M,) are of synthetic images with their nearest training image,
     `inverted` is the share of some that are nearer when their greys are inverted, `others` (N,)
     are scores of training images with the nearest of another subject. `nearest` are the training
@@ -71,7 +78,7 @@ def mismatches(seen: Seen) -> list[Mismatch]:
     turned = _polarity(seen)
     every = [
         turned,
-        *(_looks(seen, name) for name in LOOKS if not (turned and name == "brightest")),
+        *(_looks(seen, name) for name in LOOKS if not (turned and name in _TURNED)),
         _depth(seen),
         _unlike(seen),
         _hub(seen),
@@ -97,6 +104,8 @@ _SAID = {
                   "compared. Where a generator blurs, a copy scores lower than its source would."),
     "extent": ("smaller in their frame", "larger in their frame", "Crop or pad both sides alike. "
                "Copies that are scaled by more than 15 % are not found."),
+    "aspect": ("wider for their height", "taller for their width", "Resize both sides alike. Most "
+               "copies of which one side alone is scaled by more than 10 % are not found."),
     "brightest": ("less clipped at the brightest grey", "clipped at the brightest grey more often",
                   "Give both sides one intensity window (--window)."),
 }  # fmt: skip

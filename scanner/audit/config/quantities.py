@@ -43,6 +43,7 @@ QUANTITIES = {
     "polarity_differs": Quantity(bool, "whether one side has inverted greys"),
     "sharpness_differs": Quantity(bool, "whether one side is less sharp"),
     "extent_differs": Quantity(bool, "whether what is shown fills the frame otherwise"),
+    "aspect_differs": Quantity(bool, "whether what is shown is stretched"),
     "brightest_differs": Quantity(bool, "whether one side is clipped at the brightest grey"),
     "depth_differs": Quantity(bool, "whether one side alone has more than 8 bits"),
     "unlike_training": Quantity(bool, "whether synthetic images are unlike all training images"),

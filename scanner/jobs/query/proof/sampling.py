@@ -97,7 +97,7 @@ def _upside(rows: Sequence[int], reader: Reader, embedder: Embedder) -> dict[int
 
 
 def looks_of(seen: Iterable[Look]) -> Looks:
-    """Return the looks (n, 3)."""
+    """Return the looks (n, 4)."""
     return np.array([each.looks for each in seen], np.float64).reshape(-1, len(LOOKS))
 
 

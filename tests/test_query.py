@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import TINY, TINY_CONVNEXT, drawn
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
@@ -875,6 +875,19 @@ def test_row_64_a_copy_with_an_outlier_is_found(people, tmp_path):
         pixels[3, 3] = value
         np.save(tmp_path / "synthetic" / f"{value:g}.npy", pixels)
     _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert {row["training"] for row in found.values()} == {name}
+    assert {row["verdict"] for row in found.values()} == {"duplicate"}
+
+
+def test_row_65_copies_in_a_light_frame_are_found(people, tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    image, name = source_of(people)
+    for width in (2, 4, 16):
+        framed = ImageOps.expand(image, width, 255)
+        framed.save(tmp_path / "synthetic" / f"{width}.png")
+        framed.save(tmp_path / "synthetic" / f"{width}.jpg", quality=75)
+    _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert len(found) == 6
     assert {row["training"] for row in found.values()} == {name}
     assert {row["verdict"] for row in found.values()} == {"duplicate"}
 

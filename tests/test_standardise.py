@@ -10,7 +10,7 @@ from image_bytes import NOISE
 from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.rejection import Rejected
-from deepssim_scan.ingest.standardise import standardise, z_score
+from deepssim_scan.ingest.standardise import _unframed, standardise, z_score
 
 AS_IS = Standardisation(size=None)
 
@@ -98,6 +98,38 @@ def test_row_64_more_than_1_in_1000_are_no_outliers():
     assert standardise(pixels, AS_IS).min() < -20
 
 
+def head(side=96):
+    """A disc with a texture on a black background."""
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    texture = 120 + 60 * np.sin(rows / 5) * np.cos(columns / 7)
+    return np.where(np.hypot(rows, columns) < 0.4 * side, texture, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("widths", [((1, 1), (1, 1)), ((4, 4), (4, 4)), ((30, 12), (3, 40))])
+@pytest.mark.parametrize("grey", [90, 180, 255])
+def test_row_65_a_light_frame_is_left_out(widths, grey):
+    framed = np.pad(head(), widths, constant_values=grey)
+    noise = np.random.default_rng(0).normal(0, 1, framed.shape)
+    rule = Standardisation(size=128)
+    for image in (framed, framed + noise, 1000 - framed.max() + framed):
+        found = standardise(image.astype(np.float32), rule)
+        assert np.corrcoef(found.ravel(), standardise(head(), rule).ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.pad(head(), 4),  # a black one is a background
+        255 - np.pad(head(), 4),  # as is a white one of an inverted image
+        np.pad(head(), ((4, 4), (0, 0)), constant_values=255),  # two bars are none
+        np.pad(head(), ((4, 4), (4, 0)), constant_values=255),
+    ],
+)
+def test_row_65_what_is_no_light_frame_stays(image):
+    image = image.astype(np.float32)
+    assert _unframed(image) is image
+
+
 def test_row_11_holds_for_the_scaled_image_too():
     line = np.random.default_rng(2).normal(size=(1, 5000)).astype(np.float32)
     assert standardise(line, Standardisation(size=512)).shape == (512, 512)
@@ -156,7 +188,7 @@ def test_row_17_any_size_and_aspect(shape):
 
 def test_row_17_padding_is_symmetric_and_of_the_darkest_grey():
     image = np.full((32, 16), 900, np.float32)
-    image[4:-4, 4:-4] = np.arange(24 * 8).reshape(24, 8)
+    image[4:-4, 4:] = np.arange(24 * 12).reshape(24, 12)  # on four sides it were a frame (row 65)
     result = standardise(image, Standardisation(size=32))
     framed = np.zeros((32, 32))
     framed[:, 8:24] = image

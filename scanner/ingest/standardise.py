@@ -10,6 +10,12 @@ from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected
 
+_LIGHT = 0.25  # of the range above the darkest grey, at least, is a frame
+_ONE = 0.05  # of the range: greys no further from a frame's are of it
+_DARK = 0.2  # of the range below a frame's grey: what is darker is background
+_WITHIN = 64  # how far within the frame that line is: one part of so many of the side
+_MOST = 0.75  # of the pixels of that line are background
+
 
 def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
     """Scale, pad and z-score one image.
@@ -17,7 +23,8 @@ def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
         pixels (H, W) float32 -> (size, size) float32, or (H, W) when size is None
 
     The result has mean 0 and population standard deviation 1. The longer side becomes `size`
-    and the image is centred; an odd pixel of padding goes below or right.
+    and the image is centred; an odd pixel of padding goes below or right. A light frame about the
+    image is left out, unless the size is kept.
 
     Raises Rejected: "not-finite", or "constant" by the bound in `z_score`, which holds for
     the image as decoded and again for the scaled one.
@@ -29,7 +36,7 @@ def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
     scores = z_score(pixels)
     if rule.size is None:
         return scores
-    return z_score(_pad(_scale(scores, rule.size), rule.size))
+    return z_score(_pad(_scale(_unframed(scores), rule.size), rule.size))
 
 
 def z_score(pixels: Pixels) -> Pixels:
@@ -81,6 +88,27 @@ def _check_specks(pixels: Pixels) -> None:
     differing = np.count_nonzero(pixels != median)
     if differing * 1000 < pixels.size:
         raise Rejected("constant", f"{differing} of {pixels.size} pixels differ from the others")
+
+
+def _unframed(pixels: Pixels) -> Pixels:
+    """Leave out a light frame about an image, as that of a plot: a bar of one grey on each side.
+
+    Within it lies a black background, on all sides. So the light background of an image with
+    inverted greys is no frame.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    grey = float(np.median(pixels[:: pixels.shape[0] - 1 or 1, :: pixels.shape[1] - 1 or 1]))
+    if grey - low <= _LIGHT * (high - low):
+        return pixels
+    others = np.abs(pixels - np.float32(grey)) > _ONE * (high - low)
+    other_rows, other_columns = (others.any(axis) for axis in (1, 0))
+    if other_rows[[0, -1]].any() or other_columns[[0, -1]].any():
+        return pixels
+    box = tuple(slice(at[0], at[-1] + 1) for at in map(np.flatnonzero, (other_rows, other_columns)))
+    dark = pixels[box] < low + _DARK * (grey - low)
+    down, right = (side // _WITHIN for side in dark.shape)
+    lines = dark[down], dark[-1 - down], dark[:, right], dark[:, -1 - right]
+    return pixels[box] if all(line.mean() > 0.5 for line in lines) else pixels
 
 
 def _scale(pixels: Pixels, size: int) -> Pixels:

@@ -14,7 +14,7 @@ _LIGHT = 0.25  # of the range above the darkest grey, at least, is a frame
 _ONE = 0.05  # of the range: greys no further from a frame's are of it
 _DARK = 0.2  # of the range below a frame's grey: what is darker is background
 _WITHIN = 64  # how far within the frame that line is: one part of so many of the side
-_MOST = 0.75  # of the pixels of that line are background
+_MOST = 0.5  # of the pixels of that line, at least, are background
 
 
 def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
@@ -108,7 +108,7 @@ def _unframed(pixels: Pixels) -> Pixels:
     dark = pixels[box] < low + _DARK * (grey - low)
     down, right = (side // _WITHIN for side in dark.shape)
     lines = dark[down], dark[-1 - down], dark[:, right], dark[:, -1 - right]
-    return pixels[box] if all(line.mean() > 0.5 for line in lines) else pixels
+    return pixels[box] if all(line.mean() > _MOST for line in lines) else pixels
 
 
 def _scale(pixels: Pixels, size: int) -> Pixels:

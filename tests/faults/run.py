@@ -29,6 +29,7 @@ sys.path.insert(0, str(HERE.parent.parent / "benchmarks"))
 import harness
 from harness import Spread, console
 
+KINDS = "jobs", "damage", "commands"
 ENDINGS = ("killed", "raised", "returned", "found", "harmless", "call not reached")
 
 
@@ -90,13 +91,13 @@ def all_trials(folder: Path, options: argparse.Namespace) -> dict[str, Tally]:
     made = jobs.real_jobs(inputs, folder / "templates")
     whole = readers.write_whole(folder / "whole", inputs)
     with client.fork_servers(readers.MODULES, folder, options.processes) as servers:
-        for job in made:
+        for job in made if "jobs" in options.only else ():
             add(job.name, fault_trials(servers, job, options))
-        for reader, share in readers.SHARES.items():
+        for reader, share in readers.SHARES.items() if "damage" in options.only else ():
             count = options.corruptions * share // sum(readers.SHARES.values())
             add(reader, damage_trials(servers, whole, reader, count, options.seed))
-    commands = jobs.commands(made, inputs)
-    count = -(-options.commands // len(commands))
+    commands = jobs.commands(made, inputs) if "commands" in options.only else []
+    count = -(-options.commands // max(1, len(commands)))
 
     def one(command: Command) -> Tally:
         place = folder / "commands" / command.job.name
@@ -137,6 +138,7 @@ def main() -> int:
         "processes": client.PROCESSES,
     }
     parser = harness.parser(__doc__, sizes)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="of the trials")
     parser.add_argument("--where", type=Path, help="a folder, such as one of another file system")
     options = parser.parse_args()
     with client.workplace(options.where) as folder:
@@ -146,10 +148,11 @@ def main() -> int:
 
 
 def write(options: argparse.Namespace, tallies: Mapping[str, Tally], seconds: float) -> None:
-    """Write benchmarks/results/faults.json."""
+    """Write benchmarks/results/faults.json, or faults_KIND.json of some kinds of trials alone."""
+    alone = options.only if len(options.only) < len(KINDS) else ()
     whole = trials.total(tallies.values())
     harness.write(
-        "faults_elsewhere" if options.where else "faults",
+        "_".join(["faults", *alone, *["elsewhere"] * bool(options.where)]),
         options,
         {"all trials": Spread.of([seconds], "s")},
         {},

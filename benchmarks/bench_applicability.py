@@ -7,7 +7,6 @@ half as they are, which is a sound pair, and changed in ways that make the two s
     python benchmarks/bench_applicability.py --person colin27 --name colin27
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_verdicts import Set, halves, save_grey
-from harness import console, parser, write
+from harness import add_people, console, parser, write
 from held_out import PEOPLE, Grey
 from PIL import Image
 
@@ -28,7 +27,9 @@ from deepssim_scan.matching.config import CanaryConfig
 
 def main() -> None:
     """Index, query each set, print and write the codes."""
-    options = _options()
+    made = parser(__doc__, {"workers": 2})
+    add_people(made, PEOPLE)
+    options = made.parse_args()
     members, others = halves(options, np.random.default_rng(options.seed))
     run = RunContext("cpu", options.workers)
     config = QueryConfig(canaries=CanaryConfig(0))
@@ -99,15 +100,6 @@ def _save(people: Set, folder: Path, change: Callable[[Grey], Grey]) -> None:
     for images in people.values():
         for name, grey in images:
             save_grey(change(grey), folder / name)
-
-
-def _options() -> argparse.Namespace:
-    made = parser(__doc__, {"workers": 2})
-    which = made.add_mutually_exclusive_group(required=True)
-    which.add_argument("--images", type=Path, help="folder of real people's images")
-    which.add_argument("--person", choices=PEOPLE, help="someone whose deformations are people")
-    made.add_argument("--name", required=True, help="what the set is called in the result")
-    return made.parse_args()
 
 
 if __name__ == "__main__":

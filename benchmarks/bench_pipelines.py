@@ -8,7 +8,6 @@ are told as copies of a part of that person's image.
     python benchmarks/bench_pipelines.py --images DIR --name brain_tcga
 """
 
-import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from bench_verdicts import halves, save_grey
-from harness import console, parser, write
+from harness import add_people, console, parser, write
 from held_out import PEOPLE, Grey
 from PIL import Image, ImageOps
 
@@ -31,7 +30,9 @@ from deepssim_scan.matching.config import CanaryConfig
 
 def main() -> None:
     """Index, write copies, query, count, print and write."""
-    options = _options()
+    made = parser(__doc__, {"copies": 40, "workers": 2})
+    add_people(made, PEOPLE)
+    options = made.parse_args()
     rng = np.random.default_rng(options.seed)
     people, _ = halves(options, rng)
     images = [each for person in people.values() for each in person]
@@ -157,15 +158,6 @@ KINDS: dict[str, Callable[..., Image.Image]] = {
     "colour map hot": _coloured("hot"),
     "colour map jet": _coloured("jet"),
 }
-
-
-def _options() -> argparse.Namespace:
-    made = parser(__doc__, {"copies": 40, "workers": 2})
-    which = made.add_mutually_exclusive_group(required=True)
-    which.add_argument("--images", type=Path, help="folder of real people's images")
-    which.add_argument("--person", choices=PEOPLE, help="someone whose deformations are people")
-    made.add_argument("--name", required=True, help="what the set is called in the result")
-    return made.parse_args()
 
 
 if __name__ == "__main__":

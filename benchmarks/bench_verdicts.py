@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from harness import Spread, console, parser, write
+from harness import Spread, add_people, console, parser, write
 from held_out import COPIES, FURTHER, PEOPLE, POSITIONS, Grey, changed, person
 from numpy.typing import NDArray
 from PIL import Image
@@ -307,10 +307,7 @@ def save_grey(grey: Grey, path: Path) -> None:
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, {"splits": 5, "copies": 40, "workers": 2})
-    which = made.add_mutually_exclusive_group(required=True)
-    which.add_argument("--images", type=Path, help="folder of real people's images")
-    which.add_argument("--person", choices=PEOPLE, help="someone whose deformations are people")
-    made.add_argument("--name", required=True, help="what the set is called in the result")
+    add_people(made, PEOPLE)
     made.add_argument("--adapt", default="auto", help="auto, always or never")
     return made.parse_args()
 

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,14 @@ def parser(
     if seeded:
         made.add_argument("--seed", type=int, default=0, help="(0)")
     return made
+
+
+def add_people(made: argparse.ArgumentParser, people: Iterable[str]) -> None:
+    """Add the options for a set of people: --images or --person, and --name."""
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument("--images", type=Path, help="folder of real people's images")
+    which.add_argument("--person", choices=people, help="someone whose deformations are people")
+    made.add_argument("--name", required=True, help="what the set is called in the result")
 
 
 def add_encoder(made: argparse.ArgumentParser) -> None:

@@ -875,6 +875,7 @@ def test_row_64_a_copy_with_an_outlier_is_found(people, tmp_path):
         pixels[3, 3] = value
         np.save(tmp_path / "synthetic" / f"{value:g}.npy", pixels)
     _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert len(found) == 3
     assert {row["training"] for row in found.values()} == {name}
     assert {row["verdict"] for row in found.values()} == {"duplicate"}
 

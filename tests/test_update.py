@@ -351,14 +351,9 @@ def test_a_calibration_is_made_anew_where_people_are_told_apart_in_another_way(r
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("adapt", ["auto", "always"])
-def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_kept(
-    root, monkeypatch, adapt
-):
-    """What it finds of the pseudo-subjects of the bundled calibration says nothing of these."""
-    found = replace(calibration(planted={"identity": (2.0, -9.0) * 20}), subjects="runs")
-    better = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="bundled")
-    answers = iter([found, better])
+def adapting(monkeypatch, calibrations):
+    """Adapt to another encoder at once, with calibrations in turn; return those still to come."""
+    answers = iter(calibrations)
     monkeypatch.setattr(job, "calibrated_if_large", lambda *_: next(answers))
 
     def adapted_to(listing, loaded, ingest, run, out):
@@ -367,6 +362,17 @@ def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_ke
         return checkpoint.load(out)
 
     monkeypatch.setattr(job, "adapt", adapted_to)
+    return answers
+
+
+@pytest.mark.parametrize("adapt", ["auto", "always"])
+def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_kept(
+    root, monkeypatch, adapt
+):
+    """What it finds of the pseudo-subjects of the bundled calibration says nothing of these."""
+    found = replace(calibration(planted={"identity": (2.0, -9.0) * 20}), subjects="runs")
+    better = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="bundled")
+    answers = adapting(monkeypatch, [found, better])
     made = build(root, "index", calibrate=True, adapt=adapt)
     assert next(answers, None) is None
     assert made.calibration.subjects == "runs"
@@ -376,15 +382,7 @@ def test_an_adapted_encoder_of_which_too_little_is_unseen_to_calibrate_is_not_ke
 def test_a_kill_while_the_store_of_before_is_removed_is_gone_on_from(root, monkeypatch):
     found = replace(calibration(planted={"identity": (2.0, -9.0) * 20}), subjects="runs")
     better = replace(calibration(planted={"identity": (2.0,) * 40}), subjects="runs")
-    answers = iter([found, better] * 2)
-    monkeypatch.setattr(job, "calibrated_if_large", lambda *_: next(answers))
-
-    def adapted_to(listing, loaded, ingest, run, out):
-        torch.manual_seed(1)
-        checkpoint.save(out, Encoder(TINY), {"started_from": loaded.fingerprint})
-        return checkpoint.load(out)
-
-    monkeypatch.setattr(job, "adapt", adapted_to)
+    adapting(monkeypatch, [found, better] * 2)
     exact = shutil.rmtree
 
     def killed(path, *given, **named):

@@ -6,25 +6,29 @@ products of unit vectors.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
 import torch
 from contrastive import load as load_contrastive
 from harness import standardised
-from held_out import Grey
+from held_out import SIDE, Grey
 from numpy.typing import NDArray
 from PIL import Image
+from sketch import Sketch
 from torch import Tensor
 from torch.nn import functional
 
 from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.encoder.tta import best_scores, embed_tta
 from deepssim_scan.imaging.ssim import image_range, ssim, ssim_matrix
 
 BATCH = 32
 _SSIM_STRIDE = 4  # windows skipped when every image is compared with every other
+_SKETCH = 256  # numbers
 _LITE_SIDE = 224  # pixels that EfficientNet-Lite0 was trained at
 _IMAGENET = (0.449, 0.226)  # mean and spread of ImageNet's grey levels
 
@@ -65,23 +69,76 @@ def of_encoder(name: str, path: Path, views: int) -> Method:
         name,
         lambda images: embed(loaded.encoder, standardised(images, rule)),
         best_scores,
-        lambda first, second: (first * second[:, None]).sum(2).amax(1),
+        _best_pairs,
         lambda images: embed_tta(loaded.encoder, standardised(images, rule), views),
     )
 
 
 def raw_ssim() -> Method:
-    """The SSIM of the images as they are; all with all it is estimated from 1 in 16 windows."""
+    """The SSIM of the images as they are."""
+    return _of_ssim("raw SSIM", standardised, lambda images: standardised(images)[:, None])
+
+
+def canonical_ssim(path: Path) -> Method:
+    """The SSIM of images as an encoder canonicalises them: what its trunk is to estimate."""
+    canonical = partial(_canonical, checkpoint.load(path))
+    return _of_ssim("canonical SSIM", canonical, partial(_orientations, canonical))
+
+
+def ssim_sketch(path: Path) -> Method:
+    """The same SSIM, estimated from 256 numbers an image by what learned nothing (`sketch`)."""
+    loaded = checkpoint.load(path)
+    sketch = Sketch(loaded.architecture.standardisation.size or SIDE, _SKETCH)
+    canonical = partial(_canonical, loaded)
+
+    def of_query(images: Grey) -> Tensor:
+        looks = _orientations(canonical, images)
+        return sketch(looks.flatten(0, 1)).unflatten(0, looks.shape[:2])
+
+    represent = lambda images: sketch(canonical(images))  # noqa: E731
+    return Method("SSIM sketch", represent, best_scores, _best_pairs, of_query)
+
+
+def _of_ssim(
+    name: str, represent: Callable[[Grey], Tensor], of_query: Callable[[Grey], Tensor]
+) -> Method:
+    """Score by SSIM, of queries (N, looks, H, W) that of the best look.
+
+    All with all it is estimated from 1 in 16 windows.
+    """
 
     def compare(queries: Tensor, gallery: Tensor) -> Tensor:
-        return ssim_matrix(gallery, queries, image_range(gallery), stride=_SSIM_STRIDE).T
+        spans = image_range(gallery)
+        looks = (ssim_matrix(gallery, q, spans, stride=_SSIM_STRIDE).T for q in queries.unbind(1))
+        return reduce(torch.maximum, looks)
 
-    return Method(
-        "raw SSIM",
-        standardised,
-        compare,
-        lambda first, second: ssim(first, second, image_range(first)),
-    )
+    def pairs(first: Tensor, second: Tensor) -> Tensor:
+        spans = image_range(second)
+        return reduce(torch.maximum, (ssim(second, look, spans) for look in first.unbind(1)))
+
+    return Method(name, represent, compare, pairs, of_query)
+
+
+def _canonical(loaded: Checkpoint, images: Grey, turns: int = 0) -> Tensor:
+    """Canonicalise images after so many quarter turns: (N, H, W) -> (N, side, side)."""
+    canonical = loaded.encoder.canonical
+    if canonical is None:
+        raise SystemExit("the encoder does not canonicalise images")
+    ready = standardised(images, loaded.architecture.standardisation).rot90(turns, (1, 2))
+    with torch.inference_mode():
+        return torch.cat([canonical(part)[0][:, 0] for part in ready.split(BATCH)])
+
+
+def _orientations(canonical: Callable[..., Tensor], images: Grey) -> Tensor:
+    """See images in the eight orientations of the square: (N, H, W) -> (N, 8, side, side)."""
+    turned = (canonical(images, turns) for turns in (0, 1))
+    flips = (), (1,), (2,), (1, 2)
+    return torch.stack([each.flip(axes) for each in turned for axes in flips], 1)
+
+
+def _best_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Return the best cosine of the views of each: (N, V, D), (N, D) -> (N,)."""
+    return (first * second[:, None]).sum(2).amax(1)
 
 
 def pixel_correlation() -> Method:

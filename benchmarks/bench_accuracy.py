@@ -41,12 +41,14 @@ from baselines import (
     BATCH,
     Method,
     Scores,
+    canonical_ssim,
     contrastive,
     efficientnet_lite0,
     of_encoder,
     perceptual_hash,
     pixel_correlation,
     raw_ssim,
+    ssim_sketch,
 )
 from harness import (
     Spread,
@@ -77,6 +79,10 @@ METHODS: dict[str, Callable[[], Method]] = {
     "hash": perceptual_hash,
     "lite0": efficientnet_lite0,
 }
+BEHIND_POSES: dict[str, Callable[[Path], Method]] = {
+    "canonical": canonical_ssim,
+    "sketch": ssim_sketch,
+}
 
 
 Sample = NDArray[Any] | list[NDArray[Any]]
@@ -101,6 +107,7 @@ def main() -> None:
     options = _options()
     methods = [of_encoder("encoder", options.encoder, options.views)]
     methods += [METHODS[name]() for name in options.only if name in METHODS]
+    methods += [m(options.encoder) for name, m in BEHIND_POSES.items() if name in options.only]
     methods += [of_encoder(name, path, options.views) for name, path in options.also]
     methods += [contrastive(options.contrastive)] if options.contrastive else []
     people = {}
@@ -280,7 +287,11 @@ def _options() -> argparse.Namespace:
     made.add_argument("--people-from", choices=["folder", "file"], default="folder")
     made.add_argument("--people", nargs="+", choices=PEOPLE, default=["colin27", "cranium"])
     made.add_argument(
-        "--only", nargs="*", choices=[*METHODS, "encoder"], default=list(METHODS), help="baselines"
+        "--only",
+        nargs="*",
+        choices=[*METHODS, *BEHIND_POSES, "encoder"],
+        default=list(METHODS),
+        help="baselines",
     )
     made.add_argument(
         "--also",

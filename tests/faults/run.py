@@ -41,6 +41,8 @@ def fault_trials(servers: Sequence[Server], job: Job, options: argparse.Namespac
     chosen = random.Random(f"{options.seed} {job.name}")
     prepared = trials.prepare_each(servers, job)
     plans = trials.every_plan(servers[0], job, chosen, options.pairs)
+    if options.kills:
+        plans = [plan for plan in plans if all(fault.action in trials.KILLS for fault in plan)]
     once = [plan for plan in plans if plan[0].name == "EIO" and len(plan) == 1]
     if percent < 100:
         rest = plans if job.name.endswith("again") else [p for p in plans if p not in once]
@@ -139,6 +141,7 @@ def main() -> int:
     }
     parser = harness.parser(__doc__, sizes)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="of the trials")
+    parser.add_argument("--kills", action="store_true", help="of the faults of jobs, kills alone")
     parser.add_argument("--where", type=Path, help="a folder, such as one of another file system")
     options = parser.parse_args()
     with client.workplace(options.where) as folder:

@@ -5,10 +5,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from pictures import drawn
 from PIL import Image
 
 from deepssim_scan.calibration import calibrate
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.architecture import SMALL
+from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs import identity
@@ -18,6 +22,7 @@ from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.store import embed_listing, reread
 from deepssim_scan.store.config import EmbedConfig
+from deepssim_scan.store.embed_listing import Embedder
 
 RUN = RunContext("cpu", workers=0)
 NIGHT = QueryConfig(embed=EmbedConfig(shard_rows=4), canaries=CanaryConfig(0))
@@ -151,6 +156,16 @@ def test_after_the_training_set_changed_the_report_is_that_of_a_new_one(night, r
     # Those alone are read whose candidates are others now: what was a copy is among them.
     assert "1.png" in again
     assert len(again) < 10
+
+
+def test_rows_of_another_encoder_are_not_taken(night, tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "other", Encoder(SMALL), {})
+    embedder = Embedder(checkpoint.load(tmp_path / "other"), NIGHT.ingest, NIGHT.embed, RUN)
+    listing = identity.list_for_store(night / "synthetic", NIGHT.ingest, RUN)
+    shutil.rmtree(night / "report" / "synthetic")
+    embedder.embed(listing, night / "report" / "synthetic")
+    assert asked(night, "report") == asked(night, "new")
 
 
 @pytest.mark.parametrize("damaged", ["00000001.parquet", "00000000.images.parquet"])

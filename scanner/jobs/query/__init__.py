@@ -32,7 +32,7 @@ from deepssim_scan.jobs.identity import (
     list_for_store,
     require_encoder,
 )
-from deepssim_scan.jobs.query.earlier import EarlierReport, earlier_report
+from deepssim_scan.jobs.query.earlier import EarlierReport, earlier_report, store_of
 from deepssim_scan.jobs.query.run import QueryRun
 from deepssim_scan.matching.decision import REFERENCE, Bounds
 from deepssim_scan.progress import Progress
@@ -215,8 +215,7 @@ def _reuse(published: Path, folder: Path, job: Job) -> None:
     if "embedded" not in same or (folder / SYNTHETIC).exists() or (folder / EVIDENCE).exists():
         return
     try:
-        with Store.open(published / SYNTHETIC) as store:
-            store.verify()
+        with store_of(published) as store:
             if any(record.reason in MAY_PASS for record in store.rejections()):
                 return
         digests = read_json(published / SUMMARY)["files"]

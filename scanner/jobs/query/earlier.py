@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepssim_scan.errors import Damaged, ScanError
+from deepssim_scan.errors import Damaged, ScanError, StoreMismatch
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.jobs.identity import same_but_for_files
 from deepssim_scan.jobs.query.proof.sampling import Kept, read_kept
@@ -63,11 +63,24 @@ def _unchanged(report: Path, job: Job, ingest: IngestConfig, held: ExitStack) ->
     if record is None or not same_but_for_files(job, record, "embedded"):
         return None
     try:
-        store = held.enter_context(Store.open(report / SYNTHETIC))
-        store.verify()
+        store = held.enter_context(store_of(report))
     except ScanError:
         return None
     return held.enter_context(closing(Unchanged(store, ingest)))
+
+
+@contextmanager
+def store_of(report: Path) -> Iterator[Store]:
+    """Open the store of a finished report.
+
+    Raises Damaged when it is, StoreMismatch when it is not the one that the summary tells of.
+    """
+    with Store.open(report / SYNTHETIC) as store:
+        store.verify()
+        wanted = read_json(report / SUMMARY).get("fingerprints", {}).get("synthetic")
+        if store.digest != wanted:
+            raise StoreMismatch(f"{report}: its summary is of {wanted}, its store {store.digest}")
+        yield store
 
 
 def _parts(report: Path) -> tuple[PartFiles, ...]:

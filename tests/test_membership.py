@@ -119,6 +119,10 @@ def test_the_nearest_is_found_over_all_shards():
     np.testing.assert_allclose(found, (rows @ synthetic.T).max(1), atol=1e-6)
 
 
+def codes(found):
+    return {each["code"] for each in found.summary["mismatches"]}
+
+
 def test_a_query_tells_members_from_a_hold_out(people, tmp_path, monkeypatch):
     """Of half of the subjects all images are copied, which gives an AUC of 0.75."""
     monkeypatch.setattr(calibrating, "_PLANTED", 28)
@@ -135,6 +139,7 @@ def test_a_query_tells_members_from_a_hold_out(people, tmp_path, monkeypatch):
     calibrate(index, CalibrateConfig(holdout=tmp_path / "others"), RUN)
     config = QueryConfig(canaries=CanaryConfig(0))
     found = query(tmp_path / "copies", index, tmp_path / "report", config, RUN)
+    assert "holdout_synthetic" not in codes(found)
     told = found.summary["membership"]
     assert (told["members"], told["non_members"], told["seen"]) == (180, 90, False)
     assert told["auc"]["value"] == pytest.approx(0.75, abs=0.08)
@@ -144,3 +149,10 @@ def test_a_query_tells_members_from_a_hold_out(people, tmp_path, monkeypatch):
     assert (
         "told from 90 of the hold-out: AUC 0.7" in (tmp_path / "report" / "report.html").read_text()
     )
+    for subject in range(2):
+        shutil.copytree(
+            tmp_path / "others" / f"s{subject:02d}", tmp_path / "copies" / f"o{subject}"
+        )
+    again = query(tmp_path / "copies", index, tmp_path / "report", config, RUN)
+    assert "holdout_synthetic" in codes(again)
+    assert "holds synthetic images (6)" in (tmp_path / "report" / "report.html").read_text()

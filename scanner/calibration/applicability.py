@@ -58,7 +58,8 @@ class Seen:
     `inverted` is the share of some that are nearer when their greys are inverted, `others` (N,)
     are scores of training images with the nearest of another subject. `nearest` are the training
     rows nearest to synthetic images that are not flagged. `source_first` and `members` are those
-    of the calibration. None is not known.
+    of the calibration. None is not known. `both` is how many images of the hold-out are synthetic
+    images.
     """
 
     training: Looks
@@ -71,6 +72,7 @@ class Seen:
     source_first: float | None
     members: Estimate | None = None
     windows: tuple[str | None, str | None] = (None, None)
+    both: int = 0
 
 
 def mismatches(seen: Seen) -> list[Mismatch]:
@@ -84,6 +86,7 @@ def mismatches(seen: Seen) -> list[Mismatch]:
         _hub(seen),
         _encoder(seen),
         _holdout(seen),
+        _both(seen),
     ]
     return [each for each in every if each is not None]
 
@@ -215,4 +218,16 @@ def _holdout(seen: Seen) -> Mismatch | None:
         "flagged than is said.",
         "Draw the hold-out at random from where the training images are from, or calibrate without "
         "one. Where the training set shows a person under several names, say who is who.",
+    )
+
+
+def _both(seen: Seen) -> Mismatch | None:
+    if not seen.both:
+        return None
+    return Mismatch(
+        "holdout_synthetic",
+        f"The hold-out holds synthetic images ({seen.both}), and counts copies among them as "
+        "non-members: copies may pass.",
+        "Leave synthetic images out of the hold-out, which shows people who are not in the "
+        "training set, and calibrate again.",
     )

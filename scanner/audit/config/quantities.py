@@ -50,6 +50,7 @@ QUANTITIES = {
     "hub": Quantity(bool, "whether one training image is the nearest to very many images"),
     "encoder_unfit": Quantity(bool, "whether the encoder does not find planted copies first"),
     "holdout_differs": Quantity(bool, "whether the hold-out is unlike the training set"),
+    "holdout_synthetic": Quantity(bool, "whether the hold-out holds synthetic images"),
     "complete": Quantity(bool, "whether all was looked at, and enough canaries found"),
     "canary_recall": Quantity(float, "share of the planted copies that were found"),
     "search_recall": Quantity(float, "share of the best matches that an approximate index finds, "

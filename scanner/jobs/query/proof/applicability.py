@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepssim_scan.calibration.applicability import FEWEST, Mismatch, Seen, mismatches
+from deepssim_scan.calibration.membership import nearest as nearest_scores
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.query.proof.rarity import known, nearest_other
@@ -30,6 +31,7 @@ from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
 _LOOKED, _INVERTED, _OTHERS = 100, 40, 500  # images of a sample, at most
+_SAME = 1 - 1e-5  # the score of an image with itself, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Fitting:
                 rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
                 rule.calibration.members if isinstance(rule, CalibratedRule) else None,
                 (_window(training), _window(store)),
+                self._both(store),
             )
         )
 
@@ -82,6 +85,15 @@ class Fitting:
         found = look(other, theirs, self.embedder, self.kept, 0)
         write_kept(self.file, ours | found)
         return ours, found
+
+    def _both(self, store: Store) -> int:
+        """Count the images of the hold-out that have the embedding of a synthetic image."""
+        rule = self.rule
+        held = rule.calibration.holdout if isinstance(rule, CalibratedRule) else None
+        if held is None:
+            return 0
+        scores = nearest_scores(held.rows, (shard for _, shard in store.shards()))
+        return int((scores >= _SAME).sum())
 
     def _inverted(self, ours: Kept, sample: Sample, scores: NDArray[np.float64]) -> float | None:
         """Return the share of some images that are nearer to training images when inverted."""

@@ -1,8 +1,10 @@
 """The recipes for audits, each checked by its own tool."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,28 @@ def test_the_pipelines_are_as_their_schemas_say(name, schema):
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
     found = subprocess.run([*check, FOLDER / name], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
+
+
+def test_the_pipeline_shows_the_night_that_it_made_alone(tmp_path):
+    text = (FOLDER / "gitlab-ci.yml").read_text().replace("/srv/audit", str(tmp_path))
+    job = yaml.safe_load(text)["audit"]
+    nights = tmp_path / "deepssim-audits" / "nights"
+
+    def made(night, seconds):
+        (nights / night).mkdir(parents=True)
+        (nights / night / "junit.xml").write_text(night)
+        os.utime(nights / night / "junit.xml", (seconds, seconds))
+
+    def run(command):
+        subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=True)
+
+    made("before", time.time() - 9)
+    run(job["script"][0])
+    run(job["after_script"][0])
+    assert not (tmp_path / "junit.xml").exists()
+    made("now", time.time() + 9)
+    run(job["after_script"][0])
+    assert (tmp_path / "junit.xml").read_text() == "now"
 
 
 def test_the_cron_job_is_as_kubernetes_says():

@@ -5,17 +5,23 @@
 It has the interface of torchmetrics, and is one of its metrics where that is installed.
 """
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.standardise import standardise
@@ -23,15 +29,88 @@ from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder, require_encoder
 from deepssim_scan.jobs.query import chosen_rule
+from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
 from deepssim_scan.matching.decision import VERDICTS
+from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.views import Views
-from deepssim_scan.progress import SILENT
+from deepssim_scan.progress import Silent
 from deepssim_scan.storage.layout import STORE
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
 
 _LUMINANCE = 0.299, 0.587, 0.114  # of red, green and blue: ITU-R BT.601, as Pillow has it
+
+
+class _Warning(Silent):
+    """Tells what a query warns of as warnings of Python."""
+
+    def warn(self, text: str) -> None:
+        """Warn, on behalf of who makes the metric."""
+        warnings.warn(text, stacklevel=5)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Judges images as a query of an index does; `made_of` are the arguments of `of`.
+
+    Nothing in it changes, so copies of a metric share one. In another process the index is opened
+    again.
+    """
+
+    rule: Rule
+    probe: Probe
+    subjects: Rows
+    standardisation: Standardisation
+    made_of: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, index: Path, config: QueryConfig, device: str) -> Self:
+        """Open an index. Raises what `MemorizationRate` does."""
+        run, evidence = RunContext(device, workers=0, progress=_Warning()), config.evidence
+        loaded = index_encoder(index)
+        store = Store.open(index / STORE)
+        require_encoder(index / STORE, store.manifest.encoder, loaded.fingerprint)
+        store.verify()
+        groups = groups_of(store)
+        rule = chosen_rule(index, store, groups, config, run.progress)
+        _warn(index, store, rule)
+        search = TrainingIndex.open(index, store, run.device_here, exact=True)
+        gallery = Gallery(store, search, groups, training_files(store, evidence.training, run))
+        views = Views(evidence.tta_views, rule.enough)
+        embedder = Embedder(loaded, run=run)
+        probe = gallery.calibrator(embedder, evidence.candidates, views).probe
+        standardisation = loaded.architecture.standardisation
+        return cls(rule, probe, groups.number, standardisation, (index, config, device))
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the same one."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as what it is made of."""
+        return type(self).of, self.made_of
+
+    def judge(self, images: list[Pixels]) -> tuple[NDArray[np.int8], int]:
+        """Return the verdict of each image, and how many lack a training image to compare with."""
+        part = self.probe.look_for(images)
+        judged = self.rule.judge(part, self.subjects)
+        best = judged.verdicts[range(len(images)), judged.order[:, 0]]
+        return best, int(part.evidence.missing.any(1).sum())
+
+
+def _warn(index: Path, store: Store, rule: Rule) -> None:
+    """Warn of an index that lacks images, or whose rates are not those of its images."""
+    if store.rejected_count:
+        _Warning().warn(
+            f"{index}: {store.rejected_count:,} training images were rejected when it was built. "
+            "Copies of them are not found."
+        )
+    if isinstance(rule, CalibratedRule) and rule.calibration.subjects == "bundled":
+        _Warning().warn(
+            f"{index}: has too few images to be calibrated. The bundled calibration is used, whose "
+            "false-alarm rate is not that of these images."
+        )
 
 
 class _Metric:
@@ -70,7 +149,10 @@ class MemorizationRate(Base):
 
     States: `flagged` images of `judged` ones; `rejected` ones are constant or not finite. Of
     `unverified` ones a training image to compare with is gone, so that a copy may not be flagged.
+    Of `undecidable` ones next to nothing can be compared. They are judged, and not flagged.
 
+    Warns where the index was calibrated for other queries, or not on its own images, and where
+    training images were rejected.
     Raises InputMissing where there is no calibrated index, InputError where its images are gone.
     """
 
@@ -82,6 +164,7 @@ class MemorizationRate(Base):
     judged: Tensor
     rejected: Tensor
     unverified: Tensor
+    undecidable: Tensor
 
     def __init__(
         self,
@@ -94,24 +177,11 @@ class MemorizationRate(Base):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name in ("flagged", "judged", "rejected", "unverified"):
+        for name in ("flagged", "judged", "rejected", "unverified", "undecidable"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
-        index, run = Path(index), RunContext(device, workers=0)
-        loaded = index_encoder(index)
-        store = Store.open(index / STORE)
-        require_encoder(index / STORE, store.manifest.encoder, loaded.fingerprint)
-        store.verify()
         evidence = EvidenceConfig(tta_views=tta_views, training=training)
         config = QueryConfig(evidence=evidence, verdict=VerdictConfig(false_alarm=false_alarm))
-        groups = groups_of(store)
-        self._rule = chosen_rule(index, store, groups, config, SILENT)
-        search = TrainingIndex.open(index, store, run.device_here, exact=True)
-        gallery = Gallery(store, search, groups, training_files(store, training, run))
-        views = Views(tta_views, self._rule.enough)
-        embedder = Embedder(loaded, run=run)
-        self._probe = gallery.calibrator(embedder, evidence.candidates, views).probe
-        self._subjects = gallery.groups.number
-        self._standardisation = loaded.architecture.standardisation
+        self._judge = _Judge.of(Path(index), config, device)
 
     def update(self, images: Tensor) -> None:
         """Judge images (B, H, W), (B, 1, H, W) or (B, 3, H, W), of any range of values.
@@ -121,17 +191,16 @@ class MemorizationRate(Base):
         found = list[Pixels]()
         for grey in _greys(images):
             try:
-                found.append(standardise(grey, self._standardisation))
+                found.append(standardise(grey, self._judge.standardisation))
             except Rejected:
                 self.rejected += 1
         if not found:
             return
-        part = self._probe.look_for(found)
-        judged = self._rule.judge(part, self._subjects)
-        best = judged.verdicts[range(len(found)), judged.order[:, 0]]
+        verdicts, unverified = self._judge.judge(found)
         self.judged += len(found)
-        self.unverified += int(part.evidence.missing.any(1).sum())
-        self.flagged += int((best == VERDICTS.index("duplicate")).sum())
+        self.unverified += unverified
+        self.flagged += int((verdicts == VERDICTS.index("duplicate")).sum())
+        self.undecidable += int((verdicts == VERDICTS.index("undecidable")).sum())
 
     def compute(self) -> Tensor:
         """Return the share of the judged images that are flagged; NaN before there are any."""
@@ -140,11 +209,10 @@ class MemorizationRate(Base):
 
 def _greys(images: Tensor) -> list[Pixels]:
     """Return images as grey ones (H, W) float32."""
-    if images.ndim == 4 and images.shape[1] in (1, 3):
-        weights = torch.tensor(_LUMINANCE if images.shape[1] == 3 else [1.0])
+    shape = tuple(images.shape)
+    if images.ndim == 4 and shape[1] in (1, 3):
+        weights = torch.tensor(_LUMINANCE if shape[1] == 3 else [1.0])
         images = (images.detach().cpu().float() * weights[:, None, None]).sum(1)
-    elif images.ndim != 3:
-        raise InputError(
-            f"images must be (B, H, W), (B, 1, H, W) or (B, 3, H, W), found {tuple(images.shape)}"
-        )
+    if images.ndim != 3 or 0 in images.shape[1:]:
+        raise InputError(f"images must be (B, H, W), (B, 1, H, W) or (B, 3, H, W), found {shape}")
     return list(images.detach().cpu().float().numpy())

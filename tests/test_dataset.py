@@ -121,6 +121,18 @@ def test_a_subject_of_a_regular_expression_is_on_one_side(tmp_path, tiny):
     assert all(len(each) == 1 for each in held.values())
 
 
+def test_few_subjects_are_on_one_side_where_not_all_images_have_one(tmp_path, tiny):
+    """One stray image made all be split by runs of files, which part subjects."""
+    write(tmp_path / "drawn", 100, per_folder=100)
+    for number, path in enumerate(sorted((tmp_path / "drawn").rglob("*.png"))):
+        name = f"{number // 10}-sub{number % 10}.png" if number else "stray.png"
+        path.rename(tmp_path / name)
+    found = sides(tmp_path, tiny, IngestConfig(subject_regex=r"sub\d+"))
+    held = by_subject(found, lambda record: record.subject)
+    assert held.keys() == {"", *(f"sub{number}" for number in range(10))}
+    assert all(len(each) == 1 for each in held.values())
+
+
 @pytest.mark.parametrize("key", [b"", b"a secret of a user's own"])
 def test_a_patient_of_dicom_files_is_on_one_side_with_and_without_a_key(key, tmp_path, tiny):
     """Slices of 24 patients, interleaved in one folder, under names that say nothing."""
@@ -165,6 +177,29 @@ def test_no_more_than_max_images_are_read(corpus, tiny):
     assert len(images.validation.pixels) == 32
     other = in_memory(corpus, tiny, seed=1, max_images=70)
     assert not torch.equal(images.training.pixels[:30], other.training.pixels[:30])
+
+
+def test_no_more_than_max_images_of_volumes_are_kept_from_all_over(tmp_path, tiny):
+    """All slices of as many volumes were kept, which may be more than a machine holds."""
+    volumes = [[picture(10 * number + each, 32) for each in range(10)] for number in range(70)]
+    for number, slices in enumerate(volumes):
+        np.save(tmp_path / f"{number:02d}.npy", np.stack(slices))
+    images, again, other = (in_memory(tmp_path, tiny, max_images=80, seed=n) for n in (0, 0, 1))
+    assert len(images.training) + len(images.validation) == 80
+    assert torch.equal(images.training.pixels, again.training.pixels)
+    assert not torch.equal(images.training.pixels[:30], other.training.pixels[:30])
+    found = list_images(tmp_path)
+    everything = decode_images(found, tiny.standardisation, IngestConfig(), RunContext(workers=0))
+    number = {
+        torch.from_numpy(image.pixels).half().numpy().tobytes(): at
+        for at, volume in enumerate(everything)
+        for image in volume
+    }
+    parts = images.training.pixels, images.validation.pixels
+    of = [[number[each.numpy().tobytes()] for each in part] for part in parts]
+    assert not set(of[0]) & set(of[1])
+    assert of == [sorted(part) for part in of]
+    assert len({*of[0], *of[1]}) > 35
 
 
 def test_rejected_images_are_counted(tmp_path, tiny):

@@ -76,7 +76,10 @@ LearningRate = Annotated[
 MaxImages = Annotated[
     int,
     _training_option(
-        "--max-images", metavar="N", min=64, help="Files kept in memory, drawn at random."
+        "--max-images",
+        metavar="N",
+        min=64,
+        help="Images kept in memory, of as many files at most, drawn at random.",
     ),
 ]
 Seed = Annotated[

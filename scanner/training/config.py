@@ -11,8 +11,8 @@ class TrainingConfig:
 
     `batch` images are drawn for a step, a multiple of 4. `pose_steps` come before the `steps` and
     teach poses alone, where the network has a pose estimator; `pose_weight` is the
-    weight of their error. There is a step of either kind at least. `held_out` is the share of the
-    images that is held out.
+    weight of their error. There is a step of either kind at least. At most `max_images` images are
+    kept in memory, of as many files at most, and `held_out` is the share of them that is held out.
 
     Raises InputError for a value out of range.
     """

@@ -16,7 +16,8 @@ from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.pipeline import decode_images
-from deepssim_scan.ingest.record import Decoded
+from deepssim_scan.ingest.pixels import Pixels
+from deepssim_scan.ingest.record import Decoded, ImageRecord
 from deepssim_scan.training.config import TrainingConfig
 from deepssim_scan.training.split import FEWEST, hold_out
 
@@ -43,66 +44,104 @@ def load_dataset(
     ingest: IngestConfig,
     run: RunContext,
 ) -> Dataset:
-    """Read at most `config.max_images` files into memory, and hold a share of the images out.
+    """Read at most `config.max_images` images into memory, and hold a share of them out.
 
-    Whole subjects are held out where all are known, or from 20 on (`ingest.subjects` says who they
-    are); else runs of neighbouring files (`split.hold_out`). Patient ids of DICOM files count
-    whether there is a key for them or not: without one, they are hashed under a random key that is
-    not kept. An image with the pixels of one that is held out is not trained on either.
+    Of more images, as of volumes, some are drawn at random. Whole subjects are held out where most
+    are known, or from 20 on (`ingest.subjects` says who they are); else runs of neighbouring files
+    (`split.hold_out`). Patient ids of DICOM files count whether there is a key for them or not:
+    without one, they are hashed under a random key that is not kept. An image with the pixels of
+    one that is held out is not trained on either.
 
     Raises InputError when fewer than 64 images are left, or their sizes differ where the
     architecture does not bring them to one size.
     """
     chosen = _sample(listing, config.max_images, config.seed)
-    found = _read(chosen, architecture.standardisation, _keyed(ingest), run)
-    _check_sizes(listing.folder, found.pixels, architecture)
-    trained, held = hold_out(found.subjects, config.held_out, config.seed, known=found.known)
-    trained &= ~_repeated(found.pixels, held)
+    drawn = _Drawn(config.max_images, config.seed)
+    _read(chosen, architecture.standardisation, _keyed(ingest), run, drawn)
+    images = sorted(drawn.images, key=lambda image: image.number)
+    pixels = [image.pixels for image in images]
+    _check_sizes(listing.folder, pixels, architecture)
+    known = 2 * sum(image.known for image in images) > len(images)
+    trained, held = hold_out(_numbered(images), config.held_out, config.seed, known=known)
+    trained &= ~_repeated(pixels, held)
     if (left := int(trained.sum())) < FEWEST:
         raise InputError(
             f"{listing.folder}: of {len(held)} images {int(held.sum())} are held out and {left} "
             f"are left to train on, and {FEWEST} are needed. Give more images, or of more subjects."
         )
-    seen = frozenset(found.digests[index] for index in torch.nonzero(trained)[:, 0].tolist())
-    return Dataset(found.part(trained), found.part(held), found.rejected, seen)
+    training, validation = (_part(images, chosen) for chosen in (trained, held))
+    seen = frozenset(image.digest for image in training)
+    return Dataset(_set_of(training), _set_of(validation), drawn.rejected, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image in memory, and its number in the order of its listing."""
+
+    number: int
+    pixels: Tensor
+    path: str
+    digest: str
+    subject: str
+    known: bool
 
 
 @dataclass(slots=True)
-class _Read:
-    """The images of a listing: pixels, paths, digests, and subjects by number, in its order."""
+class _Drawn:
+    """At most `most` of the images that are added, drawn at random, in no order."""
 
-    pixels: list[Tensor] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    subjects: list[int] = field(default_factory=list)
-    known: bool = True
+    most: int
+    seed: int
+    images: list[_Image] = field(default_factory=list)
     rejected: int = 0
-    _numbers: dict[str, int] = field(default_factory=dict)
+    _added: int = 0
+    _rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(self.seed)
 
     def add(self, image: Decoded) -> None:
-        """Take an image, or count that it could not be read; a blank one is neither."""
+        """Take an image, or count that it could not be read; a blank one is neither.
+
+        Every image has the same chance to be kept (Vitter 1985, algorithm R).
+        """
         self.rejected += image.record.state == "rejected"
-        if image.pixels is not None:
-            number = self._numbers.setdefault(image.record.subject, len(self._numbers))
-            self.pixels.append(torch.from_numpy(image.pixels).half())
-            self.paths.append("/".join(image.record.key).rstrip("/"))
-            self.digests.append(image.record.digest)
-            self.subjects.append(number)
-            self.known &= image.record.subject_known
-
-    def part(self, chosen: Tensor) -> ImageSet:
-        """Return the images that are chosen (N,) bool."""
-        indices = torch.nonzero(chosen)[:, 0].tolist()
-        return ImageSet.of([self.pixels[i] for i in indices], [self.paths[i] for i in indices])
+        if image.pixels is None:
+            return
+        self._added += 1
+        if self._added <= self.most:
+            self.images.append(_image(self._added, image.record, image.pixels))
+        elif (place := int(self._rng.integers(self._added))) < self.most:
+            self.images[place] = _image(self._added, image.record, image.pixels)
 
 
-def _read(listing: Listing, rule: Standardisation, ingest: IngestConfig, run: RunContext) -> _Read:
-    found = _Read()
+def _image(number: int, record: ImageRecord, pixels: Pixels) -> _Image:
+    path, kept = "/".join(record.key).rstrip("/"), torch.from_numpy(pixels).half()
+    return _Image(number, kept, path, record.digest, record.subject, record.subject_known)
+
+
+def _numbered(images: Sequence[_Image]) -> list[int]:
+    """Number the subjects of images in the order in which they first appear."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(image.subject, len(numbers)) for image in images]
+
+
+def _part(images: Sequence[_Image], chosen: Tensor) -> list[_Image]:
+    """Return the images that are chosen (N,) bool."""
+    return [images[index] for index in torch.nonzero(chosen)[:, 0].tolist()]
+
+
+def _set_of(images: Sequence[_Image]) -> ImageSet:
+    return ImageSet.of([image.pixels for image in images], [image.path for image in images])
+
+
+def _read(
+    listing: Listing, rule: Standardisation, ingest: IngestConfig, run: RunContext, drawn: _Drawn
+) -> None:
     for done, images in enumerate(decode_images(listing, rule, ingest, run), 1):
         for image in images:
-            found.add(image)
+            drawn.add(image)
         run.progress("files read", done, len(listing.files))
-    return found
 
 
 def _keyed(ingest: IngestConfig) -> IngestConfig:

@@ -362,3 +362,30 @@ def test_a_state_that_was_cut_short_is_named(dataset, tiny, tmp_path):
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"x\.state: damaged .* Leave --resume away"):
         train(dataset, tmp_path / "x", CONFIG, tiny, resume=True)
+
+
+def test_a_state_with_a_flipped_bit_is_named(dataset, tiny, tmp_path):
+    """Training went on from it, to other weights."""
+    with pytest.raises(Killed):
+        train(dataset, tmp_path / "x", CONFIG, tiny, on_step=killed_after(5))
+    state = tmp_path / "x.state"
+    data = bytearray(state.read_bytes())
+    for place in (len(data) // 2, len(data) - 1):
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        state.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"x\.state: damaged .* Leave --resume away"):
+            train(dataset, tmp_path / "x", CONFIG, tiny, resume=True)
+
+
+@pytest.mark.parametrize("rest", [None, b"", b"step,steps\n\n1,10\nx,,,,,\n"])
+def test_a_run_resumes_without_its_history(rest, undisturbed, dataset, tiny, tmp_path):
+    """A traceback was shown."""
+    with pytest.raises(Killed):
+        train(dataset, tmp_path / "x", CONFIG, tiny, on_step=killed_after(5))
+    history = tmp_path / "x.csv"
+    history.unlink()
+    if rest is not None:
+        history.write_bytes(rest)
+    train(dataset, tmp_path / "x", CONFIG, tiny, resume=True)
+    assert (tmp_path / "x").read_bytes() == undisturbed[0].read_bytes()
+    assert _evaluated(tmp_path / "x") == ["8", "10"]

@@ -21,7 +21,9 @@ from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.errors import CheckpointError, InputMissing
 
 FORMAT = "deepssim-scan checkpoint 6"
-_ZEROS = "0" * 64
+ZEROS = "0" * 64
+"""What stands in the metadata `sha256` until the digest is known."""
+
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm, not trained
 Parsed = TypeVar("Parsed")
 
@@ -75,12 +77,12 @@ def metadata(architecture: Architecture, training: Mapping[str, Any]) -> dict[st
         "architecture": json.dumps(asdict(architecture)),
         "training": json.dumps(training),
         "version": __version__,
-        "sha256": _ZEROS,
+        "sha256": ZEROS,
     }
 
 
 def with_digest(file: bytes) -> bytes:
-    """Put the metadata of a safetensors file in order, and its SHA-256 into them.
+    """Put the metadata of a safetensors file in order, and its SHA-256 into them, for `ZEROS`.
 
     They come in random order: without it, the same encoder would have another fingerprint each
     time that it is saved.
@@ -91,7 +93,14 @@ def with_digest(file: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
     whole = len(text).to_bytes(8, "little") + text + file[end:]
-    return _with_sha256(whole, _ZEROS, hashlib.sha256(whole).hexdigest())
+    return _with_sha256(whole, ZEROS, hashlib.sha256(whole).hexdigest())
+
+
+def is_whole(file: bytes) -> bool:
+    """Tell whether a safetensors file has the SHA-256 that `with_digest` put into it."""
+    digest = _tensors(file).get("__metadata__", {}).get("sha256", "")
+    zeroed = _with_sha256(file, digest, ZEROS)
+    return zeroed != file and hashlib.sha256(zeroed).hexdigest() == digest
 
 
 def reason(error: Exception) -> str:
@@ -109,9 +118,7 @@ def _check(path: Path, data: bytes) -> None:
             f"{FORMAT!r}. Make one with `deepssim-scan train` or `deepssim-scan convert`; where an "
             "index holds it, build the index again."
         )
-    digest = found.get("sha256", "")
-    zeroed = _with_sha256(data, digest, _ZEROS)
-    if zeroed == data or hashlib.sha256(zeroed).hexdigest() != digest:
+    if not is_whole(data):
         raise CheckpointError(
             f"{path}: damaged: its bytes are not those that were written. Get the file again."
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from deepssim_scan.encoder.architecture import Architecture
+from deepssim_scan.encoder.checkpoint_file import ZEROS, is_whole, with_digest
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import CheckpointError
 from deepssim_scan.storage.files import make_folder, replacing
@@ -66,8 +67,9 @@ class RunFiles:
         tensors = {f"encoder.{k}": v.contiguous() for k, v in encoder.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        facts = {"step": str(step.step), "run": self.identity, "sha256": ZEROS}
         with replacing(self.state) as file:
-            file.write(serialise(tensors, {"step": str(step.step), "run": self.identity}))
+            file.write(with_digest(serialise(tensors, facts)))
 
     def finish(self) -> None:
         """Remove the state, when the checkpoint is there."""
@@ -80,9 +82,15 @@ class RunFiles:
             writer.writerows(rows)
 
     def _rows_until(self, step: int) -> list[list[str]]:
-        """Return the rows of the history that still hold when a run goes on after `step`."""
+        """Return the rows of the history that still hold when a run goes on after `step`.
+
+        The history is for people: a run goes on without it.
+        """
+        if not self.history.is_file():
+            return []
         with self.history.open(newline="") as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+            rows = [row for row in csv.reader(file) if len(row) == len(Step.__slots__)]
+        return [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
 
     def _restore(self, encoder: Encoder, optimizer: Optimizer) -> int:
         """Load the state; return the step after which it was written."""
@@ -108,11 +116,15 @@ class RunFiles:
         try:
             with safe_open(self.state, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return file.metadata() or {}, tensors
+                metadata = file.metadata() or {}
         except SafetensorError as error:
-            raise CheckpointError(
-                f"{self.state}: damaged ({error}). Leave --resume away to start anew."
-            ) from error
+            raise self._damaged(str(error)) from error
+        if not is_whole(self.state.read_bytes()):
+            raise self._damaged("its bytes are not those that were written")
+        return metadata, tensors
+
+    def _damaged(self, why: str) -> CheckpointError:
+        return CheckpointError(f"{self.state}: damaged ({why}). Leave --resume away to start anew.")
 
 
 def identity_of(

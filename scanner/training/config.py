@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from deepssim_scan.errors import InputError
 
+_RATES = ("learning_rate", "weight_decay", "gradient_norm", "contrastive_weight", "pose_weight")
+_MOST_SEED = 1 << 32
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
@@ -39,10 +42,17 @@ class TrainingConfig:
             "batch": 1,
             "evaluate_every": 1,
             "max_images": 1,
+            "warmup": 0,
+            "seed": 0,
+            **dict.fromkeys(_RATES, 0),
         }
         for name, bound in least.items():
-            if getattr(self, name) < bound:
+            if not getattr(self, name) >= bound:  # NaN is not, either
                 raise InputError(f"{name} must be >= {bound}, found {getattr(self, name)}")
+        if self.seed > _MOST_SEED:
+            raise InputError(f"seed must be <= {_MOST_SEED}, found {self.seed}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature must be above 0, found {self.temperature:g}")
         if self.batch % 4 or not 4 <= self.batch <= 64:
             raise InputError(f"batch must be a multiple of 4 up to 64, found {self.batch}")
         if not 0 < self.held_out < 1:

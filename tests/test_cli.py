@@ -15,11 +15,13 @@ from pictures import TINY, drawn
 from PIL import Image
 from typer.main import get_command
 
+from deepssim_scan.calibration.assess import Assessment
 from deepssim_scan.cli import main
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.train import Trained
 from deepssim_scan.training.procedural import dead_leaves
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 
@@ -432,6 +434,26 @@ def test_train_prints_what_it_gained_on_images_held_out(run, folders, init):
     assert 0 < float(after) < 1
     poses = checkpoint.load(Path("t.safetensors")).training["config"]["pose_steps"]
     assert poses == (1 if init == "none" else 0)
+
+
+@pytest.mark.parametrize(
+    ("after", "worse"),
+    [
+        (Assessment(0.2, 0.5, 0.5), False),
+        (Assessment(0.1, 0.6, 0.6), False),
+        (Assessment(0.21, 0.6, 0.6), True),
+        (Assessment(0.1, 0.49, 0.6), True),
+        (Assessment(0.1, 0.6, 0.49), True),
+    ],
+)
+def test_train_warns_of_every_row_that_is_worse(run, folders, monkeypatch, after, worse):
+    """Of fewer copies whose source ranks first it did not."""
+    before = Assessment(0.2, 0.5, 0.5)
+    found = Trained(checkpoint.load(Path("e.safetensors")), before, after, 32, 0)
+    monkeypatch.setattr("deepssim_scan.jobs.train.train", lambda *_: found)
+    code, _, err = run("train", "--images", "training", "--out", "e.safetensors")
+    assert code == 0
+    assert ("Not better in every row" in err) == worse
 
 
 def test_convert_asks_for_trust_before_it_touches_the_file(run, folders):

@@ -188,5 +188,9 @@ def _gains(trained: "Trained") -> Table:
 
 def _show_warnings(trained: "Trained") -> None:
     before, after = trained.before, trained.after
-    if before and (after.mae > before.mae or after.tpr_at_1_fpr < before.tpr_at_1_fpr):
+    if before is None:
+        return
+    shares = ("recall_at_1", "tpr_at_1_fpr")
+    fewer = any(getattr(after, name) < getattr(before, name) for name in shares)
+    if fewer or after.mae > before.mae:
         console.warn("Not better in every row: more images, or more --steps, may help.")

@@ -12,7 +12,7 @@ from deepssim_scan.encoder.architecture import REFERENCE
 from deepssim_scan.encoder.checkpoint import load
 from deepssim_scan.encoder.network import embed
 from deepssim_scan.encoder.torchscript import convert
-from deepssim_scan.errors import CheckpointError
+from deepssim_scan.errors import CheckpointError, InputError
 
 
 class _LayerNorm2d(nn.LayerNorm):
@@ -184,3 +184,19 @@ def test_row_35_any_other_torchscript_is_refused(network, tmp_path):
     path = _scripted(network, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="not TorchScript weights of the reference's network"):
         convert(path, tmp_path / "out")
+
+
+def test_the_file_itself_and_a_folder_are_no_place_for_the_checkpoint(reference, tmp_path):
+    """The file was replaced, and is not easily had again."""
+    path = _scripted(reference, tmp_path / "best_model_jit.pt")
+    before = path.read_bytes()
+    (tmp_path / "link.pt").symlink_to(path)
+    for out, told in (
+        (path, "is the file that is converted"),
+        (tmp_path / "link.pt", "is the file that is converted"),
+        (tmp_path, "is a folder"),
+        (path / "encoder", "below .*best_model_jit.pt, which is a file"),
+    ):
+        with pytest.raises(InputError, match=told):
+            convert(path, out)
+    assert path.read_bytes() == before

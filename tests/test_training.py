@@ -187,6 +187,14 @@ def test_training_on_a_folder_assesses_before_and_after(
     assert fresh.checkpoint.fingerprint == start.fingerprint
 
 
+def test_where_no_checkpoint_can_be_written_no_image_is_read(tmp_path):
+    """It was told after all images had been read."""
+    (tmp_path / "file").write_bytes(b"")
+    for out, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "x", "which is a file")):
+        with pytest.raises(InputError, match=told):
+            train_on_folder(tmp_path / "no such folder", out)
+
+
 def test_the_device_that_trains_assesses_too(corpus, undisturbed, tmp_path, monkeypatch):
     """A GPU is played by the CPU; an encoder knows where it was brought to last."""
 

@@ -16,7 +16,7 @@ from safetensors import deserialize
 from deepssim_scan.encoder.architecture import Architecture
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint_file import hostile, metadata, read, with_digest
-from deepssim_scan.errors import CheckpointError
+from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.storage.files import make_folder, replacing
 
@@ -79,6 +79,20 @@ def save(path: Path, encoder: "Encoder", training: Mapping[str, Any]) -> None:
     facts = metadata(encoder.architecture, training)
     with replacing(path) as file:
         file.write(with_digest(serialise(weights, facts)))
+
+
+def check_place(out: Path) -> None:
+    """Raise InputError where no file `out` can be: a folder is there, or a file where one must be.
+
+    Call it first of all: a checkpoint is ready last.
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
+    there = next(parent for parent in out.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise InputError(
+            f"{out}: is to be written below {there}, which is a file. Choose another name."
+        )
 
 
 def opened(path: Path = BUNDLED) -> Checkpoint:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deepssim_scan.encoder.architecture import REFERENCE, Architecture
-from deepssim_scan.encoder.checkpoint import Checkpoint, assemble, load, save
+from deepssim_scan.encoder.checkpoint import Checkpoint, assemble, check_place, load, save
 from deepssim_scan.encoder.checkpoint_file import reason
-from deepssim_scan.errors import CheckpointError, InputMissing
+from deepssim_scan.errors import CheckpointError, InputError, InputMissing
 from deepssim_scan.storage.files import sha256
 
 
@@ -21,11 +21,14 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
     The file is a program and this runs it: call it for files that you trust. Depths and widths
     are read from the weights.
 
-    Raises InputMissing when there is no such file, CheckpointError when it is not TorchScript or
-    not a network of the reference.
+    Raises InputMissing when there is no such file, InputError when `out` is that file or a folder,
+    CheckpointError when it is not TorchScript or not a network of the reference.
     """
     if not torchscript.is_file():
         raise InputMissing(f"{torchscript}: no such file.")
+    if out.exists() and out.samefile(torchscript):
+        raise InputError(f"{out}: is the file that is converted. Choose another name.")
+    check_place(out)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is, the files are not

@@ -42,10 +42,11 @@ def train(
     """Read a folder, train on a part of it, and assess on the images held out.
 
     Writes the checkpoint `out`, and beside it `out`.csv, the history. Raises InputMissing or
-    InputError for images that nothing can be learnt from, CheckpointError when `config.resume`
-    finds the state of another run.
+    InputError for images that nothing can be learnt from, or where `out` is a folder;
+    CheckpointError when `config.resume` finds the state of another run.
     """
     config, run = config or TrainConfig(), run or RunContext()
+    checkpoint.check_place(out)
     training = config.training
     start = checkpoint.load(config.initial) if config.initial else None
     architecture = start.architecture if start else ARCHITECTURES[config.architecture]

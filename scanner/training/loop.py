@@ -57,8 +57,7 @@ def train(
     Raises InputError when `out` is a folder, there is nothing to train, or training diverges;
     CheckpointError when `resume` finds a state of other images, another start or another config.
     """
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
+    checkpoint.check_place(out)
     torch.manual_seed(config.seed)
     encoder, started_from, seen = _started(initial, device)
     files = RunFiles(out, identity_of(dataset, config, encoder.architecture, started_from))

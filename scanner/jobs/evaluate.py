@@ -52,7 +52,8 @@ class EvaluateConfig:
 
     `metrics` are names, or "name=FILE" of those of a network in a file. With `fit`, thresholds are
     fitted on the pairs of half of the training subjects, and all figures are of the others. `index`
-    is the index of the training images that "verdicts" queries, made where there is none.
+    is the index of the training images that "verdicts" queries, made where there is none; None:
+    one of the evaluation itself, which is brought up to date.
     """
 
     metrics: tuple[str, ...] = METRICS
@@ -179,7 +180,7 @@ class _Sides:
         """
         training, synthetic, pairs = self._images(RULE)
         index = config.index or out / "index"
-        if not (index / INDEX_MANIFEST).is_file():
+        if config.index is None or not (index / INDEX_MANIFEST).is_file():
             build_index(self.training, index, IndexConfig(ingest=self.ingest), self.run)
         _check_index(index, training.names)
         how = QueryConfig(

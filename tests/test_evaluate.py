@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -26,12 +27,13 @@ from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_p
 from deepssim_scan.evaluation.labelled import LABELS, read_labelled, resolved
 from deepssim_scan.evaluation.metrics import METRICS, metric_of
 from deepssim_scan.imaging.names import KINDS
-from deepssim_scan.ingest.config import RunContext
+from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.jobs.evaluate import EvaluateConfig, evaluate
 from deepssim_scan.reporting.matches import read_counts
+from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
 DIFFERENT, SIMILAR, DUPLICATE = range(3)
@@ -83,6 +85,16 @@ def test_labels_that_are_no_text_or_not_there_are_told(tmp_path):
         read_labelled(tmp_path / "pairs.csv")
     with pytest.raises(InputMissing):
         read_labelled(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_labelled(tmp_path)
+
+
+def test_a_pair_under_two_labels_is_told(tmp_path):
+    """Either label counted."""
+    rows = "training,synthetic,label\na,b,similar\nc,b,different\na,b,similar\n"
+    assert len(read_labelled(write(tmp_path / "pairs.csv", rows)).labels) == 3
+    with pytest.raises(InputError, match=r"line 5: labels the pair a, b duplicate, .* similar"):
+        read_labelled(write(tmp_path / "pairs.csv", f"{rows}a,b,1\n"))
 
 
 def test_names_are_resolved_with_or_without_suffix(tmp_path):
@@ -345,6 +357,23 @@ def test_that_a_query_is_not_complete_is_told(case, tmp_path):
     sides = case / "training", tmp_path / "generated"
     evaluate(case / "labelled.csv", *sides, tmp_path / "out", config, replace(RUN, progress=Told()))
     assert any("the query is not complete" in text for text in Told.texts)
+
+
+def test_its_own_index_is_of_the_images_and_options_of_now(case, tmp_path, monkeypatch):
+    """That of an earlier evaluation was queried, whatever had changed since."""
+    monkeypatch.setattr(calibrate, "_NULL", 60)
+    monkeypatch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
+    never = partial(IndexConfig, adapt="never")
+    monkeypatch.setattr("deepssim_scan.jobs.evaluate.IndexConfig", never)
+    shutil.copytree(case / "training", tmp_path / "training")
+    shutil.copytree(case / "index", tmp_path / "out" / "index")
+    (tmp_path / "training" / "s39" / "2.png").unlink()
+    config = EvaluateConfig(("verdicts",), ingest=IngestConfig(subject_regex=r"s(\d\d)/"))
+    sides = tmp_path / "training", case / "generated"
+    evaluate(case / "labelled.csv", *sides, tmp_path / "out", config, RUN)
+    with Store.open(tmp_path / "out" / "index" / "store") as store:
+        assert store.rows == 40 * 3 - 1
+        assert {record.subject for record in store.embedded()} == {f"{n:02d}" for n in range(40)}
 
 
 def test_an_index_of_other_images_is_told(case, tmp_path):

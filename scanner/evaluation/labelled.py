@@ -45,6 +45,8 @@ def read_labelled(path: Path) -> Labelled:
             rows = list(_rows(path, csv.DictReader(file)))
     except FileNotFoundError as error:
         raise InputMissing(f"{path}: there is no such file. Check the path.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a CSV: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is no CSV in UTF-8: {error}") from error
     if not rows:
@@ -55,6 +57,7 @@ def read_labelled(path: Path) -> Labelled:
 
 def _rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, str, int]]:
     columns = _columns(path, reader.fieldnames or ())
+    labels: dict[tuple[str, str], str] = {}
     for row in reader:
         values = [(row[column] or "").strip() for column in columns]
         label = _NUMBERS.get(values[2], values[2])
@@ -65,6 +68,11 @@ def _rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, str,
             )
         if columns == _REFERENCE:
             values = [value.replace(_SEPARATOR, "/", 1) for value in values]
+        if (before := labels.setdefault((values[0], values[1]), label)) != label:
+            raise InputError(
+                f"{path}, line {reader.line_num}: labels the pair {values[0]}, {values[1]} "
+                f"{label}, and a line above {before}. Keep one of the two."
+            )
         yield values[0], values[1], LABELS.index(label)
 
 

@@ -131,6 +131,20 @@ def test_a_manifest_goes_before_everything(folder, tmp_path):
     assert known == found.keys()
 
 
+def test_spaces_about_a_subject_of_a_manifest_are_not_of_it(folder, tmp_path):
+    """One person was two, and all images with a space for a name were of one person."""
+    rows = "path,subject\np1/a.png,P1\np1/visit 2/b.png, P1\u00a0\np2/scan.dcm, \nalone.png,\t\n"
+    (tmp_path / "list.csv").write_text(rows, "utf-8")
+    found, known = subjects(folder, IngestConfig(Selection(manifest=tmp_path / "list.csv")))
+    assert found == {
+        "p1/a.png": "P1",
+        "p1/visit 2/b.png": "P1",
+        "p2/scan.dcm": "p2",
+        "alone.png": "",
+    }
+    assert known == {"p1/a.png", "p1/visit 2/b.png"}
+
+
 def test_without_a_key_no_patient_id_is_read(folder):
     assert hashed(PATIENT_ID) not in subjects(folder)[0].values()
     assert PATIENT_ID not in subjects(folder)[0].values()
@@ -152,7 +166,18 @@ def test_two_images_of_a_folder_or_volume_have_one_subject_and_no_others(parts, 
     assert other.name != subject.name
 
 
-@pytest.mark.parametrize("regex", ["(", "(a)(b)", "*", "(?P<x>a)(?P<y>b)", "[[1]]"])
+@pytest.mark.parametrize(
+    "regex",
+    [
+        "(",
+        "(a)(b)",
+        "*",
+        "(?P<x>a)(?P<y>b)",
+        "[[1]]",
+        f"a{{{'9' * 20}}}",
+        "(?:" * 5000 + ")" * 5000,
+    ],
+)
 def test_an_expression_that_cannot_be_used_is_refused(regex):
     with pytest.raises(InputError, match=r"subject_regex .* one group at most"):
         IngestConfig(subject_regex=regex)

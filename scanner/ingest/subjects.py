@@ -4,7 +4,7 @@
 
 The first of these rules that says anything decides:
 
-1. the subject that the manifest names;
+1. the subject that the manifest names, without spaces before and after it;
 2. the regular expression, searched for in the path;
 3. the patient id of a DICOM file, where there is a key to hash it under;
 4. the file, where it holds several frames: a volume is one person's;

@@ -71,7 +71,7 @@ def _check_regex(regex: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # what a later Python reads otherwise
             groups = re.compile(regex).groups
-    except (re.error, FutureWarning) as error:
+    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: {error}") from error
     if groups > 1:
         raise InputError(f"subject_regex ({regex!r}) {wanted}: found {groups} groups")

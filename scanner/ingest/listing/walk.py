@@ -74,7 +74,8 @@ def named(folder: Path, manifest: Path, selection: Selection) -> Iterator[Found]
     """Give every file that a manifest names; whatever its name, it is meant to be an image."""
     root = os.path.realpath(folder)
     for path, columns in read_manifest(manifest):
-        item, kind = Item(path, subject=columns.get("subject", "")), formats.by_name(path)
+        subject = columns.get("subject", "").strip()
+        item, kind = Item(path, subject=subject), formats.by_name(path)
         if selection.excludes(path):
             yield item, Kind.EXCLUDED
         elif path.startswith("/") or ".." in path.split("/") or not inside(root, folder / path):

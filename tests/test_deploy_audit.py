@@ -46,8 +46,9 @@ def test_gitlab_shows_the_tests_of_this_night_alone(tmp_path, runs):
     (nights / "000001").mkdir(parents=True)
     (nights / "000001" / "junit.xml").write_text("before")
     os.utime(nights / "000001" / "junit.xml", (1, 1))
-    audit = f"mkdir {nights}/000002 && echo now >{nights}/000002/junit.xml" if runs else "exit 1"
-    (tmp_path / "audit.sh").write_text(audit)
+    made = f"{nights}/000002/junit.xml"
+    later = f"mkdir {nights}/000002 && echo now >{made} && touch -t 203801010000 {made}"
+    (tmp_path / "audit.sh").write_text(later if runs else "exit 1")
     job = yaml.safe_load((FOLDER / "gitlab-ci.yml").read_text())["audit"]
     for part in ("script", "after_script"):  # each in a shell of its own, as GitLab does
         text = "\n".join(job[part]).replace(PROGRAM, f"sh {tmp_path}/audit.sh")
@@ -63,6 +64,7 @@ def test_the_cron_job_is_as_kubernetes_says():
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     (found,) = yaml.safe_load_all((FOLDER / "cronjob.yaml").read_text())
     kubernetes_validate.validate(found, "1.30", strict=True)
+    assert found["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] == 20 * 3600
     found["spec"]["shedule"] = "x"
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(found, "1.30", strict=True)

@@ -114,6 +114,13 @@ def test_impossible_options_are_refused(changes, words):
         replace(CONFIG, **changes)
 
 
+def test_an_architecture_goes_with_random_weights_alone():
+    """The bundled encoder was adapted, whatever had been asked for."""
+    with pytest.raises(InputError, match="architecture 'base' goes with initial None"):
+        TrainConfig(architecture="base")
+    assert TrainConfig(None, "base").architecture == "base"
+
+
 # Training.
 
 

@@ -22,6 +22,8 @@ from deepssim_scan.training.config import ADAPTING, TrainingConfig
 ADAPT = ("auto", "always", "never")
 """When the encoder is adapted to the training set."""
 
+_SMALL = "small"
+
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
@@ -118,7 +120,7 @@ class TrainConfig:
     """
 
     initial: Path | None = BUNDLED
-    architecture: str = "small"
+    architecture: str = _SMALL
     training: TrainingConfig = ADAPTING
     ingest: IngestConfig = field(default_factory=IngestConfig)
     resume: bool = False
@@ -128,4 +130,9 @@ class TrainConfig:
             raise InputError(
                 f"architecture must be one of {', '.join(ARCHITECTURES)}, "
                 f"found {self.architecture!r}"
+            )
+        if self.initial is not None and self.architecture != _SMALL:
+            raise InputError(
+                f"architecture {self.architecture!r} goes with initial None: the checkpoint that "
+                "training starts from has an architecture of its own"
             )

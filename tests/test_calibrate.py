@@ -381,3 +381,9 @@ def test_a_small_index_takes_the_bundled_calibration_and_says_so(people, tmp_pat
         job.calibrate(tmp_path / "index", run=run)
     assert same(Calibration.read(tmp_path / "index"), calibrated)
     assert json.loads((tmp_path / "index" / "calibration.json").read_text())["format"] == 2
+
+
+def test_a_seed_below_zero_is_refused():
+    """A traceback was shown, after all images had been read."""
+    with pytest.raises(InputError, match="seed must be >= 0, found -1"):
+        CalibrateConfig(seed=-1)

@@ -900,7 +900,7 @@ def test_row_15_a_syntax_that_nothing_decodes(monkeypatch):
 
 
 def test_row_14_the_subject_is_a_keyed_hash():
-    key = b"a secret"
+    key = b"a secret of bytes"
     data = dicom(CT, PatientID="PAT-7")
     expected = hmac.new(key, b"PAT-7", hashlib.sha256).hexdigest()
     (frame,) = decode(data, ReadOptions(subject_key=key))
@@ -910,7 +910,7 @@ def test_row_14_the_subject_is_a_keyed_hash():
         assert next(decode(dicom(CT, **other), ReadOptions(subject_key=key))).subject == ""
     frames = list(decode(dicom(MANY, PatientID="PAT-7 "), ReadOptions(subject_key=key)))
     assert [frame.subject for frame in frames] == [expected] * 3
-    (frame,) = decode(data, ReadOptions(subject_key=b"another"))
+    (frame,) = decode(data, ReadOptions(subject_key=b"another secret of bytes"))
     assert frame.subject not in ("", expected)
 
 
@@ -982,7 +982,7 @@ def told(data, capfd, caplog, **options):
 def test_row_14_no_tag_leaves_the_decoder(wrong, capfd, caplog):
     data = with_canaries(wrong)
     assert data.count(CANARY.encode()) > 1500
-    for options in ({}, {"window": "file"}, {"subject_key": b"key"}):
+    for options in ({}, {"window": "file"}, {"subject_key": b"a key of many bytes"}):
         text, _ = told(data, capfd, caplog, **options)
         assert CANARY not in text
         assert "CANARY" not in text.upper()
@@ -994,10 +994,12 @@ def test_row_14_a_file_full_of_names_is_embedded(capfd, caplog):
         if vr in ("LO", "LT", "PN", "SH", "ST", "UC", "UT") and 0x00080000 <= tag < 0x7FE00000:
             setattr(dataset, keyword, "CANARY")
     dataset.add_new(0x00091001, "LO", "CANARY")
-    text, frames = told(written(dataset), capfd, caplog, subject_key=b"key")
+    text, frames = told(written(dataset), capfd, caplog, subject_key=b"a key of many bytes")
     assert "CANARY" not in text
     np.testing.assert_array_equal(frames[0].pixels, CT)
-    assert frames[0].subject == hmac.new(b"key", b"CANARY", hashlib.sha256).hexdigest()
+    assert (
+        frames[0].subject == hmac.new(b"a key of many bytes", b"CANARY", hashlib.sha256).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_the_images_are_read_as_they_were(folder, tmp_path):
     (folder / "deep.nii").write_bytes(nifti(STACK * 3.0))
     ingest = IngestConfig(
         Selection(("**/*.nii", "**/*.npy"), exclude=("sub/**",)),
-        ReadOptions(axis=1, slices="2:4", window="100,90", max_pixels=999, subject_key=b"secret"),
+        ReadOptions(
+            axis=1, slices="2:4", window="100,90", max_pixels=999, subject_key=b"a secret of bytes"
+        ),
         subject_regex="(deep)",
     )
     with stored(folder, tmp_path / "store", ingest) as store:

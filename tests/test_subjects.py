@@ -18,6 +18,7 @@ from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Item, list_images
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.subjects import subject_of
+from deepssim_scan.matching.config import PageConfig
 
 KEY = b"a secret of many bytes"
 HERE = RunContext("cpu", workers=0)
@@ -187,3 +188,11 @@ def test_the_expression_is_part_of_what_a_store_records(tmp_path):
     recorded = IngestConfig(subject_regex="p(.)").source(tmp_path)
     assert recorded["subject_regex"] == "p(.)"
     assert IngestConfig().source(tmp_path)["subject_regex"] is None
+
+
+def test_a_key_that_is_short_is_refused_wherever_it_is_given():
+    """The command line asked for 16 bytes, and Python took any."""
+    for made in (lambda key: ReadOptions(subject_key=key), lambda key: PageConfig(pseudonyms=key)):
+        with pytest.raises(InputError, match="has 15 bytes, and at least 16 are needed"):
+            made(b"k" * 15)
+        assert made(b"") != made(b"k" * 16)

@@ -71,6 +71,8 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         EvidenceConfig(self.candidates, self.tta_views)  # which checks them
+        if self.seed < 0:
+            raise InputError(f"seed must be >= 0, found {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

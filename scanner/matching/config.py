@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.errors import InputError
+from deepssim_scan.ingest.config.read_options import check_key
 
 CANDIDATES = 8
 """Candidates of every synthetic image that are verified, by default."""
@@ -92,6 +93,9 @@ class PageConfig:
 
     thumbnails: bool = False
     pseudonyms: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        check_key("pseudonyms", self.pseudonyms)
 
 
 @dataclass(frozen=True, slots=True)

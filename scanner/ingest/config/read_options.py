@@ -30,7 +30,7 @@ class ReadOptions:
     file's own first window, where it has one; None: the full range.
     `max_pixels`: of one frame.
     `subject_key`: a secret under which subjects are hashed. Without it DICOM patient ids are not
-    read, and other subjects are kept as they are. Belongs in no record.
+    read, and other subjects are kept as they are. It has 16 bytes at least. Belongs in no record.
 
     Raises InputError for what none of this allows.
     """
@@ -56,6 +56,7 @@ class ReadOptions:
             )
         if type(self.max_pixels) is not int or self.max_pixels < 1:
             raise InputError(f"max_pixels ({self.max_pixels!r}) must be a whole number above 0")
+        check_key("subject_key", self.subject_key)
 
     def slice_range(self, length: int) -> range:
         """Return the slices to take of an axis; a fraction is rounded to the nearest slice."""
@@ -97,6 +98,15 @@ def _is_window(text: str) -> bool:
     except ValueError:
         return False
     return math.isfinite(centre) and math.isfinite(width) and width > 0
+
+
+def check_key(name: str, key: bytes) -> None:
+    """Raise InputError for a secret so short that whoever tries keys finds it; b"" is none."""
+    if 0 < len(key) < _SHORTEST_KEY:
+        raise InputError(
+            f"{name} has {len(key)} bytes, and at least {_SHORTEST_KEY} are needed. Take "
+            "secrets.token_bytes(32), and keep it."
+        )
 
 
 def read_key(path: Path) -> bytes:

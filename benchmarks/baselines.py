@@ -80,7 +80,7 @@ def raw_ssim() -> Method:
 
 
 def canonical_ssim(path: Path) -> Method:
-    """The SSIM of images as an encoder canonicalises them: what its trunk is to estimate."""
+    """The SSIM of images as an encoder canonicalises them, of queries in eight orientations."""
     canonical = partial(_canonical, checkpoint.load(path))
     return _of_ssim("canonical SSIM", canonical, partial(_orientations, canonical))
 
@@ -95,8 +95,13 @@ def ssim_sketch(path: Path) -> Method:
         looks = _orientations(canonical, images)
         return sketch(looks.flatten(0, 1)).unflatten(0, looks.shape[:2])
 
-    represent = lambda images: sketch(canonical(images))  # noqa: E731
-    return Method("SSIM sketch", represent, best_scores, _best_pairs, of_query)
+    return Method(
+        "SSIM sketch",
+        lambda images: sketch(canonical(images)),
+        best_scores,
+        _best_pairs,
+        of_query,
+    )
 
 
 def _of_ssim(
@@ -113,8 +118,8 @@ def _of_ssim(
         return reduce(torch.maximum, looks)
 
     def pairs(first: Tensor, second: Tensor) -> Tensor:
-        spans = image_range(second)
-        return reduce(torch.maximum, (ssim(second, look, spans) for look in first.unbind(1)))
+        looks = (ssim(look, second, image_range(look)) for look in first.unbind(1))
+        return reduce(torch.maximum, looks)
 
     return Method(name, represent, compare, pairs, of_query)
 

@@ -25,6 +25,7 @@ run (`--also`).
     python benchmarks/bench_accuracy.py --people colin27 cranium
     python benchmarks/bench_accuracy.py --people mni152 inia19 --only encoder   # to develop on
     python benchmarks/bench_accuracy.py --folder DIR --people-from folder --only encoder
+    python benchmarks/bench_accuracy.py --folder DIR --only canonical sketch   # what poses leave
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """Images that a file holds beside its frames, put there by Pillow, by pydicom and by hand."""
 
+import base64
 import gzip
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import nifti, npy, saved, saved_all
 from nibabel.nifti1 import Nifti1Extension, Nifti1Image
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -113,7 +115,6 @@ def test_row_63_thumbnails_and_previews_are_found():
     assert told(saved(GREY, "JPEG", exif=EXIF + OTHER)) == within
     assert told(saved(GREY, "JPEG", comment=saved(GREY, "GIF"))) == within
     assert told(saved(GREY, "PNG", exif=EXIF + OTHER)) == within
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
     for tag in (34377, 37724):  # of Photoshop
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         tags[tag], tags.tagtype[tag] = b"8BIM\4\x0c\0\0" + OTHER, 7
@@ -121,6 +122,39 @@ def test_row_63_thumbnails_and_previews_are_found():
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[330], tags.tagtype[330] = 8, 4
     assert told(saved(GREY, "TIFF", tiffinfo=tags)) == "directories below its pages"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_row_63_a_thumbnail_without_a_format_of_its_own_is_found(form):
+    """As TIFF has it in EXIF: samples, and a second directory that says where they are."""
+    entries = [(256, 20), (257, 24), (259, 1), (273, 80), (279, 480)]
+    second = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    second = struct.pack("<H", len(entries)) + second + bytes(4)
+    assert told(saved(GREY, form, exif=EXIF)) == ""
+    exif = EXIF[:-4] + struct.pack("<I", 14) + second + MANY[1].tobytes()
+    assert told(saved(GREY, form, exif=exif)) == "an image in its metadata"
+
+
+@pytest.mark.parametrize("other", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iTXt, compressed"])
+def test_row_63_a_thumbnail_that_is_text_is_found(kind, other):
+    def with_text(words):
+        info = PngImagePlugin.PngInfo()
+        if kind.startswith("i"):
+            info.add_itxt("XML:com.adobe.xmp", words, zip=kind.endswith("compressed"))
+        else:
+            info.add_text("preview", words, zip=kind == "zTXt")
+        return saved(GREY, "PNG", pnginfo=info)
+
+    def as_xmp(content):
+        text = base64.b64encode(content).decode()
+        return f"<x:xmpmeta><xmpGImg:image>{text}</xmpGImg:image></x:xmpmeta>"
+
+    harmless, thumbnail = as_xmp(MANY.tobytes()), as_xmp(saved(GREY, other))
+    assert told(with_text(harmless)) == ""
+    assert told(with_text(thumbnail)) == "an image in its metadata"
+    assert told(saved(GREY, "JPEG", xmp=harmless.encode())) == ""
+    assert told(saved(GREY, "JPEG", xmp=thumbnail.encode())) == "an image in its metadata"
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)

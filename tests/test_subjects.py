@@ -146,6 +146,18 @@ def test_spaces_about_a_subject_of_a_manifest_are_not_of_it(folder, tmp_path):
     assert known == {"p1/a.png", "p1/visit 2/b.png"}
 
 
+def test_a_name_is_the_same_composed_and_decomposed():
+    """A folder that was copied from a Mac, beside a manifest of another machine."""
+    composed, decomposed = "Ren\u00e9e", "Rene\u0301e"
+    for ingest in (IngestConfig(), IngestConfig(subject_regex="[^/]+"), keyed()):
+        one, other = (
+            subject_of(Item(f"{name}/a.png"), "", "", ingest) for name in (composed, decomposed)
+        )
+        assert one == other
+        named = subject_of(Item("a.png", subject=decomposed), "", "", ingest)
+        assert named.name == one.name
+
+
 def test_without_a_key_no_patient_id_is_read(folder):
     assert hashed(PATIENT_ID) not in subjects(folder)[0].values()
     assert PATIENT_ID not in subjects(folder)[0].values()

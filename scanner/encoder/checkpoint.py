@@ -82,12 +82,20 @@ def save(path: Path, encoder: "Encoder", training: Mapping[str, Any]) -> None:
 
 
 def check_place(out: Path) -> None:
-    """Raise InputError where no file `out` can be: a folder is there, or a file where one must be.
+    """Raise InputError where a checkpoint cannot be written to `out`.
 
+    A folder is there, or a file that is none and would be lost, or a file where a folder must be.
     Call it first of all: a checkpoint is ready last.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder, and a file is to be written. Choose another name.")
+    if out.exists() and out.stat().st_size:
+        try:
+            opened(out)
+        except CheckpointError as error:
+            raise InputError(
+                f"{out}: is a file, and no whole encoder: it is not replaced. Choose another name."
+            ) from error
     there = next(parent for parent in out.absolute().parents if parent.exists())
     if not there.is_dir():
         raise InputError(

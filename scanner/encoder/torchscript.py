@@ -21,7 +21,7 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
     The file is a program and this runs it: call it for files that you trust. Depths and widths
     are read from the weights.
 
-    Raises InputMissing when there is no such file, InputError when `out` is that file or a folder,
+    Raises InputMissing when there is no such file, InputError when `out` is that file, or no encoder can be written there,
     CheckpointError when it is not TorchScript or not a network of the reference.
     """
     if not torchscript.is_file():

@@ -11,9 +11,11 @@ The first of these rules that says anything decides:
 5. the folder, which is a person's in most data sets.
 
 Rules 4 and 5 are guesses. An image that lies directly in the folder given has no subject: "".
+Letters with marks are one name, composed or decomposed (NFC).
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from deepssim_scan.ingest.config import IngestConfig
@@ -40,7 +42,7 @@ def subject_of(item: Item, frame: str, patient: str, ingest: IngestConfig) -> Su
     if patient and not named:
         return Subject(patient, known=True)
     name = named or (path if frame else path.rpartition("/")[0])
-    options = ingest.read_options
+    name, options = unicodedata.normalize("NFC", name), ingest.read_options
     if name and options.subject_key:
         name = options.hashed(name.encode("utf-8", "surrogateescape"))
     return Subject(name, known=bool(named))

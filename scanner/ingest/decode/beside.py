@@ -8,9 +8,11 @@ compared it with the training images, so a file that holds it is not one to be r
 
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from deepssim_scan.ingest.decode import arrays, dicom, nifti, pillow
@@ -19,11 +21,14 @@ from deepssim_scan.ingest.decode.dicom_tags import without_samples
 _AFTER = "bytes after its end"
 _WITHIN = "an image in its metadata"
 _PICTURE = re.compile(rb"\xff\xd8\xff[\xc0-\xc4\xdb\xe0-\xef\xfe]|\x89PNG\r\n\x1a\n|GIF8[79]a")
+_PICTURE_AS_TEXT = re.compile(rb"/9j/[\w+/]{16}|iVBORw0KGgo|R0lGOD[dl]h")
+"""The beginnings of the same in base64, as XMP has its thumbnails."""
 _SAMPLES = re.compile(rb"\xe0\x7f[\x08\x09\x10]\0|\x7f\xe0\0[\x08\x09\x10]")
 """The tags of pixel data, little- and big-endian."""
 
 _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 _ZEROS = re.compile(rb"\0*")
+_MOST_TEXT = 1 << 26  # bytes of a text that are looked through
 _EOI, _SOS = 0xD9, 0xDA
 _SUB_IFDS, _JPEG_TABLES = 330, 347
 _STRIPS = ((273, 279), (324, 325))
@@ -58,8 +63,26 @@ def _in_png(data: bytes, frames: int) -> str:
     chunks = [*pillow.png_chunks(data)]
     if _goes_on(data, len(pillow.PNG) + sum(12 + len(body) for _, body in chunks)):
         return _AFTER
-    others = (body for kind, body in chunks if kind not in (b"IDAT", b"fdAT"))
-    return _WITHIN if any(map(_PICTURE.search, others)) else ""
+    others = (_inflated(kind, body) for kind, body in chunks if kind not in (b"IDAT", b"fdAT"))
+    return _WITHIN if any(map(_shows, others)) or _has_thumbnail(data) else ""
+
+
+def _inflated(kind: bytes, body: memoryview) -> bytes:
+    """Return a chunk of a PNG, and after it what is compressed in it.
+
+    Source: PNG specification, sections 11.3.2 and 11.3.3. Raises ValueError where that is too long.
+    """
+    _, _, rest = (whole := bytes(body)).partition(b"\0")
+    if kind == b"iTXt" and rest[:1] == b"\1":
+        packed = rest[2:].split(b"\0", 2)[2]
+    elif kind in (b"zTXt", b"iCCP"):
+        packed = rest[1:]
+    else:
+        return whole
+    text = (inflating := zlib.decompressobj()).decompress(packed, _MOST_TEXT)
+    if inflating.unconsumed_tail:
+        raise ValueError("a text that is too long")
+    return whole + text
 
 
 def _in_gif(data: bytes, frames: int) -> str:
@@ -73,7 +96,14 @@ def _in_jpeg(data: bytes, frames: int) -> str:
         at = _jpeg_end(data, _after_zeros(data, at))
     if _goes_on(data, at):
         return _AFTER
-    return _WITHIN if len(_PICTURE.findall(data)) > frames else ""
+    further = len(_PICTURE.findall(data)) > frames or _PICTURE_AS_TEXT.search(data)
+    return _WITHIN if further or _has_thumbnail(data) else ""
+
+
+def _has_thumbnail(data: bytes) -> bool:
+    """Tell whether a PNG or a JPEG has a second directory of EXIF: that of a thumbnail."""
+    with Image.open(io.BytesIO(data)) as image:
+        return bool(image.getexif().get_ifd(ExifTags.IFD.IFD1))
 
 
 def _jpeg_end(data: bytes, at: int) -> int:
@@ -90,7 +120,7 @@ def _jpeg_end(data: bytes, at: int) -> int:
 
 def _in_nifti(data: bytes) -> str:
     between = nifti.before_samples(data)
-    return _WITHIN if _PICTURE.search(between) or _SAMPLES.search(between) else ""
+    return _WITHIN if _shows(between) or _SAMPLES.search(between) else ""
 
 
 def _in_tiff(data: bytes, frames: int) -> str:
@@ -106,7 +136,7 @@ def _in_tiff(data: bytes, frames: int) -> str:
             for at, length in _strips(tags):
                 rest[at : at + length] = bytes(len(rest[at : at + length]))
             rest = rest.replace(tags.get(_JPEG_TABLES) or b"\0", b"\0")
-    return "an image outside of its pages" if _PICTURE.search(rest) else ""
+    return "an image outside of its pages" if _shows(rest) else ""
 
 
 def _strips(tags: Any) -> Iterator[tuple[int, int]]:
@@ -118,7 +148,12 @@ def _strips(tags: Any) -> Iterator[tuple[int, int]]:
 def _is_picture(value: Any) -> bool:
     """Tell whether the value of a TIFF tag, or one of several, holds an image."""
     values = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(each, bytes) and _PICTURE.search(each) for each in values)
+    return any(isinstance(each, bytes) and _shows(each) for each in values)
+
+
+def _shows(content: bytes | bytearray) -> bool:
+    """Tell whether an image of a known format begins in it, as bytes or as text."""
+    return bool(_PICTURE.search(content) or _PICTURE_AS_TEXT.search(content))
 
 
 def _goes_on(data: bytes, end: int) -> bool:

@@ -54,8 +54,8 @@ def train(
     history, and until the end `out`.state. `resume` goes on from there, and ends in the same
     weights as an undisturbed run (on a CPU; CUDA's sums differ in their last bits).
 
-    Raises InputError when `out` is a folder, there is nothing to train, or training diverges;
-    CheckpointError when `resume` finds a state of other images, another start or another config.
+    Raises InputError when an encoder cannot be written to `out`, there is nothing to train, or
+    training diverges; CheckpointError when `resume` finds a state of other images, another start or another config.
     """
     checkpoint.check_place(out)
     torch.manual_seed(config.seed)

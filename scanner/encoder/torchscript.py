@@ -21,8 +21,9 @@ def convert(torchscript: Path, out: Path) -> Checkpoint:
     The file is a program and this runs it: call it for files that you trust. Depths and widths
     are read from the weights.
 
-    Raises InputMissing when there is no such file, InputError when `out` is that file, or no encoder can be written there,
-    CheckpointError when it is not TorchScript or not a network of the reference.
+    Raises InputMissing when there is no such file, InputError when `out` is that file, or no
+    encoder can be written there, CheckpointError when it is not TorchScript or not a network of the
+    reference.
     """
     if not torchscript.is_file():
         raise InputMissing(f"{torchscript}: no such file.")

@@ -55,7 +55,8 @@ def train(
     weights as an undisturbed run (on a CPU; CUDA's sums differ in their last bits).
 
     Raises InputError when an encoder cannot be written to `out`, there is nothing to train, or
-    training diverges; CheckpointError when `resume` finds a state of other images, another start or another config.
+    training diverges; CheckpointError when `resume` finds a state of other images, another start
+    or another config.
     """
     checkpoint.check_place(out)
     torch.manual_seed(config.seed)

@@ -12,19 +12,24 @@ from scipy.stats import binom
 from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.calibration import partial as calibrating
 from deepssim_scan.calibration.calibration import Calibration
+from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
-from deepssim_scan.calibration.partial import PartialCalibration
+from deepssim_scan.calibration.partial import PartialCalibration, PartialCalibrator
 from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.demo import to_image
+from deepssim_scan.jobs.gallery import training_files
+from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.query import query
 from deepssim_scan.jobs.query.proof.partial import _pixels
 from deepssim_scan.matching import regions
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.reporting.html.words import partial_copies, verdict
 from deepssim_scan.reporting.partial import read_partial
+from deepssim_scan.store.reread import Reader
+from deepssim_scan.store.store import Store
 from deepssim_scan.training.pseudo_subjects import mni152, slices
 
 RUN = RunContext("cpu", workers=0)
@@ -71,6 +76,25 @@ def test_a_calibration_says_how_many_pasted_parts_are_found(people):
     assert all(50 < len(values) <= 58 for values in made.planted.values())
     found = made.sensitivity(made.rate(0.001))
     assert found["half"] > found["quarter"] > 0.1
+
+
+def test_images_that_may_show_anyone_count_beside_no_non_member(people, monkeypatch):
+    """The images of the last subject, which are copies of the first one's, are nobody known's."""
+    monkeypatch.setattr(calibrating, "FEWEST", 6)
+    with Store.open(people / "index" / "store") as store:
+        files, number = training_files(store, None, RUN), np.arange(store.rows) // 3
+        rule = index_encoder(people / "index").architecture.standardisation
+        reader = Reader(store, files, rule, RUN)
+        certain = number < 59
+        alone = np.where(certain, number, np.arange(store.rows))
+        told = Groups(alone, subjects=True, known=True, certain=certain)
+        null = PartialCalibrator(reader, told, 0).calibrate([], np.arange(6)).null
+        every = np.concatenate([part for _, part in store.thumbnails()])
+    search = regions.RegionSearch(every, np.minimum(number, 59))
+    beside = np.column_stack([number[:6], np.full(6, 59)])
+    wanted = search.look_for(every[:6], beside).statistic
+    np.testing.assert_allclose(null.statistics, np.sort(wanted), rtol=1e-6)
+    assert (search.look_for(every[:3], beside[:3, :1]).statistic > wanted.max() + 1).all()
 
 
 def test_the_page_names_the_limits_that_there_are():

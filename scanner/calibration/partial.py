@@ -18,7 +18,13 @@ from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
 from deepssim_scan.imaging.thumbnails import Thumbnails, thumbnails
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.matching.regions import RegionSearch, are_few_enough, look_for, regions_of
+from deepssim_scan.matching.regions import (
+    Regions,
+    RegionSearch,
+    are_few_enough,
+    look_for,
+    regions_of,
+)
 from deepssim_scan.store.reread import Reader
 
 FEWEST = 100
@@ -26,6 +32,7 @@ FEWEST = 100
 
 _NULL = 1200  # images that are looked for, at most
 _PASTED = 100  # of each part, at most
+_ANYONE = -1  # subject of the images that may show anyone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +91,7 @@ class PartialCalibrator:
             return None
         search = regions_of(self.reader.store, self.groups.number)
         hosts = self._held_out(holdout) if holdout else self._members(members)
-        found = look_for(search, hosts.small, self.reader.run, hosts.beside)
+        found = self._found(search, hosts)
         known = np.isfinite(found.statistic)
         if np.count_nonzero(known) < FEWEST:
             return None
@@ -104,6 +111,17 @@ class PartialCalibrator:
         near = np.array([0] if self.groups.subjects else [-1, 0, 1])
         beside = whose[:, None] + near
         return Hosts(every[rows], whose, beside, rows=rows)
+
+    def _found(self, search: RegionSearch, hosts: "Hosts") -> Regions:
+        """Look for hosts; beside training images those that may show anyone do not count, either.
+
+        They are one subject then, which is left out.
+        """
+        certain, beside = self.groups.certain, hosts.beside
+        if beside is not None and not certain.all():
+            search = regions_of(self.reader.store, np.where(certain, self.groups.number, _ANYONE))
+            beside = np.column_stack([beside, np.full(len(beside), _ANYONE)])
+        return look_for(search, hosts.small, self.reader.run, beside)
 
     def _planted(self, search: RegionSearch, hosts: "Hosts") -> dict[str, tuple[float | None, ...]]:
         """Paste parts of training images into hosts, and look for them."""

@@ -15,17 +15,19 @@ from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration, PartialCalibrator
+from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.demo import to_image
-from deepssim_scan.jobs.gallery import training_files
+from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.query import query
-from deepssim_scan.jobs.query.proof.partial import _pixels
+from deepssim_scan.jobs.query.proof.partial import Looking, _pixels
 from deepssim_scan.matching import regions
 from deepssim_scan.matching.config import CanaryConfig
+from deepssim_scan.matching.identity import Context
 from deepssim_scan.reporting.html.words import partial_copies, verdict
 from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.store.reread import Reader
@@ -147,6 +149,26 @@ def test_images_with_a_half_of_a_training_image_are_found(judged):
     assert f"None of 24 images is a copy of a training image, but {len(found)} hold a part" in said
     page = (root / "report" / "report.html").read_text("utf-8")
     assert found[0].synthetic in page
+
+
+def test_a_folder_that_may_hold_images_of_many_people_is_nobody(judged, people, tmp_path):
+    """Runs of files are groups here, as where no subjects are told apart."""
+    root, _ = judged
+    rule = index_encoder(people / "index").architecture.standardisation
+    found = CalibratedRule(Calibration.read(people / "index"), 0.1)
+    with (
+        Store.open(people / "index" / "store") as training,
+        Store.open(root / "report" / "synthetic") as store,
+    ):
+        number = np.arange(training.rows) // 3
+        runs = Groups(number, subjects=False, known=False, certain=number >= 0)
+        gallery = Gallery(training, None, runs, None)
+        looking = Looking(gallery, found, Context({}, {}), tmp_path / "regions.parquet", None)
+        reader = Reader(store, training_files(store, None, RUN), rule, RUN)
+        partials = looking.partials(reader, ())
+    assert len(partials.copies) > 6
+    assert {each.subject for each in partials.copies} == {""}
+    assert partials.summary["subjects"] == len({each.training for each in partials.copies})
 
 
 def test_a_release_keeps_them_back(judged, tmp_path):

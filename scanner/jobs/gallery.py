@@ -12,6 +12,7 @@ from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
+from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.views import Views
@@ -28,6 +29,11 @@ class Gallery:
     search: TrainingIndex
     groups: Groups
     files: Lookup | None
+
+    def as_told(self, record: ImageRecord) -> ImageRecord:
+        """Return a training image, without its folder's name where that is no person's."""
+        guessed = not self.groups.known and (self.groups.subjects or record.in_volume)
+        return record if record.subject_known or guessed else replace(record, subject="")
 
     def verifier(self, run: RunContext) -> Verifier:
         """Return what registers images with the training images, which must be there."""

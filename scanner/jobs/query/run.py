@@ -20,7 +20,6 @@ from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.index.recall import SAMPLE
 from deepssim_scan.ingest.listing import Listing
 from deepssim_scan.ingest.listing.manifest_csv import read_manifest
-from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.jobs.identity import context_of, versions
@@ -209,7 +208,7 @@ class QueryRun:
         rows = np.take_along_axis(part.candidates.rows, order, 1)
         unique, indices = np.unique(rows, return_inverse=True)
         there = self.gallery.store.records_at(unique.tolist())
-        known = [self._with_subject(each) for each in there]
+        known = [self.gallery.as_told(each) for each in there]
         return JudgedPairs(
             first,
             store.records_at(range(first, first + len(rows))),
@@ -218,12 +217,6 @@ class QueryRun:
             judged.reordered(order),
             part.evidence.reordered(order),
         )
-
-    def _with_subject(self, record: ImageRecord) -> ImageRecord:
-        """Return a training image, without its folder's name where that is no person's."""
-        groups = self.gallery.groups
-        guessed = not groups.known and (groups.subjects or record.in_volume)
-        return record if record.subject_known or guessed else replace(record, subject="")
 
     def _searched(self, store: Store, planted: Planted | None) -> Searched:
         """Tell how many of the best matches are found."""

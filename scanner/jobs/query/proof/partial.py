@@ -135,7 +135,8 @@ class Looking:
     ) -> list[PartialCopy]:
         """Return the partial copies, with their boxes in pixels."""
         ours = reader.store.records_at(rows.tolist())
-        theirs = self.gallery.store.records_at(found.rows.tolist())
+        records = self.gallery.store.records_at(found.rows.tolist())
+        theirs = [self.gallery.as_told(each) for each in records]
         native = replace(reader, rule=Standardisation(size=None))
         shapes = {row: image.shape for row, image in native.pixels(rows.tolist())}
         square = reader.rule.size is not None

@@ -123,7 +123,8 @@ def judged(people, tmp_path_factory):
             pair = [(each - each.mean()) / each.std() for each in (host.numpy(), donor)]
             mixed = paste(*pair, "half", rng)
             host = torch.from_numpy((mixed - mixed.min()) / np.ptp(mixed))
-        to_image(host).save(root / "synthetic" / f"{number:02d}.png")
+        name = f"{number:02d}\udcff.png" if number == 3 else f"{number:02d}.png"  # 3 is not UTF-8
+        to_image(host).save(root / "synthetic" / name)
     result = query(root / "synthetic", people / "index", root / "report", CONFIG, RUN)
     return root, result
 
@@ -149,6 +150,7 @@ def test_images_with_a_half_of_a_training_image_are_found(judged):
     assert f"None of 24 images is a copy of a training image, but {len(found)} hold a part" in said
     page = (root / "report" / "report.html").read_text("utf-8")
     assert found[0].synthetic in page
+    assert r"03\xff.png" in {each.synthetic for each in found}
 
 
 def test_a_folder_that_may_hold_images_of_many_people_is_nobody(judged, people, tmp_path):

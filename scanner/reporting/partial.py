@@ -33,7 +33,8 @@ _COLUMNS = pa.schema(
 class PartialCopy:
     """A synthetic image of which a region is like one subject alone.
 
-    The box is in pixels of the image, right and bottom not included; None where the image is gone.
+    Names are as `files.shown` gives them, as in other tables. The box is in pixels of the image,
+    right and bottom not included; None where the image is gone.
     `mirrored` tells whether the region is, `correlation` how alike it is to that of the training
     image after local contrast normalisation.
     """

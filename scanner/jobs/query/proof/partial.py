@@ -23,6 +23,7 @@ from deepssim_scan.jobs.gallery import Gallery
 from deepssim_scan.matching.identity import SIZE, Context
 from deepssim_scan.matching.regions import Regions, are_few_enough, boxes, look_for, regions_of
 from deepssim_scan.reporting.partial import PartialCopy
+from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.parquet import row_groups, writing
 from deepssim_scan.store.reread import Reader
 
@@ -144,9 +145,9 @@ class Looking:
         return [
             PartialCopy(
                 row,
-                one.name,
-                other.name,
-                other.subject,
+                shown(one.name),
+                shown(other.name),
+                shown(other.subject),
                 p_value,
                 float(found.correlation[number]),
                 bool(found.mirrored[number]),

@@ -15,6 +15,7 @@ from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.record import ImageRecord
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.volumes import COPY, CopiedVolume, copied_volumes
+from deepssim_scan.storage.files import shown
 from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
 
@@ -59,7 +60,7 @@ def volumes_of(synthetic: Store, training: Store, flagged: Sequence[Match], rule
 
 
 def _name(record: ImageRecord) -> str:
-    return replace(record, frame="").name
+    return shown(replace(record, frame="").name)
 
 
 def _least(slices: int, rule: Rule) -> int:

@@ -99,6 +99,27 @@ def test_training_images_of_two_subjects_that_are_one_are_named_and_no_non_membe
     assert len(found.null.statistics) == 58
 
 
+def test_a_non_member_of_which_too_little_is_compared_raises_no_threshold(
+    calibrator, found, monkeypatch
+):
+    """A query never flags it. Here it is the one with the highest statistic."""
+    monkeypatch.setattr(module, "_NULL", 60)
+    monkeypatch.setattr(module, "_PLANTED", 4 * len(KINDS))
+    exact = module.Calibrator._non_members
+
+    def with_little(self, most, rng):
+        null, *rest = exact(self, most, rng)
+        enough = null.decidable & (null.group != found.null.subjects[-1])[:, None]
+        return replace(null, decidable=enough), *rest
+
+    monkeypatch.setattr(module.Calibrator, "_non_members", with_little)
+    without = calibrator.calibrate()
+    lowest, *others, _ = found.null.statistics.tolist()
+    assert without.null.statistics.tolist() == [lowest, lowest, *others]
+    assert without.null.threshold(0.05) < found.null.threshold(0.05)
+    assert without.planted == found.planted
+
+
 def test_a_non_member_is_looked_for_without_its_own_subject(calibrator):
     rows = np.array([7, 50, 100])
     images = dict(calibrator.reader.pixels(rows.tolist()))

@@ -11,6 +11,7 @@ measures as in a query, so that the rates hold for it.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,8 @@ class Calibrator:
         positive, of_whom = found.features[hit], found.group[hit.any(1)]
         self._require_enough(of_whom, "planted copies")
         judge = cross_fitted(null.features, positive, (null.group, of_whom))
-        others = _best(judge(null.features, null.group))
+        of_null, of_planted = (judge(each.features, each.group) for each in (null, found))
+        lowest = float(_best(of_null).min())
         statistic = fit(null.features, positive)
         return Calibration(
             encoder=self.store.manifest.encoder,
@@ -137,10 +139,8 @@ class Calibrator:
             enough=self.probe.views.enough,
             subjects="hold-out" if holdout else self.groups.origin,
             statistic=statistic,
-            null=NullDistribution.of(others, null.group, self.seed),
-            planted=_by_kind(
-                planted.kinds, found, judge(found.features, found.group), float(others.min())
-            ),
+            null=NullDistribution.of(_told(null, of_null, lowest), null.group, self.seed),
+            planted=_by_kind(planted.kinds, found, of_planted, lowest),
             source_first=float((found.rows[:, 0] == planted.sources).mean()),
             duplicates=duplicates,
             holdout=self._embedded(holdout, rng) if holdout else None,
@@ -261,7 +261,7 @@ class Calibrator:
         rows = np.array(sorted(images), np.int64)
         itself = [rows[at : at + 1] for at in range(len(rows))]
         found = self.look_for([images[row] for row in rows], self.groups.number[rows], itself)
-        own = self.groups.number[found.rows] == found.group[:, None]
+        own = found.decidable & (self.groups.number[found.rows] == found.group[:, None])
         best = _best(np.where(own, statistic.of(found.features), np.nan))[~found.same.any(1)]
         return tuple(None if np.isnan(value) else float(value) for value in best)
 
@@ -334,14 +334,14 @@ def _best(statistics: Array) -> Array:
     return best
 
 
-def _by_kind(
-    kinds: NDArray[np.int64], found: Found, statistics: Array, lowest: float
-) -> dict[str, tuple[float, ...]]:
-    """Return the best statistic (Q, n) of each planted copy that was looked at, by kind (Q,).
+def _told(found: Found, statistics: Array, lowest: float) -> Array:
+    """Return the best statistic (Q,) of candidates (Q, n); undecidable ones have the lowest."""
+    return _best(np.where(found.decidable, statistics, lowest))
 
-    A copy of which too little is compared for a verdict is never flagged: it has the lowest.
-    """
-    best = _best(np.where(found.decidable, statistics, lowest))
+
+def _by_kind(kinds: Rows, found: Found, statistics: Array, lowest: float) -> dict[str, Any]:
+    """Return the best statistic (Q, n) of each planted copy that was looked at, by kind (Q,)."""
+    best = _told(found, statistics, lowest)
     return {
         name: tuple(best[found.whole & (kinds == kind)].tolist()) for kind, name in enumerate(KINDS)
     }

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_rule import calibration
 
 from deepssim_scan.calibration import calibrate as module
@@ -325,6 +326,20 @@ def test_the_null_of_images_held_out(people, tmp_path, monkeypatch):
     assert len(found.null.statistics) == len(set(found.null.subjects.tolist())) == 22
     assert found.duplicates == ()
     assert found.found(found.false_alarm(None)) > 0.7
+
+
+def test_images_held_out_whose_subjects_are_not_told_apart_count_by_runs_of_files(people, tmp_path):
+    """They may be several of each person, so they are not as many people."""
+    count = 72
+    for number in range(count):
+        Image.fromarray(np.full((8, 8), number, np.uint8) + np.eye(8, dtype=np.uint8)).save(
+            tmp_path / f"{number:02d}.png"
+        )
+    rule = index_encoder(people / "index").architecture.standardisation
+    read = job._hold_out(tmp_path, IngestConfig(), rule, RUN)
+    assert [number for _, number in read] == [at // 16 for at in range(count)]
+    named = job._hold_out(tmp_path, IngestConfig(subject_regex="^(0)"), rule, RUN)
+    assert [number for _, number in named] == [0] * 10 + [1 + at // 16 for at in range(count - 10)]
 
 
 def test_a_hold_out_stands_for_a_training_set_that_is_too_small_for_a_null(

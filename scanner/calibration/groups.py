@@ -3,8 +3,9 @@
 store -> Groups: a number for every row (N,), and the rows that are left out beside one
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,21 @@ class Groups:
         return np.sort(first[:most])
 
 
+def numbers_of(subjects: Sequence[str]) -> list[int]:
+    """Number the subjects of images, in the order of their files.
+
+    Images without a subject ("") are numbered by runs, as those of a store are.
+    """
+    length, nameless = _run_length(len(subjects)), itertools.count()
+    runs = ((name, 0 if name else next(nameless) // length) for name in subjects)
+    numbers: dict[tuple[str, int], int] = {}
+    return [numbers.setdefault(each, len(numbers)) for each in runs]
+
+
+def _run_length(images: int) -> int:
+    return max(1, min(_RUN, images // _FEWEST_RUNS))
+
+
 def groups_of(store: Store) -> Groups:
     """Tell the subjects of a store's rows apart.
 
@@ -89,6 +105,5 @@ def groups_of(store: Store) -> Groups:
     for certain, fewest, known in ((told[:, 1], 2, True), (told[:, 0], _FEWEST, False)):
         if certain.mean() > _MOST and len(np.unique(numbers[certain])) >= fewest:
             return Groups(numbers, subjects=True, known=known, certain=certain)
-    length = max(1, min(_RUN, store.rows // _FEWEST_RUNS))
-    runs = np.arange(store.rows) // length
+    runs = np.arange(store.rows) // _run_length(store.rows)
     return Groups(runs, subjects=False, known=False, certain=np.ones(store.rows, bool))

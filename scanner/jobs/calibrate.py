@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepssim_scan.calibration.calibrate import FEWEST
 from deepssim_scan.calibration.calibration import Calibration
-from deepssim_scan.calibration.groups import groups_of
+from deepssim_scan.calibration.groups import groups_of, numbers_of
 from deepssim_scan.encoder.bundled import CALIBRATION as BUNDLED_CALIBRATION
 from deepssim_scan.errors import InputError
 from deepssim_scan.index.search import TrainingIndex
@@ -99,16 +99,15 @@ def calibrated_if_large(index: Path, config: CalibrateConfig, run: RunContext) -
 def _hold_out(
     folder: Path, ingest: IngestConfig, rule: Standardisation, run: RunContext
 ) -> list[tuple[Pixels, int]]:
-    """Read the images of a hold-out folder, each with the number of its subject."""
+    """Read the images of a hold-out folder, each with the number of its subject, or of its run."""
     listing = list_images(folder, ingest.selection, run)
-    numbers: dict[str, int] = {}
-    images, rejected = [], 0
+    images, subjects, rejected = list[Pixels](), list[str](), 0
     for item in decode_images(listing, rule, ingest, run):
         for image in item:
             rejected += image.record.state == "rejected"
             if image.pixels is not None:
-                name = image.record.subject or image.record.name
-                images.append((image.pixels, numbers.setdefault(name, len(numbers))))
+                images.append(image.pixels)
+                subjects.append(image.record.subject)
     if rejected:
         run.progress.warn(f"{folder}: {rejected:,} images cannot be read, and take no part.")
     if len(images) < FEWEST:
@@ -116,4 +115,4 @@ def _hold_out(
             f"{folder}: holds {len(images)} images that can be read, and a null needs {FEWEST}. "
             "Give a folder of more images of people who are not in the training set."
         )
-    return images
+    return [*zip(images, numbers_of(subjects), strict=True)]

@@ -12,6 +12,7 @@ from rich.text import Text
 from deepssim_scan.cli import console
 from deepssim_scan.reporting.html.words import (
     copied_volumes,
+    has_rate,
     membership,
     partial_copies,
     searched,
@@ -44,7 +45,7 @@ def show(result: "QueryResult") -> None:
     _show_subjects(summary["subjects"], counts)
     if summary["volumes"] is not None:
         console.say(copied_volumes(summary["volumes"]))
-    console.say(partial_copies(summary["partial"]))
+    console.say(partial_copies(summary["partial"], rate_known=has_rate(summary)))
     _show_calibration(summary)
     _show_canaries(summary)
     _show_search(summary["search"])

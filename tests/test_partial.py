@@ -16,6 +16,7 @@ from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.null import NullDistribution
 from deepssim_scan.calibration.partial import PartialCalibration, PartialCalibrator
 from deepssim_scan.calibration.rule import CalibratedRule
+from deepssim_scan.encoder.bundled import CALIBRATION as BUNDLED_CALIBRATION
 from deepssim_scan.imaging.changes.pasted import paste
 from deepssim_scan.imaging.names import PARTS
 from deepssim_scan.ingest.config import RunContext
@@ -28,7 +29,7 @@ from deepssim_scan.jobs.query.proof.partial import Looking, _pixels
 from deepssim_scan.matching import regions
 from deepssim_scan.matching.config import CanaryConfig
 from deepssim_scan.matching.identity import Context
-from deepssim_scan.reporting.html.words import partial_copies, verdict
+from deepssim_scan.reporting.html.words import has_rate, partial_copies, verdict
 from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.store.reread import Reader
 from deepssim_scan.store.store import Store
@@ -103,6 +104,19 @@ def test_the_page_names_the_limits_that_there_are():
     told = partial_copies(None)
     assert f"{regions.MOST:,} training images" in told
     assert f"{calibrating.FEWEST} images of others" in told
+
+
+def test_a_calibration_of_pseudo_subjects_tells_neither_chance_nor_what_is_missed():
+    numbers = {"expected_false_alarms": 0.2, "false_alarm_upper_95": 0.05, "looked_for": 12}
+    found = {"flagged": 3, "sensitivity": {"half": 0.31}, **numbers}
+    assert "0.2 of 12 are expected, at most 0.6" in partial_copies(found)
+    said = partial_copies(found, rate_known=False)
+    assert said.startswith("Copies of a part: 3 images")
+    assert "is not known" in said
+    assert not {"0.2", "0.6", "31%"} & set(said.split())
+    made = Calibration.read(BUNDLED_CALIBRATION.parent).summary(0.001)
+    assert not has_rate({"calibration": made})
+    assert has_rate({"calibration": made | {"non_members": {"from": "guessed"}}})
 
 
 # What a query finds.

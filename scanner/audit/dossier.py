@@ -17,6 +17,7 @@ from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
 from deepssim_scan.reporting.html.words import (
     copied_volumes,
+    has_rate,
     membership,
     partial_copies,
     searched,
@@ -133,12 +134,13 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     judged, flagged = counts["judged"], counts["duplicate"]
     most, search = summary["most_copies_95"], summary.get("search")
     worst, told = _worst(found, key), summary.get("membership")
+    parts = partial_copies(summary.get("partial"), rate_known=has_rate(summary))
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
         Field("Volumes copied", copied_volumes(summary.get("volumes")) or "there are no volumes"),
-        Field("Copies of a part", partial_copies(summary.get("partial"))),
+        Field("Copies of a part", parts),
         Field("Copied", "".join(whom({"unnamed": 0} | subjects))),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),

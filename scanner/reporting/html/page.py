@@ -16,6 +16,7 @@ from deepssim_scan.reporting.html.render import data_url, render
 from deepssim_scan.reporting.html.words import (
     at_risk,
     copied_volumes,
+    has_rate,
     left_out,
     membership,
     method,
@@ -160,7 +161,7 @@ def page(content: Content) -> str:
         volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
         volumes_text=copied_volumes(summary["volumes"]),
         partial=[_partial(each) for each in content.partial[:_PARTIAL]],
-        partial_text=partial_copies(summary["partial"]),
+        partial_text=partial_copies(summary["partial"], rate_known=has_rate(summary)),
         findings_text=_findings(content, rows, pictures),
         method=method(summary),
         facts=_facts(summary),

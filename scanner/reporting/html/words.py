@@ -23,13 +23,13 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
         text, tone = f"No copy was found among {among}.", "unsure"
     else:
         text = f"No copy was found among {judged:,} images{more}."
-        tone = "good" if _has_rate(summary) and not counts["undecidable"] else "unsure"
+        tone = "good" if has_rate(summary) and not counts["undecidable"] else "unsure"
     if not summary["complete"]:
         text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
     return {"text": text, "tone": tone, "rates": [*_rates(summary), *_open(summary)]}
 
 
-def _has_rate(summary: Mapping[str, Any]) -> bool:
+def has_rate(summary: Mapping[str, Any]) -> bool:
     """Tell whether it is known how often verdicts are wrong."""
     found = summary["calibration"]
     return found is not None and found["non_members"]["from"] != "bundled"
@@ -178,13 +178,22 @@ def copied_volumes(found: Mapping[str, int] | None) -> str:
     return f"{found['duplicate']:,} of {found['judged']:,} volumes are copies.{more}"
 
 
-def partial_copies(found: Mapping[str, Any] | None) -> str:
-    """Say how many images copy a part of a training image, or that nobody looked."""
+def partial_copies(found: Mapping[str, Any] | None, *, rate_known: bool = True) -> str:
+    """Say how many images copy a part of a training image, or that nobody looked.
+
+    `rate_known` tells whether the calibration is of these images (`has_rate`).
+    """
     if found is None:
         return (
             "Copies of a part of an image were not looked for: that needs verdicts by a "
             "calibration of this index, on 100 images of others at least, and at most 20,000 "
             "training images."
+        )
+    if not rate_known:
+        return (
+            f"{_with_region(found['flagged'])} How many of {found['looked_for']:,} are expected by "
+            "chance, and how many copied parts are missed, is not known: the calibration is of "
+            "pseudo-subjects."
         )
     parts = {"half": "halves", "quarter": "quarters"}
     planted = " and ".join(

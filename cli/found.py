@@ -30,6 +30,7 @@ STYLES = {
     "different": "green",
     "undecidable": "magenta",
 }
+_COUNTED = {"runs": "runs of files", "hold-out": "subjects or runs of files"}
 
 
 def show(result: "QueryResult") -> None:
@@ -124,10 +125,11 @@ def _show_calibration(summary: Mapping[str, Any]) -> None:
             "wrong is not known. The training set is too small to be calibrated."
         )
         return
+    counted = _COUNTED.get(people["from"], "subjects")
     console.say(
         f"False alarms: {found['false_alarm']:.2g} of images of other people, at most "
         f"{found['false_alarm_upper_95']:.2g} (95 %; {people['images']:,} images of "
-        f"{people['subjects']:,} {'runs of files' if people['from'] == 'runs' else 'subjects'}). "
+        f"{people['subjects']:,} {counted}). "
         f"Expected in this run: {found['expected_false_alarms']:.1f}."
     )
     if summary["counts"]["duplicate"]:

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.main import get_command
 
 from deepssim_scan.calibration.assess import Assessment
-from deepssim_scan.cli import main
+from deepssim_scan.cli import found, main
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
@@ -174,6 +174,22 @@ def test_calibrate_says_what_it_found(run, people, tmp_path, monkeypatch):
     code, out, _ = run("info", index, "--json")
     said = json.loads(out)["calibration"]
     assert (said["subjects"], said["non_members"], said["planted"]) == ("hold-out", 24, 28)
+
+
+@pytest.mark.parametrize(
+    ("origin", "counted"),
+    [
+        ("known", "6 subjects"),
+        ("runs", "6 runs of files"),
+        ("hold-out", "6 subjects or runs of files"),
+    ],
+)
+def test_a_query_says_what_non_members_are_counted_by(capsys, origin, counted):
+    numbers = {"false_alarm": 0.01, "false_alarm_upper_95": 0.03, "expected_false_alarms": 0.1}
+    people = {"images": 96, "subjects": 6, "from": origin}
+    summary = {"calibration": {"non_members": people} | numbers, "counts": {"duplicate": 0}}
+    found._show_calibration(summary)
+    assert f"96 images of {counted})." in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_number_of_views_can_be_chosen(run, indexed):

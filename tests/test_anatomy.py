@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import SMALL, Architecture
@@ -17,7 +16,7 @@ from deepssim_scan.training.procedural import FAMILIES
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from anatomy.ahead import Ahead
 from anatomy.body import Draw
-from anatomy.fresh import KINDS, Fresh, bent
+from anatomy.fresh import KINDS, Fresh
 from bundled_encoder import of_shape
 
 SIDE = 64
@@ -64,20 +63,6 @@ def test_what_is_drawn_depends_on_the_seed_of_the_generator_alone():
     assert not torch.equal(one, other)
     torch.testing.assert_close(one.mean((1, 2)), torch.zeros(8), rtol=0, atol=1e-3)
     torch.testing.assert_close(one.std((1, 2)), torch.ones(8), rtol=0, atol=1e-2)
-
-
-def test_images_of_most_groups_are_bent_so_that_they_differ_in_detail_alone():
-    image = drawn("chests")[:1].expand(4, -1, -1)
-    rng, found = torch.Generator().manual_seed(0), []
-    for _ in range(60):
-        images = bent(rng, image)
-        coarse = functional.avg_pool2d(images, 8)
-        fine = images - functional.interpolate(coarse[:, None], SIDE, mode="bilinear")[:, 0]
-        found.append((correlation(coarse), correlation(fine)))
-    of_coarse, of_fine = np.array(found).T
-    assert 0.5 < (of_fine < 0.999).mean() < 0.95
-    assert of_coarse.min() > 0.8
-    assert of_fine.min() < 0.5
 
 
 def test_what_is_drawn_ahead_is_the_same():

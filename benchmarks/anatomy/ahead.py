@@ -46,6 +46,10 @@ class Ahead:
         }
         return torch.from_numpy(self.drawn[wanted[0]].result()).to(generator.device)
 
+    def some(self, count: int, generator: Generator) -> Tensor:
+        """Draw images, as `draw` does."""
+        return self.draw(count, generator)
+
     def digest(self) -> str:
         """Say what is drawn."""
         return self.source.digest()

@@ -20,8 +20,6 @@ from anatomy.heads import head_projections, head_slices
 from anatomy.limbs import limbs
 from anatomy.trunk import sections
 from anatomy.window import cut, window
-from deepssim_scan.imaging.changes.augment import smooth_field
-from deepssim_scan.imaging.warp import resample
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.ingest.standardise import standardise
@@ -30,8 +28,6 @@ from deepssim_scan.training.procedural import FAMILIES
 GROUP = 4  # images of one kind, shown alike
 SPREADS = 0.1, 0.3, 1.0  # how much the bodies of a group differ: as people, or more
 ZOOM = 0.5  # at most, beyond 1, of images that are shown in a window
-BENT, KNOTS = 0.75, (5, 14)  # of the groups; knots of the fields that bend their images
-BEND = 0.55  # the standard deviation of these, in half sides, times their knots, at most
 PARTS, SMALL = 0.5, 0.2  # of the groups, which show a part, or lie in a wide margin
 LEAST = 0.6  # of the side, which is left of what lies in a margin
 NEGATIVE = 0.08  # of the groups, which have their greys inverted
@@ -40,17 +36,6 @@ SIDE = 128  # pixels
 
 def _of_family(family: Callable[[Generator, int, int], Tensor], of: Draw, side: int) -> Tensor:
     return family(of.rng, of.count, side)
-
-
-def bent(rng: Generator, images: Tensor) -> Tensor:
-    """Bend each image of most groups in its own way: in detail no two people are alike."""
-    chance, strength, fineness = torch.rand(3, generator=rng).tolist()
-    if chance >= BENT:
-        return images
-    knots = round(KNOTS[0] + (KNOTS[1] - KNOTS[0]) * fineness)
-    field = smooth_field(len(images), 2, knots, images.shape[1:], rng)
-    identity = torch.eye(2).expand(len(images), 2, 2)
-    return resample(images, identity, BEND * strength / knots * field)
 
 
 def _in_margin(rng: Generator, images: Tensor) -> Tensor:
@@ -98,6 +83,10 @@ class Fresh:
                     images.append(torch.from_numpy(standardise(image.numpy(), self.rule)))
         return torch.stack(images[:count]).to(generator.device)
 
+    def some(self, count: int, generator: Generator) -> Tensor:
+        """Draw images, as `draw` does."""
+        return self.draw(count, generator)
+
     def digest(self) -> str:
         """Say what is drawn."""
         return json.dumps(self.shares)
@@ -111,7 +100,7 @@ class Fresh:
         view = window(part, SIDE, rng, ZOOM)
         spread = SPREADS[int(torch.randint(len(SPREADS), (), generator=rng))]
         of = Draw(rng, GROUP, spread)
-        images = _in_margin(rng, bent(rng, KINDS[kind](of, view.drawn)))
+        images = _in_margin(rng, KINDS[kind](of, view.drawn))
         negative = replace(of, spread=0.0).chance(NEGATIVE) > 0
         images = torch.where(negative, 1 - images, images).clamp(0, 1)
         images = (255 * images).round()  # as 8-bit files are

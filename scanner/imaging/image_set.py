@@ -31,6 +31,9 @@ class ImageSource(Protocol):
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw `count` images, half of them neighbours of the others."""
 
+    def some(self, count: int, generator: Generator) -> Tensor:
+        """Draw at most `count` images."""
+
     def digest(self) -> str:
         """Identify what is drawn."""
 

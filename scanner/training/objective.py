@@ -25,18 +25,22 @@ _ABSOLUTE = 0.05  # weight of the error against the truth, beside that between t
 def pose_loss(
     canonicaliser: Canonicaliser, images: ImageSource, config: TrainingConfig, generator: Generator
 ) -> Tensor:
-    """Return the loss of poses alone, which takes less than half the time that both losses take."""
-    sources, target = pairs(images.draw(config.batch, generator), generator)
-    copies, truth = simulate_copy(sources, generator)
+    """Return the loss of poses alone, on two copies of each of 2 * `batch` images.
+
+    It takes a quarter of the time that both losses take.
+    """
+    drawn = images.some(2 * config.batch, generator)
+    copies, truth = simulate_copy(torch.cat([drawn, drawn]), generator)
     found = canonicaliser.pose(canonicaliser.normalised(copies))
-    return config.pose_weight * pose_error(found, truth, target)
+    return config.pose_weight * pose_error(found, truth, len(drawn))
 
 
 def score_loss(
     encoder: Encoder, images: ImageSource, config: TrainingConfig, generator: Generator
 ) -> Tensor:
     """Return the loss of scores, and that of poses where the encoder estimates them."""
-    sources, target = pairs(images.draw(config.batch, generator), generator)
+    drawn = images.draw(config.batch, generator)
+    sources, target = pairs(drawn, generator)
     copies, truth = simulate_copy(sources, generator)
     device = generator.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -44,7 +48,7 @@ def score_loss(
     loss = loss_of_scores(embeddings.float(), target, config)
     if pose is None:
         return loss
-    return loss + config.pose_weight * pose_error(pose, truth, target)
+    return loss + config.pose_weight * pose_error(pose, truth, len(drawn))
 
 
 def loss_of_scores(embeddings: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
@@ -68,21 +72,14 @@ def loss_of_scores(embeddings: Tensor, target: Tensor, config: TrainingConfig) -
     return regression + config.contrastive_weight * contrast
 
 
-def pose_error(found: Tensor, truth: TransformParameters, target: Tensor) -> Tensor:
-    """Return the mean squared error of poses that undo a transform.
+def pose_error(found: Tensor, truth: TransformParameters, drawn: int) -> Tensor:
+    """Return the mean squared error of poses (B, 3 or 4) that undo a transform.
 
-        poses found (4n, 3 or 4) and true of copies of `pairs`' sources, target (4n, 4n) their SSIM
-        -> scalar
-
-    What counts is that two copies of an image are brought to the same position, wherever that is;
-    and as much, that copies of any two images are, by as far as these are alike. Otherwise two
-    people who lie alike would be moved apart, and their score would not be their SSIM. That it is
-    the position of the source counts 5 %.
+    The first `drawn` and the last `drawn` of the B images are two copies of the same images. What
+    counts most is that both are brought to the same position, wherever that is; that it is the
+    position of the source counts 5 %.
     """
     known = found.shape[1]
     off = (found - truth.pose[:, :known]) * POSE_SIGNS[:, :known].to(found)[truth.flip]
-    drawn = len(off) // 4
-    of_one = (off[:drawn] - off[-drawn:]).square().mean() / 2
-    alike = target.clamp_min(0)
-    of_two = (alike * (off[:, None] - off).square().mean(2)).sum() / alike.sum()
-    return of_one + of_two + _ABSOLUTE * off.square().mean()
+    between = off[:drawn] - off[-drawn:]
+    return between.square().mean() / 2 + _ABSOLUTE * off.square().mean()

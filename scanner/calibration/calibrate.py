@@ -11,7 +11,6 @@ measures as in a query, so that the rates hold for it.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -339,7 +338,9 @@ def _told(found: Found, statistics: Array, lowest: float) -> Array:
     return _best(np.where(found.decidable, statistics, lowest))
 
 
-def _by_kind(kinds: Rows, found: Found, statistics: Array, lowest: float) -> dict[str, Any]:
+def _by_kind(
+    kinds: Rows, found: Found, statistics: Array, lowest: float
+) -> dict[str, tuple[float, ...]]:
     """Return the best statistic (Q, n) of each planted copy that was looked at, by kind (Q,)."""
     best = _told(found, statistics, lowest)
     return {

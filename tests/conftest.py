@@ -25,6 +25,18 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few():
+    """Calibrate on as few images as can be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_NULL", 60)
+        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
+        patch.setattr(calibrate, "_AGAIN", 30)
+        patch.setattr(partial, "FEWEST", 50)
+        patch.setattr(partial, "_PASTED", 20)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """An architecture that runs in milliseconds, of 8 dimensions."""
@@ -73,10 +85,6 @@ def people(tmp_path_factory):
             path = root / "training" / f"s{subject:02d}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             to_image(pixels * (0.8 if subject == 59 else 1)).save(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 60)
-        patch.setattr(partial, "FEWEST", 50)
-        patch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
-        config = IndexConfig(adapt="never")
-        build_index(root / "training", root / "index", config, RunContext("cpu", workers=0))
+    config = IndexConfig(adapt="never")
+    build_index(root / "training", root / "index", config, RunContext("cpu", workers=0))
     return root

@@ -82,7 +82,7 @@ def same(first, second):
 def test_planted_copies_are_found_and_told_from_other_people(found):
     rate = found.false_alarm(None)
     assert rate == pytest.approx(1 / (len(found.null.statistics) + 1))
-    assert {kind: len(values) for kind, values in found.planted.items()} == dict.fromkeys(KINDS, 4)
+    assert {kind: len(values) for kind, values in found.planted.items()} == dict.fromkeys(KINDS, 2)
     assert found.found(rate) > 0.8
     assert found.source_first > 0.8
     assert found.sensitivity(rate)["identity"] == 1
@@ -104,8 +104,6 @@ def test_a_non_member_of_which_too_little_is_compared_raises_no_threshold(
     calibrator, found, monkeypatch
 ):
     """A query never flags it. Here it is the one with the highest statistic."""
-    monkeypatch.setattr(module, "_NULL", 60)
-    monkeypatch.setattr(module, "_PLANTED", 4 * len(KINDS))
     exact = module.Calibrator._non_members
 
     def with_little(self, most, rng):
@@ -138,10 +136,9 @@ def test_a_non_member_is_looked_for_without_its_own_subject(calibrator):
 
 @pytest.mark.parametrize(("alike", "least", "most"), [(True, 0.8, 1.0), (False, 0.0, 0.2)])
 def test_another_image_of_the_same_patient_is_flagged_where_it_is_nearly_the_same(
-    tmp_path, monkeypatch, alike, least, most
+    tmp_path, alike, least, most
 ):
     """The second image of a patient is the first one, moved and noisy, or another person's."""
-    monkeypatch.setattr(module, "_PLANTED", 28)
     volume, noise = mni152(), torch.Generator().manual_seed(0)
     for subject in range(24):
         seeds = [subject, subject if alike else 1000 + subject]
@@ -162,8 +159,7 @@ def test_another_image_of_the_same_patient_is_flagged_where_it_is_nearly_the_sam
     assert Calibration.read(tmp_path / "index").same_patient == result.same_patient
 
 
-def test_where_every_patient_has_one_image_no_other_one_is_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PLANTED", 28)
+def test_where_every_patient_has_one_image_no_other_one_is_looked_for(tmp_path):
     volume = mni152()
     for subject in range(24):
         person = torch.Generator().manual_seed(subject)
@@ -187,25 +183,22 @@ def adapted(calibrator, subjects):
     return replace(calibrator, probe=probe, reader=reader), said
 
 
-def test_the_null_is_of_subjects_that_the_encoder_was_not_trained_on(calibrator, monkeypatch):
+def test_the_null_is_of_subjects_that_the_encoder_was_not_trained_on(calibrator):
     """Also their images that it was not trained on: every second one."""
-    monkeypatch.setattr(module, "_PLANTED", 28)
     learnt, said = adapted(calibrator, range(30))
     found = learnt.calibrate()
     assert set(found.null.subjects.tolist()) == set(range(30, 59))
     assert not said.warnings
 
 
-def test_an_encoder_that_left_too_few_folds_is_warned_of(calibrator, monkeypatch):
+def test_an_encoder_that_left_too_few_folds_is_warned_of(calibrator):
     """Every fifth subject is left, and all of them are in one fold."""
-    monkeypatch.setattr(module, "_PLANTED", 28)
     learnt, said = adapted(calibrator, {*range(60)} - {*range(1, 60, FOLDS)})
     assert len(set(learnt.calibrate().null.subjects.tolist())) == 58
     assert "trained on images of nearly all subjects" in said.warnings[0]
 
 
-def test_an_encoder_that_was_trained_on_everybody_is_warned_of(calibrator, monkeypatch):
-    monkeypatch.setattr(module, "_PLANTED", 28)
+def test_an_encoder_that_was_trained_on_everybody_is_warned_of(calibrator):
     learnt, said = adapted(calibrator, range(60))
     assert len(set(learnt.calibrate().null.subjects.tolist())) == 58
     (warning,) = said.warnings
@@ -318,8 +311,7 @@ def other_people(folder, count, first=3_000_000_000):
     return folder
 
 
-def test_the_null_of_images_held_out(people, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PLANTED", 28)
+def test_the_null_of_images_held_out(people, tmp_path):
     config = CalibrateConfig(holdout=other_people(tmp_path / "others", 22))
     found = job.calibrated(people / "index", config, RUN)
     assert found.subjects == "hold-out"
@@ -346,7 +338,6 @@ def test_a_hold_out_stands_for_a_training_set_that_is_too_small_for_a_null(
     people, tmp_path, monkeypatch
 ):
     """How like its people are to training subjects is not told then."""
-    monkeypatch.setattr(module, "_PLANTED", 28)
 
     def too_few(*_):
         raise InputError("too few")
@@ -373,8 +364,7 @@ def test_training_images_among_the_images_held_out_are_refused(people, tmp_path)
         job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
 
 
-def test_one_training_image_among_many_held_out_takes_no_part(people, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PLANTED", 28)
+def test_one_training_image_among_many_held_out_takes_no_part(people, tmp_path):
     others = other_people(tmp_path / "others", 55)
     without = job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
     shutil.copy(next((people / "training" / "s20").iterdir()), others / "p54" / "copy.png")
@@ -391,7 +381,7 @@ def test_too_few_images_held_out_are_refused(people, tmp_path):
         job.calibrated(people / "index", config, RUN)
 
 
-def test_images_held_out_of_one_subject_are_refused(people, tmp_path, monkeypatch):
+def test_images_held_out_of_one_subject_are_refused(people, tmp_path):
     others = other_people(tmp_path / "others", 21)
     config = CalibrateConfig(holdout=others, ingest=IngestConfig(subject_regex="(p)"))
     with pytest.raises(InputError, match="21 images of non-members of 1 subjects"):

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,6 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.calibration import calibrate
-from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig
@@ -137,7 +136,7 @@ def test_what_images_are_conditioned_on_is_read(study, people, tmp_path):
 
 def test_a_generator_is_queried_and_evaluated(study, people, tmp_path):
     generator, _, label = study
-    size = generator.SIZES["tiny"]
+    size = replace(generator.SIZES["tiny"], autoencoder_steps=50, epochs=10)
     pictures = generator.read(people, size.side)
     few = generator.Pictures(pictures.pixels[:16], pictures.names[:16])
     generator.generate(few, size, tmp_path / "high", "high", 12, 0)
@@ -146,10 +145,7 @@ def test_a_generator_is_queried_and_evaluated(study, people, tmp_path):
     label.write_labels(
         samples.pixels[:, 0], samples.names, pictures.pixels[:, 0], pictures.names, path
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 80)
-        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
-        build_index(people, tmp_path / "index", IndexConfig(adapt="never"), RUN)
+    build_index(people, tmp_path / "index", IndexConfig(adapt="never"), RUN)
     config = EvaluateConfig(("deepssim", "verdicts", "ssim"), index=tmp_path / "index")
     sides = people, tmp_path / "high" / "samples"
     found = evaluate(path, *sides, tmp_path / "evaluation", config, RUN)

@@ -9,11 +9,9 @@ import pytest
 from cluster import Cluster, certified, contents
 from worker_faults import fails, nonsense, number, slept, threads
 
-from deepssim_scan.calibration import calibrate, partial
 from deepssim_scan.errors import Damaged, InputError, InputMissing, ScanError
 from deepssim_scan.execution import Scheduler, open_executor
 from deepssim_scan.execution import cluster as connecting
-from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
@@ -65,9 +63,8 @@ def test_work_in_flight_is_bounded(scheduler, most):
 
 
 def test_a_cluster_gives_the_bytes_of_one_machine_while_its_workers_are_killed(
-    cluster, scheduler, people, tmp_path, monkeypatch
+    cluster, scheduler, people, tmp_path
 ):
-    small(monkeypatch)
     ended, kills = threading.Event(), []
 
     def kill():
@@ -91,7 +88,6 @@ def test_a_cluster_gives_the_bytes_of_one_machine_while_its_workers_are_killed(
 def test_a_scheduler_that_is_killed_costs_what_was_in_flight(
     cluster, people, tmp_path, monkeypatch
 ):
-    small(monkeypatch)
     monkeypatch.setattr(connecting, "_PATIENCE", 5)
     scheduler, seen = Scheduler(str(cluster.file)), []
 
@@ -158,8 +154,6 @@ def test_a_cluster_that_lost_its_workers_has_no_gpu(scheduler, monkeypatch):
 def test_a_worker_that_may_not_be_used_costs_nothing_that_was_done(
     scheduler, people, tmp_path, monkeypatch
 ):
-    small(monkeypatch)
-
     class Joining:
         """Has a worker join whose connection is not encrypted."""
 
@@ -187,13 +181,6 @@ def test_a_gpu_that_not_every_worker_has_is_told(scheduler):
     with pytest.raises(InputError, match="not every worker has a GPU"):
         _ = RunContext("cuda", scheduler=scheduler).device_of_blocks
     assert RunContext("auto", scheduler=scheduler).device_of_blocks == "cpu"
-
-
-def small(monkeypatch):
-    """Calibrate as the fixture `people` was."""
-    monkeypatch.setattr(calibrate, "_NULL", 60)
-    monkeypatch.setattr(partial, "FEWEST", 50)
-    monkeypatch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
 
 
 def built(people, folder, run):

@@ -33,7 +33,7 @@ def audits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "tries"), TRIES)
-def test_airflow_tries_again_what_failed_to_run_alone(audits, monkeypatch, code, tries):
+def test_airflow_tries_again_what_failed_to_run_alone(audits, code, tries):
     pytest.importorskip("airflow")
     recipe, runs = audits("airflow_dag", code)
     made = recipe.deepssim_audit()

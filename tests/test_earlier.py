@@ -9,11 +9,9 @@ import torch
 from pictures import drawn
 from PIL import Image
 
-from deepssim_scan.calibration import calibrate
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.architecture import SMALL
 from deepssim_scan.encoder.network import Encoder
-from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs import identity
 from deepssim_scan.jobs.build_index import build_index
@@ -30,10 +28,7 @@ NIGHT = QueryConfig(embed=EmbedConfig(shard_rows=4), canaries=CanaryConfig(0))
 
 def index(root):
     """Index the training images, calibrated with as few images as can be."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 60)
-        patch.setattr(calibrate, "_PLANTED", 4 * len(KINDS))
-        build_index(root / "training", root / "index", IndexConfig(adapt="never"), RUN)
+    build_index(root / "training", root / "index", IndexConfig(adapt="never"), RUN)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
-from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli import console
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
@@ -26,7 +25,6 @@ from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_positives
 from deepssim_scan.evaluation.labelled import LABELS, read_labelled, resolved
 from deepssim_scan.evaluation.metrics import METRICS, metric_of
-from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.standardise import standardise
 from deepssim_scan.jobs.build_index import build_index
@@ -303,10 +301,7 @@ def case(people, tmp_path_factory):
     for number in range(40):
         name = f"s{number:02d}"
         shutil.copytree(people / "training" / name, root / "training" / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 100)
-        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
-        build_index(root / "training", root / "index", IndexConfig(adapt="never"), RUN)
+    build_index(root / "training", root / "index", IndexConfig(adapt="never"), RUN)
     rows = []
     (root / "generated").mkdir()
     for number in range(6):
@@ -361,8 +356,6 @@ def test_that_a_query_is_not_complete_is_told(case, tmp_path):
 
 def test_its_own_index_is_of_the_images_and_options_of_now(case, tmp_path, monkeypatch):
     """That of an earlier evaluation was queried, whatever had changed since."""
-    monkeypatch.setattr(calibrate, "_NULL", 60)
-    monkeypatch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
     never = partial(IndexConfig, adapt="never")
     monkeypatch.setattr("deepssim_scan.jobs.evaluate.IndexConfig", never)
     shutil.copytree(case / "training", tmp_path / "training")

@@ -11,7 +11,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 from test_rule import calibration
 
-from deepssim_scan.calibration import calibrate as calibrating
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.membership import (
     FALSE_POSITIVES,
@@ -123,9 +122,8 @@ def codes(found):
     return {each["code"] for each in found.summary["mismatches"]}
 
 
-def test_a_query_tells_members_from_a_hold_out(people, tmp_path, monkeypatch):
+def test_a_query_tells_members_from_a_hold_out(people, tmp_path):
     """Of half of the subjects all images are copied, which gives an AUC of 0.75."""
-    monkeypatch.setattr(calibrating, "_PLANTED", 28)
     index, volume = tmp_path / "index", mni152()
     shutil.copytree(people / "index", index)
     for subject in range(30):

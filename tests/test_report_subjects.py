@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepssim_scan.calibration import calibrate
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -108,11 +107,8 @@ def test_who_is_unlike_all_others_is_rare(people, tmp_path):
     odd, run = tmp_path / "training" / "s30" / "1.png", RunContext("cpu", 0)
     person = torch.Generator().manual_seed(30)
     to_image(slices(mni152(), 0, [0.5], 128, person)[0]).save(odd)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 60)
-        patch.setattr(calibrate, "_PLANTED", 28)
-        built = IndexConfig(adapt="never")
-        build_index(tmp_path / "training", tmp_path / "index", built, run)
+    built = IndexConfig(adapt="never")
+    build_index(tmp_path / "training", tmp_path / "index", built, run)
     for name, source in (("odd", odd), ("plain", tmp_path / "training" / "s20" / "1.png")):
         (tmp_path / "synthetic").mkdir(exist_ok=True)
         shutil.copy(source, tmp_path / "synthetic" / f"{name}.png")

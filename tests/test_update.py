@@ -14,9 +14,11 @@ from pictures import TINY
 from PIL import Image
 from test_rule import calibration
 
+from deepssim_scan.calibration import calibrate
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
@@ -294,6 +296,7 @@ def test_a_calibration_is_kept_while_few_files_change_and_none_is_gone(root, mon
     made = []
     exact = job.calibrated_if_large
     monkeypatch.setattr(job, "calibrated_if_large", lambda *given: made.append(1) or exact(*given))
+    monkeypatch.setattr(calibrate, "_PLANTED", 10 * len(KINDS))  # of which a few are found
 
     def calibrations():
         made.clear()

@@ -11,9 +11,7 @@ import scipy.stats
 import torch
 from test_rule import calibration
 
-from deepssim_scan.calibration import calibrate
 from deepssim_scan.calibration.rule import CalibratedRule
-from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.imaging.registration.volumes import align
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.record import ImageRecord
@@ -166,11 +164,8 @@ def report(tmp_path_factory):
     moved = scipy.ndimage.shift(head(3), (3, -2, 0), order=1)
     save(moved, root / "synthetic" / "copy3\udcff.nii.gz")
     save(head(7)[:, ::-1, ::-1] ** 1.2, root / "synthetic" / "copy7.nii.gz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_NULL", 120)
-        patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
-        built = IndexConfig(adapt="never")
-        build_index(root / "training", root / "index", built, RUN)
+    built = IndexConfig(adapt="never")
+    build_index(root / "training", root / "index", built, RUN)
     config = QueryConfig(canaries=CanaryConfig(0))
     query(root / "synthetic", root / "index", root / "report", config, RUN)
     return root / "report"

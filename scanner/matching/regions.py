@@ -4,12 +4,12 @@
     thumbnails of Q images -> Regions: of each the region that is most like one subject alone
 
 An encoder looks at a whole image. One that holds half of a training image is often less like it
-than a stranger is. So nine overlapping quarters of each thumbnail are looked for by themselves, as
-they are and mirrored, a little shifted. They are compared by what tells these training images
-apart: directions in which they differ more than an image does from itself, shifted by a pixel. The
-best of several subjects are then correlated at half a pixel. A region that is a copy is like one
-subject and no other. So the statistic is the correlation (Fisher's z) with the best subject less
-that with the second best.
+than one of a non-member is. So nine overlapping quarters of each thumbnail are looked for by
+themselves, as they are and mirrored, a little shifted. They are compared by what tells these
+training images apart: directions in which they differ more than an image does from itself, shifted
+by a pixel. The best of several subjects are then correlated at half a pixel. A region that is a
+copy is like one subject and no other. So the statistic is the correlation (Fisher's z) with the
+best subject less that with the second best.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.executor import sliced
@@ -231,12 +232,10 @@ class Directions:
         change = np.concatenate([each - images for each in moved])
         within = change.T @ change / len(change)
         ridge = _RIDGE * np.trace(within) / len(within) + 1e-3
-        root = np.linalg.cholesky(within + ridge * np.eye(len(within), dtype=np.float32))
-        half = np.linalg.solve(root, total)
-        both = np.linalg.solve(root, half.T)
-        values, vectors = np.linalg.eigh((both + both.T) / 2)
-        values, vectors = values[-_DIMENSIONS:], vectors[:, -_DIMENSIONS:]
-        matrix = np.linalg.solve(root.T, vectors) / np.sqrt(np.maximum(values, 0) + 1)
+        within += ridge * np.eye(len(within), dtype=np.float32)
+        greatest = len(within) - _DIMENSIONS, len(within) - 1
+        values, vectors = eigh(total, within, subset_by_index=greatest)
+        matrix = vectors / np.sqrt(np.maximum(values, 0) + 1)
         return cls(mean, np.ascontiguousarray(matrix, np.float32))
 
     def of(self, regions: Floats) -> Floats:

@@ -12,7 +12,7 @@ from pictures import drawn
 from PIL import Image, ImageChops
 
 from deepssim_scan.errors import InputError
-from deepssim_scan.evaluation.planted import COPIES
+from deepssim_scan.evaluation.planted import COPIES, Tally
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs import demo
 
@@ -46,6 +46,14 @@ def test_a_planted_benchmark_counts_what_the_report_says(tmp_path):
     for row in truth:
         assert (tmp_path / "out" / "synthetic" / row["synthetic"]).is_file()
         assert not row["source"] or (tmp_path / "out" / "training" / row["source"]).is_file()
+
+
+def test_an_image_that_cannot_be_judged_is_neither_found_nor_flagged(tmp_path):
+    others = {"p/black": Image.new("L", (demo.SIDE, demo.SIDE))} | pictures(500, 2)
+    result = demo.planted_benchmark(
+        tmp_path / "out", pictures(0, 4), {"non-member": others}, copies_per_kind=1, run=RUN
+    )
+    assert result.rows[-1] == Tally("non-member", copies=False, images=3, found=0, flagged=0)
 
 
 def test_every_kind_of_copy_but_identity_changes_the_pixels():

@@ -101,16 +101,20 @@ def _write_truth(path: Path, truth: Truth) -> None:
 
 
 def tally(report: Path, truth: Truth, kinds: Sequence[str]) -> tuple[Tally, ...]:
-    """Count, for each kind, how many were flagged, and how many have their source first."""
+    """Count, for each kind, how many were flagged, and how many have their source first.
+
+    An image that could not be judged, as of one grey, is neither.
+    """
     best = {match.synthetic: match for match in best_matches(report)}
     rows = []
     for kind in kinds:
         pairs = [
-            (best[f"{name}.png"], f"{source}.png")
+            (best.get(f"{name}.png"), f"{source}.png")
             for name, (its_kind, source) in truth.items()
             if its_kind == kind
         ]
-        found = sum(match.training == source for match, source in pairs)
-        flagged = sum(match.verdict == "duplicate" for match, _ in pairs)
+        judged = [(match, source) for match, source in pairs if match is not None]
+        found = sum(match.training == source for match, source in judged)
+        flagged = sum(match.verdict == "duplicate" for match, _ in judged)
         rows.append(Tally(kind, kind in COPIES, len(pairs), found, flagged))
     return tuple(rows)

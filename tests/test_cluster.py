@@ -1,6 +1,7 @@
 """Blocks of work on a real Dask cluster, whose workers and scheduler are killed."""
 
 import threading
+import time
 from contextlib import closing
 
 import dask
@@ -109,6 +110,26 @@ def test_a_scheduler_that_is_killed_costs_what_was_in_flight(
     assert seen
     index = built(people, tmp_path / "index", RunContext("cpu", scheduler=scheduler))
     assert contents(index) == contents(people / "index")
+
+
+def test_that_the_scheduler_is_gone_is_told_after_the_client_gave_up(cluster, monkeypatch):
+    """It raised that the client is closed, as soon as work was cancelled or sent."""
+    monkeypatch.setattr(connecting, "_PATIENCE", 2)
+    with closing(open_executor(None, scheduler=Scheduler(str(cluster.file)))) as executor:
+        answers = executor.map(number, iter(range(100)))
+        next(answers)
+        cluster.kill_scheduler()
+        try:
+            deadline = time.monotonic() + 60
+            while executor._client.status != "closed":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            with pytest.raises(ScanError, match="scheduler is gone"):
+                list(answers)
+            with pytest.raises(ScanError, match="scheduler is gone"):
+                next(executor.map(number, [1]))
+        finally:
+            cluster.start()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pickle
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -66,7 +67,8 @@ class Cluster:
                 waiting.popleft()
         finally:
             for sent in waiting:
-                sent.future.cancel()
+                with suppress(Exception):  # a client without a scheduler has nothing to cancel
+                    sent.future.cancel()
 
     def close(self) -> None:
         """Leave the cluster, whose workers go on to wait."""
@@ -93,7 +95,12 @@ class Cluster:
 
         where = {"workers": worker, "allow_other_workers": True} if worker else {}
         with config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
-            future = self._client.submit(_worked, message, self._versions, pure=False, **where)
+            try:
+                future = self._client.submit(_worked, message, self._versions, pure=False, **where)
+            except Exception as error:
+                if self._client.status == "closed":
+                    raise self._gone() from error
+                raise
         return _Sent(message, future)
 
     def _answer(self, sent: "_Sent") -> Answer:
@@ -106,16 +113,19 @@ class Cluster:
             except (KilledWorker, NoAnswer) as error:
                 cause = error
             except (CancelledError, OSError, TimeoutError) as error:
-                raise ScanError(
-                    f"{self._address}: the scheduler is gone. What was finished is kept: start "
-                    "the scheduler and its workers again, and give the same command to go on."
-                ) from error
+                raise self._gone() from error
             else:
                 return checked(answer)
             sent.future = self._sent(sent.message).future
         raise ScanError(
             f"{self._address}: workers failed {_LOSSES} times at the same work ({cause}). Look at "
             "what they printed. If they were killed, their memory is too small."
+        )
+
+    def _gone(self) -> ScanError:
+        return ScanError(
+            f"{self._address}: the scheduler is gone. What was finished is kept: start the "
+            "scheduler and its workers again, and give the same command to go on."
         )
 
 

@@ -8,6 +8,7 @@ from pictures import TINY, in_memory, write
 
 from deepssim_scan.calibration import calibrate, partial
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.evaluation import agreement
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -27,13 +28,14 @@ def _seeded():
 
 @pytest.fixture(scope="session", autouse=True)
 def _few():
-    """Calibrate on as few images as can be."""
+    """Calibrate on as few images as can be, and draw few times for an interval."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "_NULL", 60)
         patch.setattr(calibrate, "_PLANTED", 2 * len(KINDS))
         patch.setattr(calibrate, "_AGAIN", 30)
         patch.setattr(partial, "FEWEST", 50)
         patch.setattr(partial, "_PASTED", 20)
+        patch.setattr(agreement, "DRAWS", 100)
         yield
 
 

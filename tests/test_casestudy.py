@@ -10,7 +10,6 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from deepssim_scan.evaluation import agreement
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.build_index import build_index
 from deepssim_scan.jobs.config import IndexConfig
@@ -135,7 +134,7 @@ def test_what_images_are_conditioned_on_is_read(study, people, tmp_path):
     assert (told["images"], told["samples"], told["steps"]) == (80, 3, 5)
 
 
-def test_a_generator_is_queried_and_evaluated(study, people, tmp_path, monkeypatch):
+def test_a_generator_is_queried_and_evaluated(study, people, tmp_path):
     generator, _, label = study
     size = replace(generator.SIZES["tiny"], autoencoder_steps=50, epochs=10)
     pictures = generator.read(people, size.side)
@@ -147,7 +146,6 @@ def test_a_generator_is_queried_and_evaluated(study, people, tmp_path, monkeypat
         samples.pixels[:, 0], samples.names, pictures.pixels[:, 0], pictures.names, path
     )
     build_index(people, tmp_path / "index", IndexConfig(adapt="never"), RUN)
-    monkeypatch.setattr(agreement, "DRAWS", 100)
     config = EvaluateConfig(("deepssim", "verdicts", "ssim"), index=tmp_path / "index")
     sides = people, tmp_path / "high" / "samples"
     found = evaluate(path, *sides, tmp_path / "evaluation", config, RUN)

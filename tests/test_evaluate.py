@@ -22,7 +22,6 @@ from deepssim_scan.cli import console
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.errors import InputError, InputMissing
-from deepssim_scan.evaluation import agreement
 from deepssim_scan.evaluation.agreement import figures, fitted, macro_f1, true_positives
 from deepssim_scan.evaluation.labelled import LABELS, read_labelled, resolved
 from deepssim_scan.evaluation.metrics import METRICS, metric_of
@@ -36,11 +35,6 @@ from deepssim_scan.store.store import Store
 
 RUN = RunContext("cpu", workers=0)
 DIFFERENT, SIMILAR, DUPLICATE = range(3)
-
-
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    monkeypatch.setattr(agreement, "DRAWS", 100)
 
 
 def write(path, text):

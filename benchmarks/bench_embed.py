@@ -1,4 +1,4 @@
-"""Embedding: the bundled encoder beside ConvNeXt-Base, in images a second.
+"""Embedding: the bundled encoder beside ConvNeXt-Base, and an earlier one, in images a second.
 
 For each network the bare forward pass, of standardised images in memory, and end to end: from a
 folder of PNG files to a finished store, by the function that `build-index` and `query` use, which
@@ -11,6 +11,7 @@ ConvNeXt-Base is the reference's architecture; its weights are random, which tak
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
     python benchmarks/bench_embed.py --files 2000 --base-files 96
+    python benchmarks/bench_embed.py --before FILE    # beside the encoder of another version
 """
 
 import argparse
@@ -45,7 +46,7 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.store.embed_listing import Embedder
 
-BUNDLED, BASE = "bundled", "ConvNeXt-Base"
+BUNDLED, BASE, BEFORE = "bundled", "ConvNeXt-Base", "before"
 FORWARD, END = "forward pass", "end to end"
 BATCH, BATCHES = 16, 16  # in which the parts are measured, as the forward pass goes
 
@@ -66,15 +67,18 @@ def main() -> None:
     loaded = checkpoint.load(options.encoder)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for side in (
-            Side(BUNDLED, loaded, options.files),
-            Side(BASE, _reference(work), options.base_files),
-        ):
+        others = [Side(BASE, _reference(work), options.base_files)]
+        if options.before:
+            others.append(Side(BEFORE, checkpoint.load(options.before), options.files))
+        for side in (Side(BUNDLED, loaded, options.files), *others):
             measured |= measure(side, options, work)
     parts = {} if loaded.encoder.canonical is None else measure_parts(loaded, options)
     measured |= parts
     compared = [(f"{side}, {END}", f"{side}, {FORWARD}") for side in (BUNDLED, BASE)]
-    compared += [(f"{BUNDLED}, {what}", f"{BASE}, {what}") for what in (FORWARD, END)]
+    names = [side.name for side in others]
+    compared += [
+        (f"{BUNDLED}, {what}", f"{name}, {what}") for name in names for what in (FORWARD, END)
+    ]
     ratios = {f"{a} / {b}": measured[a].median / measured[b].median for a, b in compared}
     whole = sum(part.median for part in parts.values())
     ratios |= {f"{name} / all parts": part.median / whole for name, part in parts.items()}
@@ -148,6 +152,7 @@ def _options() -> argparse.Namespace:
     }
     made = parser(__doc__, sizes)
     add_encoder(made)
+    made.add_argument("--before", type=Path, help="a checkpoint to measure beside the encoder")
     return made.parse_args()
 
 

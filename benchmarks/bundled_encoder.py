@@ -4,7 +4,8 @@
 
 `bundled_encoder.toml` says how much of what. The images are procedural ones and deformations of
 the MNI152 template, sliced and projected: no image of a person goes in. A run that was
-stopped goes on. `--stage` runs one stage alone, from the encoder in the package. `--release` puts
+stopped goes on. Stages after the one that is released are trials. `--stage` runs one stage alone,
+from the one before if that is in the folder, else from the encoder in the package. `--release` puts
 the checkpoint into the package, and its history into docs/. The calibration is of pseudo-subjects
 that it was not trained on; `--calibrate` makes that alone, of the encoder in the package. Needs the
 extra `demo` (nilearn carries the MNI152 template).
@@ -30,15 +31,17 @@ from anatomy.fresh import Fresh
 from anatomy.window import window
 from PIL import Image
 from rich.progress import track
+from smaller import smaller
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.cli.console import messages
 from deepssim_scan.cli.progress import reporting
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.encoder.architecture import SMALL, Architecture
+from deepssim_scan.encoder.architecture import FAST, SMALL, Architecture
 from deepssim_scan.encoder.bundled import BUNDLED, CALIBRATION
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.imaging.changes.augment import simulate_copy
 from deepssim_scan.imaging.image_set import ImageSet
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.jobs.build_index import build_index
@@ -56,6 +59,7 @@ FOLDER = 100  # procedural images in one
 GROUP = 16  # subjects in turn that are shown whole, or in one window
 POSE = "canonical.pose.head.out.weight"
 VALIDATION, VALIDATED, BATCH = 10**9, 16, 16  # the first seed, and batches, to validate on
+FITTED, FITTED_ON = 777_000, 40  # the same, to fit the stem of a smaller encoder to
 GLARE = (1, 1, 1.25, 1, 1, 1.6)  # of subjects in turn: beyond 1, the brightest parts are clipped
 
 
@@ -66,11 +70,12 @@ def main() -> None:
     if options.calibrate:
         calibrate(options.folder, recipe, options.workers)
         return
-    names = [options.stage] if options.stage else list(recipe["stages"])
+    every = list(recipe["stages"])
+    names = [options.stage] if options.stage else every[: every.index(recipe["released"]) + 1]
     stages = {name: options.folder / f"stage-{name}.safetensors" for name in names}
     with reporting(messages) as progress:
         run = RunContext(options.device, options.workers, progress=progress)
-        initial = BUNDLED if options.stage else None
+        initial = before(options.stage, options.folder) if options.stage else None
         for name, out in stages.items():
             if not out.exists():
                 train_stage(recipe, name, initial, out, run)
@@ -78,6 +83,12 @@ def main() -> None:
     if options.release:
         release(stages)
         calibrate(options.folder, recipe, options.workers)
+
+
+def before(stage: str, folder: Path) -> Path:
+    """Return what a stage that runs alone begins with: the one before, or what ships."""
+    path = folder / f"stage-{int(stage) - 1}.safetensors"
+    return path if path.exists() else BUNDLED
 
 
 def train_stage(
@@ -122,18 +133,36 @@ def trained_on(
 def trained_anew(
     shares: dict[str, float], initial: Path, recipe: dict[str, Any], out: Path, run: RunContext
 ) -> Checkpoint:
-    """Train on images that are drawn anew for each step; those to validate on are drawn once."""
-    start = of_shape(
-        SMALL, checkpoint.load(initial), out.with_name(f"{out.stem}-start.safetensors")
-    )
-    fresh = Ahead(Fresh(shares, start.architecture.standardisation), run.workers or 1)
+    """Train on images that are drawn anew for each step; those to validate on are drawn once.
+
+    A stage that is taught trains the fast encoder. Its teacher is the encoder in the package.
+    """
+    begun = out.with_name(f"{out.stem}-start.safetensors")
+    teacher = checkpoint.load(BUNDLED) if recipe.pop("taught", False) else None
+    source = Fresh(shares, SMALL.standardisation)
+    start = checkpoint.load(initial)
+    start = smaller_of(start, source, begun) if teacher else of_shape(SMALL, start, begun)
+    fresh = Ahead(source, run.workers or 1)
     seeds = range(VALIDATION, VALIDATION + VALIDATED)
     held = [fresh.draw(BATCH, torch.Generator().manual_seed(seed)) for seed in seeds]
     images = [*torch.cat(held).half()]
     validation = ImageSet.of(images, [f"{number}.png" for number in range(len(images))])
     dataset = Dataset(fresh, validation, 0, frozenset())
     config = TrainingConfig(**recipe)
-    return loop.train(dataset, out, config, start, device=run.device_here, resume=True)
+    device = run.device_here
+    return loop.train(dataset, out, config, start, teacher=teacher, device=device, resume=True)
+
+
+def smaller_of(start: Checkpoint, source: Fresh, path: Path) -> Checkpoint:
+    """Return a fast encoder that is near another one on copies of what is drawn."""
+    if start.architecture == FAST:
+        return start
+    copies = []
+    for seed in range(FITTED, FITTED + FITTED_ON):
+        generator = torch.Generator().manual_seed(seed)
+        copies.append(simulate_copy(source.draw(2 * BATCH, generator), generator)[0])
+    checkpoint.save(path, smaller(start.encoder, FAST, torch.cat(copies)), start.training)
+    return checkpoint.load(path)
 
 
 def of_shape(wanted: Architecture, start: Checkpoint, path: Path) -> Checkpoint:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deepssim_scan.encoder import checkpoint
-from deepssim_scan.encoder.architecture import SMALL, Architecture
-from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.architecture import FAST, SMALL, Architecture
+from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.training.procedural import FAMILIES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -18,6 +18,7 @@ from anatomy.ahead import Ahead
 from anatomy.body import Draw
 from anatomy.fresh import KINDS, Fresh
 from bundled_encoder import of_shape
+from smaller import smaller
 
 SIDE = 64
 BODIES = sorted(KINDS.keys() - FAMILIES.keys())
@@ -85,3 +86,17 @@ def test_an_encoder_that_is_to_learn_scales_finds_the_same_angles_and_shifts(tmp
     assert after.architecture.scale
     torch.testing.assert_close(found[:, :3], poses)
     assert 0 < found[:, 3].abs().max() < 0.1
+
+
+@torch.no_grad()
+def test_a_smaller_encoder_begins_near_the_larger_one():
+    torch.manual_seed(0)
+    large = Encoder(SMALL).eval()
+    fresh = Fresh({"chests": 0.5, "heads": 0.5}, SMALL.standardisation)
+    fitted, others = (fresh.draw(16, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    small = smaller(large, FAST, fitted)
+    poses, found = (each.with_pose(others[:, None])[1] for each in (large, small))
+    assert (found - poses).abs().mean() < 0.2 * poses.abs().mean()
+    own, theirs = (embed(each, others) for each in (small, large))
+    own, theirs = own - own.mean(0), theirs - theirs.mean(0)
+    assert (own @ theirs.T).argmax(1).tolist() == list(range(16))

@@ -204,18 +204,37 @@ def scales(pose):
     return [pose[:, 3].exp()] if pose.shape[1] == 4 else []
 
 
+def pooled(images, side):
+    """Averages over squares of `side` pixels."""
+    return images.unflatten(1, (-1, side)).mean(2).unflatten(2, (-1, side)).mean(3)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [False, True])
-def test_channels_are_the_image_brought_to_one_pose_and_local_contrast_normalised(images, scale):
-    network = Canonicaliser(replace(TINY, scale=scale, exponents=FAR), SIDE)
+@pytest.mark.parametrize(("pooling", "window"), [(1, 17), (2, 9)])
+def test_channels_are_the_image_brought_to_one_pose_and_local_contrast_normalised(
+    pooling, window, images, scale
+):
+    shape = replace(TINY, scale=scale, exponents=FAR, pooling=pooling)
+    network = Canonicaliser(shape, SIDE)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     channels, pose = network(images)
-    assert channels.shape == (len(images), 2, SIDE, SIDE)
-    torch.testing.assert_close(pose, network.pose(normalised(images)))
-    wanted = read_at(normalised(images), pose[:, 0], pose[:, 1:3], *scales(pose))
+    assert channels.shape == (len(images), 2, SIDE // pooling, SIDE // pooling)
+    small = normalise_gamma(pooled(images, pooling), FAR, 4 // pooling)
+    torch.testing.assert_close(pose, network.pose(small))
+    wanted = read_at(small, pose[:, 0], pose[:, 1:3], *scales(pose))
     torch.testing.assert_close(channels[:, 0], wanted)
-    torch.testing.assert_close(channels[:, 1], normalise_local_contrast(channels[:, 0], 17, 0.05))
+    contrast = normalise_local_contrast(channels[:, 0], window, 0.05)
+    torch.testing.assert_close(channels[:, 1], contrast)
+
+
+@torch.no_grad()
+def test_poses_of_images_averaged_before_are_those_of_images_averaged_there(images):
+    whole = PoseEstimator((16, 32), SIDE)
+    before = PoseEstimator((16, 32), SIDE, 2)
+    before.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(before(pooled(images, 2)), whole(images))
 
 
 def test_pose_parameters_are_learnt_from_simulated_copies(images):

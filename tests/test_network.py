@@ -180,6 +180,7 @@ def test_row_18_what_cannot_be_scored_stays_visible(make_encoder):
         ({"trunk": "vit"}, "unknown trunk 'vit'"),
         ({"pose": ()}, "widths of the pose estimator .pose."),
         ({"widths": (16, 24)}, "multiples of 16, found"),
+        ({"pooling": 3}, "pooling is 1 or 2, found 3"),
         ({"standardisation": Standardisation(size=None)}, "fixed input size, found none"),
         ({"trunk": "convnext"}, "has no pose estimator, found widths"),
         (
@@ -193,9 +194,15 @@ def test_an_impossible_architecture_is_refused(changes, words, tiny):
         replace(tiny, **changes)
 
 
-@pytest.mark.parametrize(("stages", "poses", "least"), [(3, 1, 16), (2, 2, 16), (3, 3, 32)])
-def test_a_size_that_the_stages_do_not_divide_is_refused(stages, poses, least, make_encoder):
+@pytest.mark.parametrize(
+    ("pooling", "stages", "poses", "least"),
+    [(1, 3, 1, 16), (1, 2, 2, 16), (1, 3, 3, 32), (2, 3, 2, 32), (2, 2, 2, 16)],
+)
+def test_a_size_that_the_stages_do_not_divide_is_refused(
+    pooling, stages, poses, least, make_encoder
+):
     options = {"depths": (1,) * stages, "widths": (16,) * stages, "pose": (16,) * poses}
+    options["pooling"] = pooling
     for size in (least // 2, least + 4):
         with pytest.raises(InputError, match=f"found size {size}, .* a multiple of {least}"):
             Architecture(**options, standardisation=Standardisation(size=size))

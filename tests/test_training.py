@@ -13,7 +13,7 @@ from pictures import TINY_CONVNEXT, in_memory
 from safetensors import safe_open
 
 from deepssim_scan.encoder.architecture import ARCHITECTURES
-from deepssim_scan.encoder.checkpoint import load
+from deepssim_scan.encoder.checkpoint import load, save
 from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.errors import CheckpointError, InputError
 from deepssim_scan.imaging import devices
@@ -255,6 +255,28 @@ def test_the_history_has_a_row_an_evaluation(undisturbed):
     evaluated = [step for step in steps if step.mae is not None]
     assert [step.step for step in evaluated] == [4, 8, 10]
     assert rows == [[str(getattr(step, name)) for name in Step.__slots__] for step in evaluated]
+
+
+def test_an_encoder_that_is_taught_comes_near_its_teacher(dataset, tiny, make_encoder, tmp_path):
+    """Nearer than without one, and what the teacher was trained on counts as seen."""
+    path, shape = tmp_path / "teacher", replace(tiny, widths=(16, 32))
+    save(path, make_encoder(shape), {"seen": ["another"]})
+    teacher, config = load(path), replace(CONFIG, steps=60, evaluate_every=60, learning_rate=3e-3)
+    images = dataset.validation.some(36, torch.Generator())
+    wanted = embed(teacher.encoder, images)
+    near = {}
+    for taught_by in (None, teacher):
+        out = tmp_path / f"by {taught_by and 'teacher'}"
+        found = train(dataset, out, config, tiny, teacher=taught_by)
+        assert found.training["taught_by"] == (taught_by and teacher.fingerprint)
+        assert ("another" in found.seen) == (taught_by is not None)
+        near[out.name] = (embed(found.encoder, images) * wanted).sum(1).mean()
+    alone, taught = near.values()
+    assert taught > alone + 0.2
+    with pytest.raises(Killed):
+        train(dataset, tmp_path / "y", CONFIG, tiny, teacher=teacher, on_step=killed_after(4))
+    with pytest.raises(CheckpointError, match="other images or options"):
+        train(dataset, tmp_path / "y", CONFIG, tiny, resume=True)
 
 
 def test_validation_images_do_not_touch_the_weights(undisturbed, dataset, tiny, tmp_path):

@@ -1,6 +1,6 @@
-"""The shape of an encoder, and the two that are offered."""
+"""The shape of an encoder, and the three that are offered."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from deepssim_scan.errors import InputError
@@ -17,13 +17,15 @@ class Architecture:
     """The shape of an encoder; with its weights, all that is needed to run it.
 
     `expansion` is how much wider a block is inside than outside. Only the `flips` trunk has the
-    rest: `pose` are the widths of the network that estimates poses, `scale` says whether a pose
+    rest: `pooling`, 1 or 2, is the side in pixels of the squares over which images are averaged
+    first, `pose` are the widths of the network that estimates poses, `scale` says whether a pose
     has one, and `exponents` are the least and the greatest by which gamma is undone.
     """
 
     trunk: Literal["flips", "convnext"] = "flips"
     depths: tuple[int, ...] = (1, 3, 3)
     widths: tuple[int, ...] = (48, 96, 192)
+    pooling: int = 1
     pose: tuple[int, ...] = (32, 64, 64)
     scale: bool = False
     exponents: tuple[float, float] = (0.9, 8.0)
@@ -48,6 +50,8 @@ class Architecture:
         for what, widths in (("the trunk", self.widths), ("the pose estimator (pose)", self.pose)):
             if not widths or any(width < 1 or width % step for width in widths):
                 raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
+        if self.pooling not in (1, 2):
+            raise ValueError(f"pooling is 1 or 2, found {self.pooling}")
         least, greatest = self.exponents
         if not 0 < least < greatest < _STEEPEST:
             raise ValueError(
@@ -73,10 +77,11 @@ class Architecture:
     @property
     def least_side(self) -> int:
         """The fewest pixels a side that leave one position of the last stage's grid."""
-        return 2 << len(self.depths)
+        return self.pooling * (2 << len(self.depths))
 
 
 SMALL = Architecture(scale=True, exponents=(0.4, 16.0))
+FAST = replace(SMALL, pooling=2, depths=(2, 2), widths=(96, 192))
 REFERENCE = Architecture(
     trunk="convnext",
     depths=(3, 3, 27, 3),
@@ -85,4 +90,4 @@ REFERENCE = Architecture(
     expansion=4,
     standardisation=Standardisation(size=None),
 )
-ARCHITECTURES = {"small": SMALL, "base": REFERENCE}
+ARCHITECTURES = {"small": SMALL, "fast": FAST, "base": REFERENCE}

@@ -3,6 +3,7 @@
 A copy may be brighter, rotated or shifted. What is undone first need not be learnt: the rest of
 the network sees the copy as it sees its source.
 
+- Images may be averaged over squares of 2 pixels first: all that follows is cheaper.
 - `normalise_gamma` undoes any gamma, by a rule that has nothing to learn.
 - `PoseEstimator` estimates how far an image is rotated, shifted and scaled. It learns from
   images that were, by known amounts. `Canonicaliser` undoes what it estimates (spatial
@@ -41,7 +42,8 @@ _POSE_LIMIT = 0.4  # of the same
 class Canonicaliser(nn.Module):
     """Canonicalise images, and say which poses were estimated.
 
-        images (B, H, W) standardised -> channels (B, 2, H, W), poses (B, 3 or 4)
+        images (B, H, W) standardised -> channels (B, 2, H / pooling, W / pooling),
+        poses (B, 3 or 4)
 
     The parameters are estimated of the gamma-normalised image. The channels are that image read at
     them, and the same after local contrast normalisation.
@@ -49,8 +51,8 @@ class Canonicaliser(nn.Module):
 
     def __init__(self, shape: Architecture, side: int) -> None:
         super().__init__()
-        self.exponents = shape.exponents
-        self.pose = PoseEstimator(shape.pose, side, scale=shape.scale)
+        self.pooling, self.exponents = shape.pooling, shape.exponents
+        self.pose = PoseEstimator(shape.pose, side, shape.pooling, scale=shape.scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channels and the poses."""
@@ -58,8 +60,9 @@ class Canonicaliser(nn.Module):
             return self.of_normalised(self.normalised(images))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Undo gamma: (B, H, W) -> (B, H, W)."""
-        return normalise_gamma(images, self.exponents)
+        """Average over squares, and undo gamma: (B, H, W) -> (B, H / pooling, W / pooling)."""
+        pooled = functional.avg_pool2d(images, self.pooling)
+        return normalise_gamma(pooled, self.exponents, _AVERAGED // self.pooling)
 
     def of_normalised(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same for images whose gamma is normalised."""
@@ -67,7 +70,8 @@ class Canonicaliser(nn.Module):
             pose: Tensor = self.pose(normalised)
             # Detached: the loss of scores does not train the estimator.
             canonicalised = _canonicalised(normalised, pose.detach())
-            contrast = normalise_local_contrast(canonicalised, _WINDOW, _FLOOR)
+            window = _WINDOW // self.pooling | 1
+            contrast = normalise_local_contrast(canonicalised, window, _FLOOR)
             return torch.stack([canonicalised, contrast], 1), pose
 
 
@@ -80,11 +84,15 @@ def _canonicalised(images: Tensor, pose: Tensor) -> Tensor:
 class PoseEstimator(nn.Module):
     """Estimate how far images are rotated and shifted.
 
-    gamma-normalised images (B, side, side) -> poses (B, 3), or (B, 4) with a scale
+    gamma-normalised images (B, side / pooling, side / pooling) -> poses (B, 3), or (B, 4) with a
+    scale
     """
 
-    def __init__(self, widths: tuple[int, ...], side: int, *, scale: bool = False) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], side: int, pooling: int = 1, *, scale: bool = False
+    ) -> None:
         super().__init__()
+        self.pooling = _HALF // pooling
         grid = side // _HALF // (2 << len(widths))
         depths = (_POSE_DEPTH,) * len(widths)
         self.trunk = equivariant.Trunk(1, widths, depths, _POSE_EXPANSION)
@@ -92,23 +100,25 @@ class PoseEstimator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the poses."""
-        small = functional.avg_pool2d(images, _HALF)
+        small = functional.avg_pool2d(images, self.pooling)
         contrast = normalise_local_contrast(small, _POSE_WINDOW, _POSE_FLOOR)
         pose: Tensor = _POSE_UNIT * self.head(self.trunk(contrast[:, None]))
         return pose.clamp(-_POSE_LIMIT, _POSE_LIMIT)
 
 
-def normalise_gamma(images: Tensor, exponents: tuple[float, float]) -> Tensor:
+def normalise_gamma(
+    images: Tensor, exponents: tuple[float, float], averaged: int = _AVERAGED
+) -> Tensor:
     """Raise images to the exponent that brings their weighted mean grey to 0.6: (B, H, W) -> same.
 
     An image, and the same image after any gamma, are about the same after it. Greys run from 0 at
     the darkest to 1 at the brightest. Each has the eighth power of its rank as its weight, so that
     a dark background and its noise count next to nothing; greys within 5 % of the brightest have
     less, and the brightest none, so that saturated parts do not count. The mean is of averages of
-    4 x 4 pixels. The exponent stays within `exponents`, the least and the greatest. The result is
-    standardised.
+    squares `averaged` pixels a side. The exponent stays within `exponents`, the least and the
+    greatest. The result is standardised.
     """
-    coarse = functional.avg_pool2d(images, _AVERAGED)
+    coarse = functional.avg_pool2d(images, averaged)
     low = coarse.amin((1, 2), keepdim=True)
     span = (coarse.amax((1, 2), keepdim=True) - low).clamp_min(1e-6)
     exponent = gamma_exponents(((coarse - low) / span).flatten(1), exponents)[:, None, None]

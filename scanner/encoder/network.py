@@ -38,7 +38,7 @@ class Encoder(nn.Module):
             self.feature_extractor = equivariant.Trunk(
                 canonicalise.CHANNELS, shape.widths, shape.depths, shape.expansion
             )
-            grid = size // (2 << len(shape.depths))
+            grid = size // shape.least_side
             self.fc = equivariant.LayoutHead(shape.widths[-1], grid, shape.dimension)
         else:
             self.feature_extractor = convnext.trunk(shape)

@@ -43,6 +43,7 @@ def train(
     config: TrainingConfig,
     initial: Checkpoint | Architecture = SMALL,
     *,
+    teacher: Checkpoint | None = None,
     device: str = "cpu",
     resume: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
@@ -50,9 +51,10 @@ def train(
     """Train an encoder on a dataset, and write its checkpoint to `out`.
 
     Training starts from the weights of the checkpoint `initial`, which stays as it is, or from
-    random ones of an architecture, which need a step at least. Beside `out` lie `out`.csv, the
-    history, and until the end `out`.state. `resume` goes on from there, and ends in the same
-    weights as an undisturbed run (on a CPU; CUDA's sums differ in their last bits).
+    random ones of an architecture, which need a step at least. It learns from the embeddings of a
+    `teacher`, too, if there is one, of the same dimension and standardisation. Beside `out` lie
+    `out`.csv, the history, and until the end `out`.state. `resume` goes on from there, and ends in
+    the same weights as an undisturbed run (on a CPU; CUDA's sums differ in their last bits).
 
     Raises InputError when an encoder cannot be written to `out`, there is nothing to train, or
     training diverges; CheckpointError when `resume` finds a state of other images, another start
@@ -61,12 +63,16 @@ def train(
     checkpoint.check_place(out)
     torch.manual_seed(config.seed)
     encoder, started_from, seen = _started(initial, device)
-    files = RunFiles(out, identity_of(dataset, config, encoder.architecture, started_from))
-    _run(_Trainer(encoder, dataset.training, config), dataset.validation, files, resume, on_step)
+    taught_by, taught = (teacher.fingerprint, teacher.seen) if teacher else (None, frozenset())
+    start = [started_from, taught_by]
+    files = RunFiles(out, identity_of(dataset, config, encoder.architecture, start))
+    trainer = _Trainer(encoder, dataset.training, config, teacher and teacher.encoder.to(device))
+    _run(trainer, dataset.validation, files, resume, on_step)
     facts = {
         "config": asdict(config),
         "started_from": started_from,
-        "seen": sorted(seen | dataset.seen),
+        "taught_by": taught_by,
+        "seen": sorted(seen | taught | dataset.seen),
         "training_images": len(dataset.training),
         "validation_images": len(dataset.validation),
         "validation_error": _error(encoder, dataset.validation, config.seed),
@@ -100,8 +106,15 @@ def _started(
 class _Trainer:
     """Takes the steps of a run: first those that teach poses alone, then the others."""
 
-    def __init__(self, encoder: Encoder, images: ImageSource, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: ImageSource,
+        config: TrainingConfig,
+        teacher: Encoder | None,
+    ) -> None:
         self.encoder, self.images, self.config = encoder, images, config
+        self.teacher = teacher
         self.optimizer = torch.optim.AdamW(
             encoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
@@ -133,7 +146,7 @@ class _Trainer:
         canonicaliser = self.encoder.canonical
         if canonicaliser is not None and number < self.pose_steps:
             return pose_loss(canonicaliser, self.images, self.config, generator)
-        return score_loss(self.encoder, self.images, self.config, generator)
+        return score_loss(self.encoder, self.images, self.config, generator, self.teacher)
 
     def _set_rate(self, number: int) -> float:
         """Set the learning rate of a step, which starts anew with the steps that teach scores."""

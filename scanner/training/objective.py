@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from deepssim_scan.encoder.canonicalise import Canonicaliser
 from deepssim_scan.encoder.equivariant import POSE_SIGNS
-from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.encoder.network import Encoder, embed
 from deepssim_scan.imaging.changes.augment import TransformParameters, simulate_copy
 from deepssim_scan.imaging.image_set import ImageSource, pairs, range_weights
 from deepssim_scan.training.config import TrainingConfig
@@ -36,9 +36,17 @@ def pose_loss(
 
 
 def score_loss(
-    encoder: Encoder, images: ImageSource, config: TrainingConfig, generator: Generator
+    encoder: Encoder,
+    images: ImageSource,
+    config: TrainingConfig,
+    generator: Generator,
+    teacher: Encoder | None = None,
 ) -> Tensor:
-    """Return the loss of scores, and that of poses where the encoder estimates them."""
+    """Return the loss of scores, and that of poses where the encoder estimates them.
+
+    A teacher adds how far copies are embedded from where it embeds their sources (Hinton et al.
+    2015, arXiv:1503.02531): one minus the cosine, on average.
+    """
     drawn = images.draw(config.batch, generator)
     sources, target = pairs(drawn, generator)
     copies, truth = simulate_copy(sources, generator)
@@ -46,6 +54,9 @@ def score_loss(
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         embeddings, pose = encoder.with_pose(copies[:, None])
     loss = loss_of_scores(embeddings.float(), target, config)
+    if teacher is not None:
+        wanted = embed(teacher, sources).clone()  # of inference mode, which autograd refuses
+        loss = loss + (1 - (embeddings.float() * wanted).sum(1)).mean()
     if pose is None:
         return loss
     return loss + config.pose_weight * pose_error(pose, truth, len(drawn))

@@ -6,7 +6,7 @@ OUT.state   weights and moments after the last evaluation, in safetensors; remov
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -128,11 +128,14 @@ class RunFiles:
 
 
 def identity_of(
-    dataset: Dataset, config: TrainingConfig, architecture: Architecture, started_from: str | None
+    dataset: Dataset,
+    config: TrainingConfig,
+    architecture: Architecture,
+    start: Sequence[str | None],
 ) -> str:
-    """Identify a run by its options, architecture, start and images.
+    """Identify a run by its options, architecture and images, and by the encoders of its start.
 
     A run with the same identity resumes from its state.
     """
     images = [each.digest() for each in (dataset.training, dataset.validation)]
-    return json.dumps([asdict(config), asdict(architecture), started_from, images])
+    return json.dumps([asdict(config), asdict(architecture), *start, images])

@@ -66,7 +66,8 @@ def train(
     taught_by, taught = (teacher.fingerprint, teacher.seen) if teacher else (None, frozenset())
     start = [started_from, taught_by]
     files = RunFiles(out, identity_of(dataset, config, encoder.architecture, start))
-    trainer = _Trainer(encoder, dataset.training, config, teacher and teacher.encoder.to(device))
+    taught_with = teacher.encoder.to(device) if teacher else None
+    trainer = _Trainer(encoder, dataset.training, config, taught_with)
     _run(trainer, dataset.validation, files, resume, on_step)
     facts = {
         "config": asdict(config),

@@ -11,7 +11,7 @@ ConvNeXt-Base is the reference's architecture; its weights are random, which tak
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
     python benchmarks/bench_embed.py --files 2000 --base-files 96
-    python benchmarks/bench_embed.py --before FILE    # beside the encoder of another version
+    python benchmarks/bench_embed.py --encoder FILE --before FILE --result embed_fast
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main() -> None:
     whole = sum(part.median for part in parts.values())
     ratios |= {f"{name} / all parts": part.median / whole for name, part in parts.items()}
     show(f"Images of {options.side}x{options.side}", measured, ratios)
-    write("embed", options, measured, ratios, encoder=loaded.fingerprint)
+    write(options.result, options, measured, ratios, encoder=loaded.fingerprint)
 
 
 def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Spread]:
@@ -153,6 +153,7 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__, sizes)
     add_encoder(made)
     made.add_argument("--before", type=Path, help="a checkpoint to measure beside the encoder")
+    made.add_argument("--result", default="embed", help="name of the result (embed)")
     return made.parse_args()
 
 

@@ -181,6 +181,7 @@ def test_row_18_what_cannot_be_scored_stays_visible(make_encoder):
         ({"pose": ()}, "widths of the pose estimator .pose."),
         ({"widths": (16, 24)}, "multiples of 16, found"),
         ({"pooling": 3}, "pooling is 1 or 2, found 3"),
+        ({"pooling": True}, "pooling is 1 or 2, found True"),
         ({"standardisation": Standardisation(size=None)}, "fixed input size, found none"),
         ({"trunk": "convnext"}, "has no pose estimator, found widths"),
         (

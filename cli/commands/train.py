@@ -45,7 +45,7 @@ ArchitectureName = Annotated[
     _training_option(
         "--architecture",
         metavar="NAME",
-        help=f"With --init {NONE}: {' or '.join(ARCHITECTURES)}.",
+        help=f"With --init {NONE}: one of {', '.join(ARCHITECTURES)}.",
         show_default=TrainConfig().architecture,
     ),
 ]

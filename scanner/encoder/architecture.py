@@ -50,8 +50,8 @@ class Architecture:
         for what, widths in (("the trunk", self.widths), ("the pose estimator (pose)", self.pose)):
             if not widths or any(width < 1 or width % step for width in widths):
                 raise ValueError(f"widths of {what} are multiples of {step}, found {widths}")
-        if self.pooling not in (1, 2):
-            raise ValueError(f"pooling is 1 or 2, found {self.pooling}")
+        if type(self.pooling) is not int or self.pooling not in (1, 2):  # True is 1, but no size
+            raise ValueError(f"pooling is 1 or 2, found {self.pooling!r}")
         least, greatest = self.exponents
         if not 0 < least < greatest < _STEEPEST:
             raise ValueError(

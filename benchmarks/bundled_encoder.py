@@ -135,10 +135,10 @@ def trained_anew(
 ) -> Checkpoint:
     """Train on images that are drawn anew for each step; those to validate on are drawn once.
 
-    A stage that is taught trains the fast encoder. Its teacher is the encoder in the package.
+    A stage that has a teacher trains the fast encoder.
     """
     begun = out.with_name(f"{out.stem}-start.safetensors")
-    teacher = checkpoint.load(BUNDLED) if recipe.pop("taught", False) else None
+    teacher = teacher_of(recipe.pop("teacher", None), out.parent)
     source = Fresh(shares, SMALL.standardisation)
     start = checkpoint.load(initial)
     start = smaller_of(start, source, begun) if teacher else of_shape(SMALL, start, begun)
@@ -151,6 +151,16 @@ def trained_anew(
     config = TrainingConfig(**recipe)
     device = run.device_here
     return loop.train(dataset, out, config, start, teacher=teacher, device=device, resume=True)
+
+
+def teacher_of(stage: str | None, folder: Path) -> Checkpoint | None:
+    """Return what a stage trained that teaches a later one."""
+    if stage is None:
+        return None
+    path = folder / f"stage-{stage}.safetensors"
+    if not path.exists():
+        raise SystemExit(f"{path}: the teacher is not there. {RECIPE.name} says where it is.")
+    return checkpoint.load(path)
 
 
 def smaller_of(start: Checkpoint, source: Fresh, path: Path) -> Checkpoint:

@@ -24,7 +24,8 @@ class Distributions:
 
     `edges` (B + 1,) are of the bins; the outer ones hold what lies beyond, too. `non_members`,
     `planted` and `synthetic` (B,) count images by their best match. `similar`
-    and `duplicate` are the bounds of the verdicts.
+    and `duplicate` are the bounds of the verdicts. No outer bin has a bound within it, so that what
+    lies beyond is on the right side of each.
     """
 
     what: str
@@ -53,7 +54,8 @@ class Distributions:
         every = every[np.isfinite(every)]
         low, high = np.percentile(every, _TAILS)
         low, high = min(low, *bounds), max(high, *bounds)
-        edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+        step = (high - low) / (_BINS - 2) or 1.0
+        edges = np.linspace(low - step, high + step, _BINS + 1)
         non_members, of_planted, synthetic = (
             np.histogram(each[np.isfinite(each)].clip(edges[0], edges[-1]), edges)[0].tolist()
             for each in (null, planted, values)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from deepssim_scan.cli import console
 from deepssim_scan.reporting.html.words import (
+    at_most,
     copied_volumes,
     has_rate,
     membership,
@@ -135,7 +136,7 @@ def _show_calibration(summary: Mapping[str, Any]) -> None:
     if summary["counts"]["duplicate"]:
         console.say(
             f"Of the flagged images, {found['false_discovery']:.1%} are expected to be false "
-            f"alarms, at most {found['false_discovery_upper_95']:.0%} (95 %)."
+            f"alarms, at most {at_most(found['false_discovery_upper_95'], 0)} (95 %)."
         )
 
 
@@ -152,7 +153,7 @@ def _show_canaries(summary: Mapping[str, Any]) -> None:
         return
     console.say(
         f"Canaries: {canaries['found']:,} of {canaries['planted']:,} planted copies were found. "
-        f"At most {summary['most_copies_95']:.2%} of the images are copies (95 %)."
+        f"At most {at_most(summary['most_copies_95'])} of the images are copies (95 %)."
     )
     if not canaries["passed"]:
         console.warn(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, page
+from deepssim_scan.reporting.html.words import at_least, at_most
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
@@ -184,6 +185,26 @@ def test_a_run_that_is_not_complete_is_never_clean():
     assert "Incomplete, so this is no clean result. No copy was found among 20 images" in text
     assert "3 synthetic images could not be read" in text
     assert "No image is flagged." in text
+
+
+@given(st.floats(0, 1), st.integers(0, 3))
+def test_a_bound_that_is_told_is_one(share, digits):
+    """Of 30,000 images without a flagged one at most 0.00% were said to be copies."""
+    told = [float(bound(share, digits).removesuffix("%")) for bound in (at_least, at_most)]
+    assert told[0] <= 100 * share * (1 + 1e-12)
+    assert told[1] >= 100 * share * (1 - 1e-12)
+    assert told[1] - told[0] <= 10**-digits + 1e-9
+
+
+def test_a_small_bound_is_not_told_as_none():
+    counts = summary()["counts"] | {"duplicate": 0, "judged": 30_000}
+    text = flat(page(content([], counts=counts, most_copies_95=1 / 30_000)))
+    assert "at most 0.01% of all are copies" in text
+    found = summary()["search"] | {"passed": False}
+    missed = found | {"sample": found["sample"] | {"recall_at_least_95": 0.98996}}
+    assert "at least 98.99% (95 %). That is less than the 99.00% asked for" in flat(
+        page(content(search=missed))
+    )
 
 
 def test_sets_that_do_not_go_together_have_no_clean_verdict():

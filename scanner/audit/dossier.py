@@ -16,6 +16,7 @@ from deepssim_scan.errors import InputError
 from deepssim_scan.reporting.html.page import pseudonym
 from deepssim_scan.reporting.html.render import render
 from deepssim_scan.reporting.html.words import (
+    at_most,
     copied_volumes,
     has_rate,
     membership,
@@ -144,7 +145,7 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("Copied", "".join(whom({"unnamed": 0} | subjects))),
         Field("Worst subject", worst),
         Field("False-alarm rate", _rate(calibration)),
-        Field("Copies at most, of all images", None if most is None else f"{most:.2%} (95 %)"),
+        Field("Copies at most, of all images", None if most is None else f"{at_most(most)} (95 %)"),
         Field("Canary recall", _canaries(canaries)),
         Field("Search", searched(search) or "exact" if search else None),
         Field("Membership inference", membership(told) if told else "not measured: no hold-out"),

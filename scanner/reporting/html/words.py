@@ -4,6 +4,7 @@ summary.json -> sentences
 """
 
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 
@@ -11,7 +12,7 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict in one sentence, its tone, and how often it is wrong."""
     counts, most = summary["counts"], summary["most_copies_95"]
     flagged, judged = counts["duplicate"], counts["judged"]
-    more = "" if most is None else f"; at most {most:.2%} of all are copies (95\u00a0%)"
+    more = "" if most is None else f"; at most {at_most(most)} of all are copies (95\u00a0%)"
     if flagged:
         what = "is a copy of a training image" if flagged == 1 else "are copies of training images"
         text, tone = f"{flagged:,} of {judged:,} images {what}{more}.", "bad"
@@ -27,6 +28,21 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     if not summary["complete"]:
         text, tone = f"Incomplete, so this is no clean result. {text}", "bad"
     return {"text": text, "tone": tone, "rates": [*_rates(summary), *_open(summary)]}
+
+
+def at_most(share: float, digits: int = 2) -> str:
+    """Return an upper bound in per cent, rounded up: to the nearest it may be no bound any more."""
+    return _percent(share, digits, ROUND_CEILING)
+
+
+def at_least(share: float, digits: int = 2) -> str:
+    """Return a lower bound in per cent, rounded down."""
+    return _percent(share, digits, ROUND_FLOOR)
+
+
+def _percent(share: float, digits: int, rounding: str) -> str:
+    percent = Decimal(str(float(share))).scaleb(2)
+    return f"{percent.quantize(Decimal(1).scaleb(-digits), rounding)}%"
 
 
 def has_rate(summary: Mapping[str, Any]) -> bool:
@@ -223,7 +239,7 @@ def searched(found: Mapping[str, Any]) -> str:
         text += (
             f" Of {sample['queries']:,} images that were searched exactly as well, the best match "
             f"of {sample['best_found']:,} was found: {sample['recall']:.2%}, at least "
-            f"{sample['recall_at_least_95']:.2%} (95 %)."
+            f"{at_least(sample['recall_at_least_95'])} (95 %)."
         )
     if canaries:
         text += (

@@ -228,6 +228,17 @@ def test_a_set_with_undecidable_images_has_no_clean_verdict():
     assert "Undecidable: 1 image has next" in flat(page(content([], counts=one)))
 
 
+@pytest.mark.parametrize("count", [20, 21])
+def test_a_table_that_is_cut_says_where_all_rows_are(count):
+    """Of 50 subjects who are copied 20 were shown, and nothing said that there are more."""
+    findings = [match(number, subject=f"p{number}") for number in range(count)]
+    volumes = [replace(VOLUMES[0], synthetic=f"v{number}.nii") for number in range(count)]
+    whole = replace(content(findings), volumes=volumes)
+    text = flat(page(whole))
+    for file in ("subjects.parquet", "volumes.parquet"):
+        assert (f"The first 20 are here; {file} has all." in text) == (count > 20)
+
+
 def test_copies_of_a_part_are_told_beside_the_verdict():
     counts = summary()["counts"] | {"duplicate": 0}
     first, _, rest = flat(page(content([], counts=counts))).partition("What was not judged")

@@ -30,6 +30,7 @@ from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
 from deepssim_scan.reporting.subjects import Reproduced
 from deepssim_scan.reporting.volumes import COPY, CopiedVolume
+from deepssim_scan.storage.layout import SUBJECTS, VOLUMES
 
 PAGE = 100  # findings shown at once
 _SUBJECTS = _VOLUMES = _PARTIAL = 20
@@ -156,10 +157,10 @@ def page(content: Content) -> str:
         provenance=summary["provenance"],
         named=named,
         subjects=[_subject(each) for each in content.subjects[:_SUBJECTS]],
-        subjects_text=at_risk(summary),
+        subjects_text=at_risk(summary) + _cut(content.subjects, _SUBJECTS, SUBJECTS),
         rare_text=rare(sum(each.rare for each in content.subjects)),
         volumes=[_volume(each) for each in content.volumes[:_VOLUMES]],
-        volumes_text=copied_volumes(summary["volumes"]),
+        volumes_text=copied_volumes(summary["volumes"]) + _cut(content.volumes, _VOLUMES, VOLUMES),
         partial=[_partial(each) for each in content.partial[:_PARTIAL]],
         partial_text=partial_copies(summary["partial"], rate_known=has_rate(summary)),
         findings_text=_findings(content, rows, pictures),
@@ -193,6 +194,11 @@ def _plotted(found: Distributions) -> str:
         "of planted copies, and of the synthetic images. Images to the right of the solid line are "
         "flagged; those right of the dotted line are similar."
     )
+
+
+def _cut(rows: Sequence[Any], most: int, file: str) -> str:
+    """Say where all rows are, of a table that has the first ones alone."""
+    return f" The first {most} are here; {file} has all." if len(rows) > most else ""
 
 
 def _subject(each: Reproduced) -> dict[str, Any]:

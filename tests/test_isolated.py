@@ -26,6 +26,7 @@ from worker_faults import (
 
 from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.execution import child, nursery
+from deepssim_scan.execution.child import Child
 from deepssim_scan.ingest import isolated
 from deepssim_scan.ingest.config.limits import Limits
 from deepssim_scan.ingest.isolated import Isolated
@@ -65,6 +66,21 @@ def test_row_28_and_37_a_death_costs_one_item_and_nothing_is_done_twice(tmp_path
     assert "Segmentation fault" in answers[7].detail
     unlucky = {"unlucky-1", "unlucky-2", "unlucky-3"}
     assert tries(tmp_path) == {item: 1 + (item in crashed | unlucky) for item in first + second}
+    assert all_ended()
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_item_is_not_blamed_for_the_death_of_a_later_one(tmp_path, monkeypatch, at):
+    """It was, where the process died before the next item was sent, as on a machine that is busy.
+
+    The item was answered, and its answer not read.
+    """
+    exact = Child.send
+    monkeypatch.setattr(Child, "send", lambda *args: (exact(*args), time.sleep(0.2)))
+    items = ["a", "b", "c", "d", "e"]
+    items[at] = "exit-1"
+    wanted = ["decoder-crashed" if item == "exit-1" else item for item in items]
+    assert names(run(tmp_path, items)) == wanted
     assert all_ended()
 
 

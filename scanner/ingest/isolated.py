@@ -22,7 +22,7 @@ import pickle
 import resource
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -102,14 +102,14 @@ class Isolated:
         started.
         """
         done = sent = deaths = 0
-        allowed = [self._allowance.at_first(size) for size in sizes]
-        allowed = allowed or [self.limits.max_seconds] * len(items)
+        allowed = [*map(self._allowance.at_first, sizes)] or [self.limits.max_seconds] * len(items)
         try:
             while done < len(items):
                 try:
-                    while sent < min(len(items), done + _AHEAD):
-                        self._child.send(pickle.dumps((work, items[sent], allowed[sent])))
-                        sent += 1
+                    with suppress(ConnectionError):  # it died, and its answers are still to be read
+                        while sent < min(len(items), done + _AHEAD):
+                            self._child.send(pickle.dumps((work, items[sent], allowed[sent])))
+                            sent += 1
                     found = _opened(self._child.receive())
                     self._allowance.in_time(allowed[done])
                 except (EOFError, OSError, NoAnswer) as error:

@@ -25,8 +25,8 @@ from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
 
 _DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
-_COMPUTING = ("imaging", "ingest", "encoder", "index", "matching")  # rooms
-_OTHERS = ("torch", "numpy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
+_COMPUTING = ("imaging", "ingest", "encoder", "index", "matching", "store")  # rooms
+_OTHERS = ("torch", "numpy", "scipy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,46 @@
+"""What identifies a stage names all that its result depends on."""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import deepssim_scan
+from deepssim_scan.jobs import identity
+
+ROOMS = ("imaging", "ingest", "encoder", "index", "matching", "store")
+EXACT = {"safetensors"}  # which reads numbers as they are
+
+
+def imported(source):
+    """The names of the packages that a module imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def test_every_library_that_computes_is_among_the_versions():
+    """SciPy was not, which computes thumbnails: an update kept those of another SciPy."""
+    package, found = Path(deepssim_scan.__file__).parent, set()
+    for room in ROOMS:
+        for path in (package / room).rglob("*.py"):
+            found.update(imported(path.read_text("utf-8")))
+    others = found - set(sys.stdlib_module_names) - {"deepssim_scan"} - EXACT
+    assert {"torch", "scipy", "faiss"} <= others
+    told, distributions = identity.versions().keys(), packages_distributions()
+    assert [name for name in sorted(others) if not told & {*distributions[name]}] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_change_of_the_code_that_computes_is_another_version(tmp_path, monkeypatch, room):
+    for each in ROOMS:
+        (tmp_path / each).mkdir()
+        (tmp_path / each / "a.py").write_text("one")
+    monkeypatch.setattr(deepssim_scan, "__file__", str(tmp_path / "__init__.py"))
+    before = identity._code.__wrapped__()
+    (tmp_path / room / "a.py").write_text("two")
+    assert identity._code.__wrapped__() != before

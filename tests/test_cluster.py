@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
 
 import dask
 import distributed
@@ -195,6 +196,20 @@ def test_a_worker_that_may_not_be_used_costs_nothing_that_was_done(
 def test_a_worker_of_another_version_is_refused(scheduler, monkeypatch):
     monkeypatch.setattr(connecting, "version", lambda name: "0.0.0")
     with pytest.raises(ScanError, match=r"has deepssim-scan .* and 0.0.0 is wanted. Install"):
+        open_executor(None, scheduler=scheduler)
+
+
+@pytest.mark.parametrize("name", ["scipy", "pillow", "pydicom", "pylibjpeg-openjpeg"])
+def test_a_worker_that_decodes_by_other_libraries_is_refused(scheduler, monkeypatch, name):
+    """Images were decoded by whatever a worker had; one without a decoder rejected its share."""
+
+    def ours(asked):
+        if asked == name:
+            raise PackageNotFoundError
+        return version(asked)
+
+    monkeypatch.setattr(connecting, "version", ours)
+    with pytest.raises(ScanError, match=f"has {name} .*, and none is wanted. Install"):
         open_executor(None, scheduler=scheduler)
 
 

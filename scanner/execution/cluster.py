@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from socket import gethostname
 from threading import Lock
@@ -26,7 +26,10 @@ from deepssim_scan.execution.serving import checked, failed, run
 
 _PATIENCE = 30  # seconds in which the scheduler must answer, and a worker must have joined
 _LOSSES = 3  # times that a task is given to the cluster; each time Dask tries it on 4 workers
-_SAME = ("deepssim-scan", "torch", "numpy")  # of the same version everywhere: the same bytes
+DECODERS = "pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"
+"""What files are decoded by, where it is installed."""
+
+_SAME = ("deepssim-scan", "torch", "numpy", "scipy", *DECODERS)  # everywhere: the same bytes
 _BUSY = Lock()  # of a worker: it has one decoder, so it works on one block at a time
 
 
@@ -38,7 +41,7 @@ class Cluster:
         self._scheduler, self._most, self._address = scheduler, most, scheduler.address
         scheduler.check(self._address, "scheduler")
         self._allowed: set[str] = set()
-        self._versions = {name: version(name) for name in _SAME}
+        self._versions = {name: _installed(name) for name in _SAME}
         self._client = _connected(self._address)
         try:
             asked = [self._sent(pickle.dumps((_has_gpu, None)), each) for each in self._joined()]
@@ -187,10 +190,18 @@ def _has_gpu(_: None) -> Answer:
     return Answer(torch.cuda.is_available())
 
 
+def _installed(name: str) -> str:
+    """Return the version of a distribution, "none" where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
 def _worked(message: bytes, versions: Mapping[str, str]) -> bytes:
     """Run a block on a worker of the same versions, in one thread of torch's."""
     for name, wanted in versions.items():
-        if (found := version(name)) != wanted:
+        if (found := _installed(name)) != wanted:
             return failed(
                 ScanError(
                     f"The worker on {gethostname()} has {name} {found}, and {wanted} is wanted. "

@@ -14,6 +14,7 @@ from deepssim_scan import __version__
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
 from deepssim_scan.errors import InputError, InputMissing, StoreMismatch
+from deepssim_scan.execution.cluster import DECODERS
 from deepssim_scan.index.manifest import IndexManifest
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.listing import Listing, list_images
@@ -24,7 +25,6 @@ from deepssim_scan.storage.publish import Job, Stage
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
 
-_DECODERS = ("pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
 _COMPUTING = ("imaging", "ingest", "encoder", "index", "matching", "store")  # rooms
 _OTHERS = ("torch", "numpy", "scipy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
@@ -32,7 +32,7 @@ _OTHERS = ("torch", "numpy", "scipy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu
 def versions() -> dict[str, str]:
     """Return the versions of this program and of all that its results depend on."""
     found = {"deepssim-scan": __version__, "code": _code(), "python": platform.python_version()}
-    for name in (*_OTHERS, *_DECODERS):
+    for name in (*_OTHERS, *DECODERS):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

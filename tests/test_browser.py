@@ -170,6 +170,17 @@ def test_without_scripts_the_first_findings_are_there(opened):
     tab = opened(java_script_enabled=False)
     assert len(names(tab)) == 100
     assert not tab.locator("#findings-bar").is_visible()
+    assert tab.get_by_text(f"the first 100 of {COUNT:,} are here; flagged.csv has all").is_visible()
+
+
+def test_what_is_printed_says_which_findings_it_has(opened):
+    """The first hundred were printed as if they were all."""
+    tab = opened()
+    tab.emulate_media(media="print")
+    assert tab.get_by_text(f"1 to 100 of {COUNT}").is_visible()
+    assert not tab.locator("#cut").is_visible()
+    assert not tab.get_by_label("Filter").is_visible()
+    assert not tab.get_by_role("button", name="Next").is_visible()
 
 
 def test_the_light_plot_is_printed_whatever_the_screen_has(opened):

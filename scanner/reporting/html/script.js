@@ -78,5 +78,6 @@
   back.addEventListener("click", () => { page -= 1; draw(); });
   next.addEventListener("click", () => { page += 1; draw(); });
   document.querySelector("#findings-bar").hidden = false;
+  document.querySelectorAll("#cut").forEach((text) => { text.hidden = true; });
   draw();
 })();

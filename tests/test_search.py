@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 from test_index import damaged, given_bytes, unit, write_store
 
 from deepssim_scan.cli import main
+from deepssim_scan.cli.commands import build_index as commands
 from deepssim_scan.errors import Damaged, InputError, InputMissing
 from deepssim_scan.index import approximate, kinds
 from deepssim_scan.index import build as index_build
 from deepssim_scan.index.build import build, require_type
 from deepssim_scan.index.config import SearchConfig
 from deepssim_scan.index.faiss_io import serialised
-from deepssim_scan.index.manifest import IndexManifest
+from deepssim_scan.index.manifest import IndexManifest, SearchType
 from deepssim_scan.index.recall import measured
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
-from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.build_index import IndexResult, build_index
 from deepssim_scan.jobs.check import check
 from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
@@ -356,6 +357,15 @@ def test_info_draws_what_is_found_by_effort(approximate_people, monkeypatch, cap
         shown = capsys.readouterr().out
         assert ("rows compared" in shown) == (len(arguments) == 1)
     assert json.loads(shown)["factory"] == "HNSW32_SQ8"
+
+
+@pytest.mark.parametrize(("kind", "told"), [("PQ32", True), ("IVF9,SQ8", True), ("Flat", False)])
+def test_that_a_search_is_approximate_is_told_though_it_has_no_effort(capsys, kind, told):
+    """Of a product quantiser without lists, which compares all rows by codes, nothing was said."""
+    search = SearchType(kind, 8 if "IVF" in kind else 0, 0.7)
+    counts = 9, 9, 0, 0, 0, 0
+    commands._show(IndexResult(Path("x"), "ab", *counts, 1.0, None, None, search=search))
+    assert (f"approximate ({kind}" in capsys.readouterr().out) == told
 
 
 def test_a_type_that_is_unknown_is_told_before_an_image_is_read(people, tmp_path):

@@ -9,7 +9,7 @@ import deepssim_scan
 from deepssim_scan.cli import console, options
 from deepssim_scan.cli.commands import calibrate
 from deepssim_scan.encoder.bundled import BUNDLED
-from deepssim_scan.index.config import SearchConfig
+from deepssim_scan.index.config import FLAT, SearchConfig
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import IndexConfig
@@ -153,7 +153,7 @@ def _show(result: "IndexResult") -> None:
             f"Updated: {kept:,} images as in the index that was there; "
             f"{new:,} files new or changed, {gone:,} gone"
         )
-    if result.search is not None and result.search.effort:
+    if result.search is not None and result.search.factory != FLAT:
         found = result.search
         console.say(
             f"Search: approximate ({found.factory}, effort {found.effort:,}). In a test it found "

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepssim_scan.index.rescore import Matches
+from deepssim_scan.matching import candidates
 from deepssim_scan.matching.candidates import propose
 
 
@@ -13,10 +14,11 @@ class Search:
     """Scores of each image with every row and view, of which the best are given."""
 
     def __init__(self, scores):
-        self.scores, self.rows, self.asked = scores, scores.shape[2], []
+        self.scores, self.rows, self.asked, self.held = scores, scores.shape[2], [], []
 
     def search_views(self, views, k):
         self.asked.append(k)
+        self.held.append(views.shape[0] * views.shape[1] * k)
         every = self.scores[views[:, 0, 0].astype(int)]
         best, view = every.max(1), every.argmax(1).astype(np.int8)
         rows = np.broadcast_to(np.arange(self.rows), best.shape)
@@ -112,6 +114,26 @@ def test_the_search_is_no_deeper_than_it_must_be():
     search = Search(scores)
     propose(search, numbered(3), 8, np.arange(5000))
     assert max(search.asked) < 100
+
+
+def test_what_is_held_at_a_time_does_not_grow_with_a_subject(monkeypatch):
+    """One image of a subject of 900 made all images of a shard be searched as deep, together."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(-1, 1, (40, 2, 1000)).astype(np.float32)
+    subjects = np.where(np.arange(1000) < 900, 0, np.arange(1000))
+    scores[:3, :, subjects == 0] += 2
+    scores[3:, :, subjects != 0] += 2
+    wanted = propose(Search(scores), numbered(40), 8, subjects)
+    monkeypatch.setattr(candidates, "_AT_ONCE", 2000)
+    search = Search(scores)
+    found = propose(search, numbered(40), 8, subjects)
+    assert max(search.held) <= 2000
+    deepest = [held for held, k in zip(search.held, search.asked, strict=True) if k == 1000]
+    assert sum(deepest) == 3 * 1000
+    assert found.rows.tolist() == wanted.rows.tolist()
+    for query in (0, 39):
+        best = scores[query].max(0)
+        assert found.rows[query].tolist() == chosen(best, 8, 8, subjects, set())
 
 
 def test_no_images_have_no_candidates():

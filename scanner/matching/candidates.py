@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.index.rescore import Matches
 from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.store.array import Vectors
@@ -20,7 +21,10 @@ Rows = NDArray[np.int64]
 OTHERS = 3
 """Candidates of other subjects, at least, where there are any."""
 
-_DEEPER = 4  # times as many rows are asked for, first and whenever they were not enough
+_DEEPER = 4  # times as many rows are asked for, first and of images that have not enough of them
+_AT_ONCE = 2**20  # rows that are found at a time, of all images and views
+_BARRED = 2  # penalty of a row that is left out
+_COLUMNS = "rows", "scores", "views"
 
 
 def propose(
@@ -36,19 +40,18 @@ def propose(
     and at least one, are taken, unless there are no others. `left_out` names rows for each image
     that are not taken; where one image has fewer rows than `count`, all have as few.
     """
-    most = max(map(len, left_out)) if left_out else 0
-    depth = _DEEPER * count + most
-    while True:
-        found = search.search_views(views, depth)
-        barred = np.zeros(found.rows.shape, bool)
-        for query, rows in enumerate(left_out or ()):
-            barred[query] = np.isin(found.rows[query], rows)
-        repeated = _rank(np.where(barred, -1 - found.rows, subjects[found.rows]))
-        late = repeated >= max(1, count - OTHERS)
-        if depth >= search.rows or ((~barred & ~late).sum(1) >= count).all():
-            room = int((~barred).sum(1).min(initial=count))
-            return _first(found, 2 * barred + late, room)
-        depth = min(_DEEPER * depth, search.rows)
+    depth = _DEEPER * count + (max(map(len, left_out)) if left_out else 0)
+    chosen, few = _Chosen(len(views), min(count, search.rows)), np.arange(len(views))
+    while len(few):
+        depth = min(depth, search.rows)
+        parts = sliced(len(few), max(1, _AT_ONCE // (views.shape[1] * depth)))
+        for some in [few[part] for part in parts]:
+            found = search.search_views(views[some], depth)
+            barred = [left_out[query] for query in some] if left_out else ()
+            chosen.put(some, found, _penalty(found, count, subjects, barred))
+        few = np.flatnonzero(chosen.best < count) if depth < search.rows else few[:0]
+        depth *= _DEEPER
+    return chosen.ranked(count)
 
 
 def followed(search: TrainingIndex, views: Vectors, found: Matches, count: int) -> Matches:
@@ -62,14 +65,48 @@ def followed(search: TrainingIndex, views: Vectors, found: Matches, count: int) 
     deeper = search.search_views(views, count + found.rows.shape[1])
     again = (deeper.rows[:, :, None] == found.rows[:, None]).any(-1)
     rest = deeper.reordered(np.argsort(again, axis=1, kind="stable")[:, :more])
-    columns = ("rows", "scores", "views")
-    return Matches(*(np.concatenate([getattr(m, c) for m in (found, rest)], 1) for c in columns))
+    return Matches(*(np.concatenate([getattr(m, c) for m in (found, rest)], 1) for c in _COLUMNS))
 
 
-def _first(found: Matches, penalty: NDArray[np.int64], count: int) -> Matches:
-    """Return the first matches of the least penalty, the best score first."""
-    chosen = np.sort(np.argsort(penalty, axis=1, kind="stable")[:, :count], axis=1)
-    return found.reordered(chosen)
+def _penalty(
+    found: Matches, count: int, subjects: Rows, left_out: Sequence[Rows]
+) -> NDArray[np.int64]:
+    """Return 0 (Q, k) for rows to take, 1 for too many of a subject, 2 or 3 for those barred."""
+    barred = np.zeros(found.rows.shape, bool)
+    for query, rows in enumerate(left_out):
+        barred[query] = np.isin(found.rows[query], rows)
+    repeated = _rank(np.where(barred, -1 - found.rows, subjects[found.rows]))
+    late: NDArray[np.bool_] = repeated >= max(1, count - OTHERS)
+    return np.array(_BARRED * barred + late, np.int64)
+
+
+class _Chosen:
+    """The rows (Q, n) of the least penalty of each image, and the place of each by its score.
+
+    `best` (Q,) counts rows without a penalty, `free` (Q,) those that are not barred.
+    """
+
+    def __init__(self, images: int, count: int) -> None:
+        shape = images, count
+        self._matches = Matches(
+            np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.int8)
+        )
+        self._places = np.empty(shape, np.int64)
+        self.best, self.free = np.zeros(images, np.int64), np.zeros(images, np.int64)
+
+    def put(self, images: Rows, found: Matches, penalty: NDArray[np.int64]) -> None:
+        """Choose among all rows that were found of some images (m, k), the best score first."""
+        first = np.argsort(penalty, axis=1, kind="stable")[:, : self._places.shape[1]]
+        self._places[images] = first
+        for name in _COLUMNS:
+            getattr(self._matches, name)[images] = getattr(found.reordered(first), name)
+        self.best[images], self.free[images] = (penalty == 0).sum(1), (penalty < _BARRED).sum(1)
+
+    def ranked(self, count: int) -> Matches:
+        """Return as many of each image as all have, `count` at most, the best score first."""
+        room = int(self.free.min(initial=count))
+        order = np.argsort(self._places[:, :room], axis=1)
+        return self._matches.part(slice(None), room).reordered(order)
 
 
 def _rank(subjects: Rows) -> Rows:

@@ -16,6 +16,7 @@ from deepssim_scan.reporting.html.words import (
     has_rate,
     membership,
     partial_copies,
+    rate_at_most,
     searched,
     whom,
 )
@@ -129,7 +130,7 @@ def _show_calibration(summary: Mapping[str, Any]) -> None:
     counted = _COUNTED.get(people["from"], "subjects")
     console.say(
         f"False alarms: {found['false_alarm']:.2g} of images of other people, at most "
-        f"{found['false_alarm_upper_95']:.2g} (95 %; {people['images']:,} images of "
+        f"{rate_at_most(found['false_alarm_upper_95'])} (95 %; {people['images']:,} images of "
         f"{people['subjects']:,} {counted}). "
         f"Expected in this run: {found['expected_false_alarms']:.1f}."
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deepssim_scan.reporting.distributions import Distributions
 from deepssim_scan.reporting.html.page import Content, page
-from deepssim_scan.reporting.html.words import at_least, at_most
+from deepssim_scan.reporting.html.words import at_least, at_most, rate_at_most
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
@@ -194,6 +194,13 @@ def test_a_bound_that_is_told_is_one(share, digits):
     assert told[0] <= 100 * share * (1 + 1e-12)
     assert told[1] >= 100 * share * (1 - 1e-12)
     assert told[1] - told[0] <= 10**-digits + 1e-9
+
+
+@given(st.floats(0, 1))
+def test_the_bound_of_a_rate_that_is_told_is_one(rate):
+    told = rate_at_most(rate)
+    assert rate * (1 - 1e-12) <= float(told) <= 1.1 * rate
+    assert told == f"{float(told):.2g}"
 
 
 def test_a_small_bound_is_not_told_as_none():

@@ -8,6 +8,7 @@ from deepssim_scan.cli import console, options
 from deepssim_scan.ingest.config import IngestConfig
 from deepssim_scan.ingest.config.read_options import MAX_PIXELS, ReadOptions
 from deepssim_scan.jobs.config import CalibrateConfig
+from deepssim_scan.reporting.html.words import rate_at_most
 
 if TYPE_CHECKING:
     from deepssim_scan.calibration.calibration import Calibration
@@ -78,8 +79,9 @@ def show(found: "Calibration") -> None:
     }[people["from"]]
     console.say(f"Non-members: {people['images']:,} of {people['subjects']:,} groups, {origin}")
     console.say(
-        f"False-alarm rate: {said['false_alarm']:.2g} (at most {said['false_alarm_upper_95']:.2g} "
-        f"at 95 %; the least that is supported is {said['smallest_false_alarm']:.2g})"
+        f"False-alarm rate: {said['false_alarm']:.2g} "
+        f"(at most {rate_at_most(said['false_alarm_upper_95'])} at 95 %; "
+        f"the least that is supported is {said['smallest_false_alarm']:.2g})"
     )
     kinds = said["sensitivity_by_kind"]
     worst = min(kinds, key=lambda kind: kinds[kind])

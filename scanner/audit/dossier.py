@@ -21,6 +21,7 @@ from deepssim_scan.reporting.html.words import (
     has_rate,
     membership,
     partial_copies,
+    rate_at_most,
     searched,
     whom,
 )
@@ -170,7 +171,7 @@ def _rate(calibration: Mapping[str, Any] | None) -> str | None:
     if calibration is None or calibration["non_members"]["from"] == "bundled":
         return None
     rate, upper = calibration["false_alarm"], calibration["false_alarm_upper_95"]
-    return f"{rate:.2g} of images of other people, at most {upper:.2g} (95 %)"
+    return f"{rate:.2g} of images of other people, at most {rate_at_most(upper)} (95 %)"
 
 
 def _canaries(canaries: Mapping[str, Any] | None) -> str | None:

@@ -5,6 +5,7 @@ summary.json -> sentences
 
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from math import ceil
 from typing import Any
 
 
@@ -38,6 +39,12 @@ def at_most(share: float, digits: int = 2) -> str:
 def at_least(share: float, digits: int = 2) -> str:
     """Return a lower bound in per cent, rounded down."""
     return _percent(share, digits, ROUND_FLOOR)
+
+
+def rate_at_most(rate: float) -> str:
+    """Return the upper bound of a rate, rounded up to two digits."""
+    exact = Decimal(str(float(rate)))
+    return f"{float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - 1), ROUND_CEILING)):.2g}"
 
 
 def _percent(share: float, digits: int, rounding: str) -> str:
@@ -81,8 +88,8 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
         ]
     lines = [
         f"False alarms: of images of other people, {found['false_alarm']:.2g} are flagged, at most "
-        f"{found['false_alarm_upper_95']:.2g} (95 %). {found['expected_false_alarms']:.1f} are "
-        "expected in this run."
+        f"{rate_at_most(found['false_alarm_upper_95'])} (95 %). "
+        f"{found['expected_false_alarms']:.1f} are expected in this run."
     ]
     if canaries and canaries["planted"]:
         lines.append(
@@ -218,7 +225,7 @@ def partial_copies(found: Mapping[str, Any] | None, *, rate_known: bool = True) 
     return (
         f"{_with_region(found['flagged'])} "
         f"By chance {found['expected_false_alarms']:.1f} of {found['looked_for']:,} are expected, "
-        f"at most {found['false_alarm_upper_95'] * found['looked_for']:.1f} (95 %). "
+        f"at most {ceil(10 * found['false_alarm_upper_95'] * found['looked_for']) / 10} (95 %). "
         f"In the calibration {planted} that were pasted into other images were found."
     )
 

@@ -11,7 +11,7 @@ ConvNeXt-Base is the reference's architecture; its weights are random, which tak
 any. Both see the same files, and the reference never resizes, so `--side` is its input.
 
     python benchmarks/bench_embed.py --files 2000 --base-files 96
-    python benchmarks/bench_embed.py --encoder FILE --before FILE --result embed_fast
+    python benchmarks/bench_embed.py --before FILE
 """
 
 import argparse

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 
 from deepssim_scan import __version__
-from deepssim_scan.encoder.architecture import SMALL
+from deepssim_scan.encoder.architecture import FAST, SMALL
 from deepssim_scan.encoder.bundled import BUNDLED
 from deepssim_scan.encoder.checkpoint import fingerprint, load, save
 from deepssim_scan.encoder.checkpoint_file import FORMAT
@@ -79,9 +79,9 @@ def test_every_part_of_the_architecture_comes_back(tmp_path, tiny):
         assert load(path).architecture == architecture
 
 
-def test_the_bundled_encoder_is_the_small_one_and_its_card_tells_its_figures():
+def test_the_bundled_encoder_is_the_fast_one_and_its_card_tells_its_figures():
     found = load()
-    assert found.architecture == SMALL
+    assert found.architecture == FAST
     assert BUNDLED.stat().st_size <= 16_000_000
     card = (Path(__file__).parents[1] / "docs" / "bundled-encoder.md").read_text()
     assert found.fingerprint in card

@@ -5,11 +5,11 @@ import platform
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import deepssim_scan
 from deepssim_scan import __version__
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.checkpoint import Checkpoint
@@ -41,10 +41,12 @@ def versions() -> dict[str, str]:
 @cache
 def _code() -> str:
     """Return a digest of the modules that embeddings and evidence depend on."""
-    digest, package = hashlib.sha256(), Path(deepssim_scan.__file__).parent
+    digest = hashlib.sha256()
     for room in _COMPUTING:
-        for path in sorted((package / room).rglob("*.py")):
-            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+        folder = import_module(f"deepssim_scan.{room}").__path__[0]  # in a checkout, anywhere
+        for path in sorted(Path(folder).rglob("*.py")):
+            name = f"{room}/{path.relative_to(folder).as_posix()}"
+            digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -83,7 +83,7 @@ def main() -> None:
     whole = sum(part.median for part in parts.values())
     ratios |= {f"{name} / all parts": part.median / whole for name, part in parts.items()}
     show(f"Images of {options.side}x{options.side}", measured, ratios)
-    write(options.result, options, measured, ratios, encoder=loaded.fingerprint)
+    write("embed", options, measured, ratios, encoder=loaded.fingerprint)
 
 
 def measure(side: Side, options: argparse.Namespace, work: Path) -> dict[str, Spread]:
@@ -153,7 +153,6 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__, sizes)
     add_encoder(made)
     made.add_argument("--before", type=Path, help="a checkpoint to measure beside the encoder")
-    made.add_argument("--result", default="embed", help="name of the result (embed)")
     return made.parse_args()
 
 

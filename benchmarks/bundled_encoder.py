@@ -5,10 +5,10 @@
 `bundled_encoder.toml` says how much of what. The images are procedural ones and deformations of
 the MNI152 template, sliced and projected: no image of a person goes in. A run that was
 stopped goes on. Stages after the one that is released are trials. `--stage` runs one stage alone,
-from the one before if that is in the folder, else from the encoder in the package. `--release` puts
-the checkpoint into the package, and its history into docs/. The calibration is of pseudo-subjects
-that it was not trained on; `--calibrate` makes that alone, of the encoder in the package. Needs the
-extra `demo` (nilearn carries the MNI152 template).
+from what the one before left in the folder, or the encoder in the package where that is it.
+`--release` puts the checkpoint into the package, and its history into docs/. The calibration is of
+pseudo-subjects that it was not trained on; `--calibrate` makes that alone, of the encoder in the
+package. Needs the extra `demo` (nilearn carries the MNI152 template).
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     stages = {name: options.folder / f"stage-{name}.safetensors" for name in names}
     with reporting(messages) as progress:
         run = RunContext(options.device, options.workers, progress=progress)
-        initial = before(options.stage, options.folder) if options.stage else None
+        initial = before(options.stage, recipe, options.folder) if options.stage else None
         for name, out in stages.items():
             if not out.exists():
                 train_stage(recipe, name, initial, out, run)
@@ -85,10 +85,22 @@ def main() -> None:
         calibrate(options.folder, recipe, options.workers)
 
 
-def before(stage: str, folder: Path) -> Path:
-    """Return what a stage that runs alone begins with: the one before, or what ships."""
-    path = folder / f"stage-{int(stage) - 1}.safetensors"
-    return path if path.exists() else BUNDLED
+def before(stage: str, recipe: dict[str, Any], folder: Path) -> Path | None:
+    """Return what a stage that runs alone begins with, None for the first."""
+    number = int(stage) - 1
+    return trained_by(str(number), recipe, folder) if number else None
+
+
+def trained_by(stage: str, recipe: dict[str, Any], folder: Path) -> Path:
+    """Return what a stage left in the folder; the encoder in the package is of the released one."""
+    path = folder / f"stage-{stage}.safetensors"
+    if path.exists():
+        return path
+    if stage == recipe["released"]:
+        return BUNDLED
+    raise SystemExit(
+        f"{path}: is wanted, and not there. Train stage {stage} first ({RECIPE.name})."
+    )
 
 
 def train_stage(
@@ -97,7 +109,7 @@ def train_stage(
     """Train one stage from a checkpoint; the first starts from random weights."""
     stage = dict(recipe["stages"][name])
     if stage.pop("fresh", False):
-        trained_anew(recipe["fresh"], initial, stage, out, run)
+        trained_anew(recipe, initial, stage, out, run)
         return
     corpus = out.with_name("corpus")
     draw(corpus, recipe["corpus"], run.workers or 1)
@@ -131,15 +143,16 @@ def trained_on(
 
 
 def trained_anew(
-    shares: dict[str, float], initial: Path, recipe: dict[str, Any], out: Path, run: RunContext
+    recipe: dict[str, Any], initial: Path, stage: dict[str, Any], out: Path, run: RunContext
 ) -> Checkpoint:
     """Train on images that are drawn anew for each step; those to validate on are drawn once.
 
     A stage that has a teacher trains the fast encoder.
     """
     begun = out.with_name(f"{out.stem}-start.safetensors")
-    teacher = teacher_of(recipe.pop("teacher", None), out.parent)
-    source = Fresh(shares, SMALL.standardisation)
+    taught_by = stage.pop("teacher", None)
+    teacher = checkpoint.load(trained_by(taught_by, recipe, out.parent)) if taught_by else None
+    source = Fresh(recipe["fresh"], SMALL.standardisation)
     start = checkpoint.load(initial)
     start = smaller_of(start, source, begun) if teacher else of_shape(SMALL, start, begun)
     fresh = Ahead(source, run.workers or 1)
@@ -148,19 +161,9 @@ def trained_anew(
     images = [*torch.cat(held).half()]
     validation = ImageSet.of(images, [f"{number}.png" for number in range(len(images))])
     dataset = Dataset(fresh, validation, 0, frozenset())
-    config = TrainingConfig(**recipe)
+    config = TrainingConfig(**stage)
     device = run.device_here
     return loop.train(dataset, out, config, start, teacher=teacher, device=device, resume=True)
-
-
-def teacher_of(stage: str | None, folder: Path) -> Checkpoint | None:
-    """Return what a stage trained that teaches a later one."""
-    if stage is None:
-        return None
-    path = folder / f"stage-{stage}.safetensors"
-    if not path.exists():
-        raise SystemExit(f"{path}: the teacher is not there. {RECIPE.name} says where it is.")
-    return checkpoint.load(path)
 
 
 def smaller_of(start: Checkpoint, source: Fresh, path: Path) -> Checkpoint:
@@ -272,7 +275,7 @@ def _options(stages: list[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and decode")
-    parser.add_argument("--stage", choices=stages, help="only this, from the encoder that ships")
+    parser.add_argument("--stage", choices=stages, help="only this")
     parser.add_argument("--release", action="store_true", help="put it into the package")
     parser.add_argument("--calibrate", action="store_true", help="only calibrate")
     return parser.parse_args()

@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/deepssim-scan demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[fuzz]'
@@ -63,7 +63,7 @@ casestudy: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-compile --no-build-isolation -e '.[dev]'
 	touch $(READY)
 
 clean:

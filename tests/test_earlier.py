@@ -129,7 +129,7 @@ def test_a_rebuilt_report_takes_nothing_and_is_the_same(night, read):
 
 
 def test_evidence_of_other_code_is_not_taken(night, read, monkeypatch):
-    monkeypatch.setattr(identity, "_code", lambda: "another")
+    monkeypatch.setattr(identity, "versions", lambda: {"code": "another"})
     asked(night, "report")
     assert len({name for folder, name in read if folder == "synthetic"}) == 10
 

@@ -44,6 +44,6 @@ def test_a_change_of_the_code_that_computes_is_another_version(tmp_path, monkeyp
         (tmp_path / each / "a.py").write_text("one")
     rooms = {f"deepssim_scan.{each}": SimpleNamespace(__path__=[tmp_path / each]) for each in ROOMS}
     monkeypatch.setattr(identity, "import_module", rooms.__getitem__)
-    before = identity._code.__wrapped__()
+    before = identity._code()
     (tmp_path / room / "a.py").write_text("two")
-    assert identity._code.__wrapped__() != before
+    assert identity._code() != before

@@ -29,6 +29,7 @@ _COMPUTING = ("imaging", "ingest", "encoder", "index", "matching", "store")  # r
 _OTHERS = ("torch", "numpy", "scipy", "zarr", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of this program and of all that its results depend on."""
     found = {"deepssim-scan": __version__, "code": _code(), "python": platform.python_version()}
@@ -38,7 +39,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-@cache
 def _code() -> str:
     """Return a digest of the modules that embeddings and evidence depend on."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ import time
 
 import client
 import damage
+import mutants
 import pytest
 import standin
 import trials
@@ -222,3 +223,9 @@ def test_without_a_compiler_the_harness_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="needs a C compiler"):
         client.build_shim(tmp_path)
+
+
+def test_the_line_that_a_mutant_changes_is_in_the_code_once():
+    for where, old, new in mutants.MUTANTS:
+        text = (mutants.ROOT / "scanner" / where).read_text("utf-8")
+        assert text.count(old) == 1 and old != new, f"{where} has {text.count(old)} of {old!r}"

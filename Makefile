@@ -7,7 +7,7 @@ SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks deploy
 # Those of a folder of yours, an earlier commit, a GPU or a browser, which `bench` leaves out.
 APART := applicability candidates canaries commands formats gpu large membership out_of_memory \
-	partial pipelines planted report search subjects update verdicts
+	partial pipelines planted repeated report search subjects update verdicts
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test fuzz faults lint format wheel bench casestudy clean

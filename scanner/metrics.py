@@ -29,7 +29,6 @@ from deepssim_scan.jobs.config import QueryConfig
 from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder, require_encoder
 from deepssim_scan.jobs.query import chosen_rule
-from deepssim_scan.matching.candidates import Rows
 from deepssim_scan.matching.config import EvidenceConfig, VerdictConfig
 from deepssim_scan.matching.decision import VERDICTS
 from deepssim_scan.matching.probe import Probe
@@ -60,7 +59,6 @@ class _Judge:
 
     rule: Rule
     probe: Probe
-    subjects: Rows
     standardisation: Standardisation
     made_of: tuple[Any, ...]
 
@@ -81,7 +79,7 @@ class _Judge:
         embedder = Embedder(loaded, run=run)
         probe = gallery.calibrator(embedder, evidence.candidates, views).probe
         standardisation = loaded.architecture.standardisation
-        return cls(rule, probe, groups.number, standardisation, (index, config, device))
+        return cls(rule, probe, standardisation, (index, config, device))
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return the same one."""
@@ -94,7 +92,7 @@ class _Judge:
     def judge(self, images: list[Pixels]) -> tuple[NDArray[np.int8], int]:
         """Return the verdict of each image, and how many lack a training image to compare with."""
         part = self.probe.look_for(images)
-        judged = self.rule.judge(part, self.subjects)
+        judged = self.rule.judge(part, self.probe.shown.of(part.candidates.rows))
         best = judged.verdicts[range(len(images)), judged.order[:, 0]]
         return best, int(part.evidence.missing.any(1).sum())
 

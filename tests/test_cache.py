@@ -117,7 +117,8 @@ CONTEXT = Context({"a": 1}, {"b": 2})
 
 
 def of(images=IMAGES, candidates=CANDIDATES, training=TRAINING, subjects=SUBJECTS, context=CONTEXT):
-    return context.of_candidates(images, candidates, training, subjects).tolist()
+    whose = subjects[candidates.rows]
+    return context.of_candidates(images, candidates, training, whose).tolist()
 
 
 def test_all_that_evidence_depends_on_makes_another_digest():

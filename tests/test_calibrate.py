@@ -27,8 +27,9 @@ from deepssim_scan.jobs.demo import to_image
 from deepssim_scan.jobs.gallery import Gallery, training_files
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.jobs.query import query
-from deepssim_scan.matching.config import VerdictConfig
+from deepssim_scan.matching.config import CanaryConfig, VerdictConfig
 from deepssim_scan.matching.views import Views
+from deepssim_scan.reporting.matches import best_matches
 from deepssim_scan.storage.records import read_json, write_json
 from deepssim_scan.store.embed_listing import Embedder
 from deepssim_scan.store.store import Store
@@ -413,3 +414,22 @@ def test_a_seed_below_zero_is_refused():
     """A traceback was shown, after all images had been read."""
     with pytest.raises(InputError, match="seed must be >= 0, found -1"):
         CalibrateConfig(seed=-1)
+
+
+def test_copies_of_an_image_that_is_of_many_subjects_are_flagged(people, tmp_path):
+    """Each hid the others: none was more alike than those of other subjects."""
+    training = shutil.copytree(people / "training", tmp_path / "training")
+    for number in range(10, 24):
+        shutil.copy2(training / "s03" / "1.png", training / f"s{number}" / "again.png")
+    build_index(training, tmp_path / "index", IndexConfig(adapt="never"), RUN)
+    (tmp_path / "synthetic").mkdir()
+    for subject in ("s03", "s30"):
+        image = Image.open(training / subject / "1.png")
+        for angle in (-8, -4, 3, 7):
+            turned = image.rotate(angle, Image.Resampling.BILINEAR)
+            turned.save(tmp_path / "synthetic" / f"{subject}{angle}.jpg", quality=30)
+    config = QueryConfig(canaries=CanaryConfig(0))
+    query(tmp_path / "synthetic", tmp_path / "index", tmp_path / "report", config, RUN)
+    verdicts = {match.synthetic: match.verdict for match in best_matches(tmp_path / "report")}
+    assert len(verdicts) == 8
+    assert set(verdicts.values()) == {"duplicate"}

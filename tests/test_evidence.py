@@ -72,7 +72,7 @@ def stored(images, folder, loaded):
 def gathered(store, pixels, matches, images=None):
     """Gather the evidence of images with these pixels; no two training images are of one person."""
     reader = Reader(store, listing_of(store, RUN, images), RULE, RUN)
-    return Verifier(reader).gather(there(pixels), matches, np.arange(10))
+    return Verifier(reader).gather(there(pixels), matches, matches.rows)
 
 
 def there(images):

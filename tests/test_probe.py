@@ -18,6 +18,7 @@ from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing import list_images
 from deepssim_scan.ingest.standardise import standardise
+from deepssim_scan.matching.candidates import Shown
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.views import Views
@@ -44,9 +45,9 @@ def probe(request, tmp_path_factory):
     embedder.embed(listing, root / "store")
     with Store.open(root / "store") as store:
         build(store, root / "index")
-        search = TrainingIndex.open(root / "index", store)
+        shown = Shown(TrainingIndex.open(root / "index", store), np.arange(COUNT) // 3)
         reader = Reader(store, listing_of(store, RUN), RULE, RUN)
-        yield Probe(embedder, search, Verifier(reader), np.arange(COUNT) // 3, FOUND, Views())
+        yield Probe(embedder, shown, Verifier(reader), FOUND, Views())
 
 
 def standard(numbers, rule):

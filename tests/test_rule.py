@@ -77,7 +77,7 @@ def verdict_of(rule, score, statistic, evidence, at):
 @given(st.integers(0, 10**6), st.sampled_from([0.01, 0.05, 0.3]))
 def test_every_pair_is_judged_as_one_alone(seed, rate):
     rule, given_part = CalibratedRule(calibration(), rate), part(seed)
-    judged = rule.judge(given_part, SUBJECTS)
+    judged = rule.judge(given_part, SUBJECTS[given_part.candidates.rows])
     scores, evidence = given_part.candidates.scores, given_part.evidence
     for at in np.ndindex(scores.shape):
         left_out, statistic = not evidence.registered[at], judged.statistics[at]
@@ -92,7 +92,8 @@ def test_every_pair_is_judged_as_one_alone(seed, rate):
 def test_the_strongest_pair_comes_first(seed):
     """By verdict, then statistic, then score; an undecidable pair is under a similar one."""
     given_part = part(seed)
-    judged = CalibratedRule(calibration(), 0.05).judge(given_part, SUBJECTS)
+    whose = SUBJECTS[given_part.candidates.rows]
+    judged = CalibratedRule(calibration(), 0.05).judge(given_part, whose)
     for image, order in enumerate(judged.order):
         keys = [
             (
@@ -114,7 +115,7 @@ def test_a_p_value_is_the_share_of_the_null_that_is_as_high():
     evidence.measures[:], evidence.foreground[:], evidence.correlation[:] = 0.1, 0.5, 0.5
     zeros = np.zeros(scores.shape, np.int64)
     candidates = Part(Matches(zeros, scores, zeros.astype(np.int8)), evidence)
-    judged = CalibratedRule(calibration(), 0.01).judge(candidates, SUBJECTS)
+    judged = CalibratedRule(calibration(), 0.01).judge(candidates, SUBJECTS[zeros])
     for value, found in zip(judged.statistics[:-1, 0], judged.p_values[:-1, 0], strict=True):
         as_high = np.count_nonzero(value - 1e-4 < NULL)
         assert found == pytest.approx(as_high / 151, rel=1e-3)
@@ -135,7 +136,7 @@ def test_ten_times_a_rate_of_a_half_is_no_rate():
 
 def test_the_reference_rule_judges_by_the_score_alone():
     given_part = part(4)
-    judged = ReferenceRule(Bounds(0.2, 0.7)).judge(given_part, SUBJECTS)
+    judged = ReferenceRule(Bounds(0.2, 0.7)).judge(given_part, SUBJECTS[given_part.candidates.rows])
     scores = given_part.candidates.scores
     wanted = np.where(scores > 0.7, "duplicate", np.where(scores > 0.2, "similar", "different"))
     assert (np.array(VERDICTS)[judged.verdicts] == wanted).all()
@@ -145,7 +146,9 @@ def test_the_reference_rule_judges_by_the_score_alone():
 
 
 def test_judgements_in_another_order():
-    judged = CalibratedRule(calibration(), 0.05).judge(part(7), SUBJECTS)
+    given_part = part(7)
+    whose = SUBJECTS[given_part.candidates.rows]
+    judged = CalibratedRule(calibration(), 0.05).judge(given_part, whose)
     order = np.argsort(np.random.default_rng(0).random((5, 4)), 1)[:, :2]
     moved = judged.reordered(order)
     for name in ("verdicts", "statistics", "p_values", "order"):

@@ -160,7 +160,9 @@ class Calibrator:
         if count == 1 or len(images) < FEWEST_TURNED:
             return Views(count)
         rows = self.probe.embedder.embed_views(lambda part: Held(images[part]), asked)[:, 1:]
-        flat = self.probe.search.search(np.ascontiguousarray(rows).reshape(-1, rows.shape[2]), 1)
+        flat = self.probe.shown.search.search(
+            np.ascontiguousarray(rows).reshape(-1, rows.shape[2]), 1
+        )
         best = flat.scores.reshape(rows.shape[:2]).max(0)
         highest = [best[[v - 1 for v in views if v < count]] for views in LATER]
         turned, inverted = (float(each.max(initial=-1)) if len(each) else NEVER for each in highest)
@@ -191,9 +193,8 @@ class Calibrator:
             block = slice(start, start + _BLOCK)
             part = self.probe.look_for(images[block], left_out and left_out[block])
             matches = part.candidates
-            subjects = self.groups.number[matches.rows]
             known = part.evidence.correlation, part.evidence.measures
-            values = features(matches.scores, *known, subjects)
+            values = features(matches.scores, *known, self.probe.shown.of(matches.rows))
             parts.append((matches.rows, values, ~(part.evidence.foreground < LEAST_FOREGROUND)))
             progress("images looked for", min(start + _BLOCK, len(images)), len(images))
         fewest = min((rows.shape[1] for rows, _, _ in parts), default=0)

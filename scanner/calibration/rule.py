@@ -1,6 +1,6 @@
 """A rule that judges the candidates of images, and says how often it is wrong.
 
-Part (Q, n), subjects -> Judged (Q, n): verdicts, statistics, p-values
+Part (Q, n), subjects (Q, n) -> Judged (Q, n): verdicts, statistics, p-values
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Rule(Protocol):
         """From which score on an image is not looked at turned, and inverted."""
 
     def judge(self, part: Part, subjects: NDArray[np.int64]) -> Judged:
-        """Judge candidates (Q, n); `subjects` (N,) are those of the training rows."""
+        """Judge candidates (Q, n) of such subjects (Q, n)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class CalibratedRule:
         found, evidence = part.candidates, part.evidence
         count = self.verified
         known = evidence.correlation, evidence.measures
-        every = features(found.scores, *known, subjects[found.rows])
+        every = features(found.scores, *known, subjects)
         statistics = self.calibration.statistic.of(every)
         missing, foreground = evidence.missing, evidence.foreground
         verdicts = judge(found.scores, statistics, missing, foreground, self.bounds)

@@ -13,6 +13,7 @@ from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.record import ImageRecord
+from deepssim_scan.matching.candidates import Shown
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.views import Views
@@ -29,6 +30,11 @@ class Gallery:
     search: TrainingIndex
     groups: Groups
     files: Lookup | None
+
+    @property
+    def shown(self) -> Shown:
+        """Whom the training images show."""
+        return Shown(self.search, self.groups.number)
 
     def as_told(self, record: ImageRecord) -> ImageRecord:
         """Return a training image, without its folder's name where that is no person's."""
@@ -47,9 +53,7 @@ class Gallery:
         """Return what looks for training images and copies of them."""
         run = embedder.run
         rule = embedder.loaded.architecture.standardisation
-        probe = Probe(
-            embedder, self.search, self.verifier(run), self.groups.number, candidates, views
-        )
+        probe = Probe(embedder, self.shown, self.verifier(run), candidates, views)
         reader = replace(probe.verifier.training, rule=rule)
         return Calibrator(self.store, self.groups, reader, probe, seed)
 

@@ -123,12 +123,12 @@ class Verifier:
         """Gather the evidence of all candidates (Q, n) of Q synthetic images.
 
         `images` gives those of a slice of the Q, standardised by `RULE` and numbered from 0; one
-        that is missing has no evidence. `subjects` (N,) numbers those of the training rows. `done`
+        that is missing has no evidence. `subjects` (Q, n) numbers those of the candidates. `done`
         is told how many images have their evidence.
         """
         found, run = Evidence.none(candidates.rows.shape), self.training.run
         parts = [*sliced(len(candidates.rows), CHUNK)]
-        tasks = (self._pairs(images(part), candidates.part(part), subjects) for part in parts)
+        tasks = (self._pairs(images(part), candidates.part(part), subjects[part]) for part in parts)
         block = partial(gather_pairs, run.device_of_blocks)
         with closing(run.map(block, tasks)) as answers:
             for part, answer in zip(parts, answers, strict=True):
@@ -141,8 +141,7 @@ class Verifier:
     ) -> "CandidatePairs":
         rows, numbers = np.unique(candidates.rows, return_inverse=True)
         training, shape = self.training.wanted(rows.tolist()), candidates.rows.shape
-        whose = subjects[candidates.rows]
-        return CandidatePairs(images, training, numbers.reshape(shape), candidates.views, whose)
+        return CandidatePairs(images, training, numbers.reshape(shape), candidates.views, subjects)
 
 
 @dataclass(frozen=True, slots=True)

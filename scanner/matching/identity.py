@@ -42,13 +42,13 @@ class Context:
     ) -> Digests:
         """Return what the evidence of the candidates (Q, n) of each image depends on.
 
-        `training` has the record of every row among the candidates, `subjects` (N,) the number of
-        the subject of each row. Who a subject is makes no difference; which candidates show the
-        same one does.
+        `training` has the record of every row among the candidates, `subjects` (Q, n) the number
+        of whom each shows. Who a subject is makes no difference; which candidates show the same one
+        does.
         """
         start, found = _started(self.pairs), []
-        for image, rows, views in zip(images, candidates.rows, candidates.views, strict=True):
-            whose = subjects[rows]
+        every = zip(images, candidates.rows, candidates.views, subjects, strict=True)
+        for image, rows, views, whose in every:
             same = np.argmax(whose[:, None] == whose, axis=1)
             parts = [image.sha256, image.frame]
             for row, view, first in zip(rows.tolist(), views.tolist(), same.tolist(), strict=True):

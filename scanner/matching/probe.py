@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepssim_scan.index.search import TrainingIndex
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.standardise import standardise
-from deepssim_scan.matching.candidates import Rows, propose
+from deepssim_scan.matching.candidates import Rows, Shown, propose
 from deepssim_scan.matching.evidence import RULE, Verifier
 from deepssim_scan.matching.parts import Part
 from deepssim_scan.matching.views import Views
@@ -25,15 +24,11 @@ from deepssim_scan.store.reread import Held
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Looks for images in some views; `candidates` of each are verified.
-
-    `subjects` (N,) numbers those of the training rows.
-    """
+    """Looks for images in some views; `candidates` of each are verified."""
 
     embedder: Embedder
-    search: TrainingIndex
+    shown: Shown
     verifier: Verifier
-    subjects: Rows
     candidates: int
     views: Views
 
@@ -44,7 +39,7 @@ class Probe:
         for each image that are not to be among its candidates.
         """
         first = self.embedder.embed_pixels(images)
-        best = propose(self.search, first[:, None], 1, self.subjects, left_out).scores[:, 0]
+        best = propose(self.shown, first[:, None], 1, left_out).scores[:, 0]
 
         def embed(numbers: Rows, asked: NDArray[np.bool_]) -> Vectors:
             def of(part: slice) -> Held:
@@ -53,11 +48,11 @@ class Probe:
             return self.embedder.embed_views(of, asked)
 
         views, _ = self.views.complete(first, best, embed)
-        found = propose(self.search, views, self.candidates, self.subjects, left_out)
+        found = propose(self.shown, views, self.candidates, left_out)
         same = self.embedder.loaded.architecture.standardisation == RULE
         pixels = images if same else [standardise(image, RULE) for image in images]
 
         def images_of(part: slice) -> Held:
             return Held(pixels[part])
 
-        return Part(found, self.verifier.gather(images_of, found, self.subjects))
+        return Part(found, self.verifier.gather(images_of, found, self.shown.of(found.rows)))

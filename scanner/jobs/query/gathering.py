@@ -118,14 +118,13 @@ class Gathering:
 
     def _candidates(self, views: Vectors) -> Matches:
         """Propose the candidates of some images, and what the report lists besides."""
-        search, subjects = self.gallery.search, self.gallery.groups.number
-        found = propose(search, views, self.config.evidence.candidates, subjects)
-        return followed(search, views, found, self.config.verdict.top_k)
+        found = propose(self.gallery.shown, views, self.config.evidence.candidates)
+        return followed(self.gallery.search, views, found, self.config.verdict.top_k)
 
     def _digests(self, shard: Shard, candidates: Matches) -> Digests:
         rows = np.unique(candidates.rows).tolist()
         training = dict(zip(rows, self.gallery.store.records_at(rows), strict=True))
-        subjects = self.gallery.groups.number
+        subjects = self.gallery.shown.of(candidates.rows)
         return self.context.of_candidates(shard.records, candidates, training, subjects)
 
     def _verified(
@@ -141,9 +140,9 @@ class Gathering:
             total = reader.store.rows * count
             run.progress("pairs registered", (before + images) * count, total)
 
-        images, subjects = _images(reader, shard, again), self.gallery.groups.number
-        verifier = self.gallery.verifier(run)
-        found.put(again, verifier.gather(images, candidates.part(again), subjects, done))
+        images, some = _images(reader, shard, again), candidates.part(again)
+        subjects = self.gallery.shown.of(some.rows)
+        found.put(again, self.gallery.verifier(run).gather(images, some, subjects, done))
         return found
 
     def _is_whole(self, files: PartFiles, queries: int) -> bool:

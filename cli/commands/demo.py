@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 
 from deepssim_scan.cli import console, options
@@ -40,12 +41,23 @@ def demo(
     max_seconds: options.MaxSeconds = options.LIMITS.max_seconds,
     max_memory: options.MaxMemory = options.LIMITS.max_memory / options.GIB,
 ) -> None:
-    """Plant copies of real brain slices among other subjects' slices, and find them."""
-    with options.running(workers, max_seconds, max_memory, device) as run:
-        from deepssim_scan.jobs.demo import demo as job
+    """Plant copies of real brain slices among other subjects' slices, and find them.
 
-        result = job(out, encoder, run)
+    Where fewer are found than must be, or more non-members flagged, the exit code is 1: this
+    installation, or the encoder that was given, is not to be relied on.
+    """
+    with options.running(workers, max_seconds, max_memory, device) as run:
+        from deepssim_scan.jobs import demo as jobs
+
+        result = jobs.demo(out, encoder, run)
     console.show_json(result.as_json()) if json else _show(result)
+    if not result.works:
+        console.warn(
+            f"{jobs.LEAST_FOUND:.0%} of the copies must have their source first, "
+            f"{jobs.LEAST_FLAGGED:.0%} must be flagged, and at most {jobs.MOST_FLAGGED:.0%} of the "
+            "non-members. Do not rely on this installation, or not on the encoder that was given."
+        )
+        raise typer.Exit(1)
 
 
 def _show(result: "DemoResult") -> None:

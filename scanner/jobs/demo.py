@@ -47,6 +47,8 @@ FILES = (
     *(f"{INDEX}/{name}" for name in INDEX_FILES),
     *(f"{REPORT}/{name}" for name in REPORT_FILES),
 )
+LEAST_FOUND, LEAST_FLAGGED, MOST_FLAGGED = 0.95, 0.90, 0.02
+"""Shares: of the copies, with their source first and flagged; of the non-members, flagged."""
 _AXIAL, _LOWEST, _HIGHEST = 2, 0.2, 0.72  # the axis cut across, and the fractions of it shown
 _FIRST_SEED = 1_000_000_000  # far from the seeds of any image that the bundled encoder saw
 
@@ -65,12 +67,21 @@ class DemoResult:
         sums = (sum(getattr(row, name) for row in rows) for name in ("images", "found", "flagged"))
         return Tally("all copies" if copies else "all non-members", copies, *sums)
 
+    @property
+    def works(self) -> bool:
+        """Whether copies are found and flagged, and non-members not, as an installation must."""
+        copies, others = self.total(copies=True), self.total(copies=False)
+        enough = copies.found >= LEAST_FOUND * copies.images
+        flagged = copies.flagged >= LEAST_FLAGGED * copies.images
+        return enough and flagged and others.flagged <= MOST_FLAGGED * others.images
+
     def as_json(self) -> dict[str, Any]:
         """Return the result for machines."""
         rows = [*self.rows, self.total(copies=True), self.total(copies=False)]
         return {
             "folder": str(self.folder),
             "training_images": self.training_images,
+            "works": self.works,
             "kinds": [asdict(row) for row in rows],
         }
 

@@ -22,9 +22,9 @@ import torch
 from bench_verdicts import read_people, save_grey
 from harness import console, parser, write
 
-from deepssim_scan.calibration.calibrate import Planted
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.canaries import count_canaries
+from deepssim_scan.calibration.found import Planted
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.encoder import checkpoint

@@ -158,8 +158,9 @@ def _show_canaries(summary: Mapping[str, Any]) -> None:
     )
     if not canaries["passed"]:
         console.warn(
-            f"CANARIES MISSED: {canaries['least']:.0%} had to be found. Copies may have been "
-            "missed: check the index with `deepssim-scan check`, and calibrate it again."
+            f"CANARIES MISSED: {canaries['least']:.1%} had to be found. Copies may have been "
+            "missed: check the index with `deepssim-scan check`, and calibrate it again, which "
+            "names training images of different subjects that are nearly the same."
         )
 
 

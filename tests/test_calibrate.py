@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -433,3 +434,20 @@ def test_copies_of_an_image_that_is_of_many_subjects_are_flagged(people, tmp_pat
     verdicts = {match.synthetic: match.verdict for match in best_matches(tmp_path / "report")}
     assert len(verdicts) == 8
     assert set(verdicts.values()) == {"duplicate"}
+
+
+def test_variants_of_training_images_hide_no_copies(people, tmp_path):
+    """Each image was a non-member that is like a copy: nothing was above such a null."""
+    for path in sorted((people / "training").glob("*/*.png")):
+        name, image = f"{path.parent.name}-{path.name}", Image.open(path)
+        for folder, angle in (("plain", 0), ("turned", 3)):
+            (tmp_path / "training" / folder).mkdir(parents=True, exist_ok=True)
+            turned = image.rotate(angle, Image.Resampling.BICUBIC)
+            turned.save(tmp_path / "training" / folder / name)
+    build_index(tmp_path / "training", tmp_path / "index", IndexConfig(adapt="never"), RUN)
+    found = Calibration.read(tmp_path / "index")
+    assert found.subjects == "runs"
+    assert found.found(found.false_alarm(None)) > 0.5
+    named = [{Path(name).name for name in pair} for pair in found.duplicates]
+    assert len(named) > 30
+    assert sum(len(each) == 1 for each in named) > 0.9 * len(named)

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.stats import beta, binom
 from test_rule import calibration
 
-from deepssim_scan.calibration.calibrate import Found, Planted
 from deepssim_scan.calibration.canaries import count_canaries
+from deepssim_scan.calibration.found import Found, Planted
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.cli import main
 from deepssim_scan.encoder import checkpoint
@@ -101,6 +101,21 @@ def test_a_calibration_that_found_all_of_a_few_does_not_ask_for_all():
         statistics = np.repeat([[9.0], [0.0]], [found, 28 - found], 0)
         counted = count_canaries(planted([0] * 28), looked_for(statistics), rule, None)
         assert counted.passed == passed
+
+
+@pytest.mark.parametrize("calibrated", [0, 10, 19])
+def test_a_detector_that_finds_few_copies_does_not_pass_as_it_was_calibrated(calibrated):
+    """No copy found would say nothing: nearly half must be found, whatever was predicted."""
+    copies = {"identity": (2.0,) * calibrated + (0.0,) * (40 - calibrated)}
+    rule = CalibratedRule(calibration(planted=copies), RATE)
+    assert rule.calibration.found(RATE) == calibrated / 40
+    for found, passed in ((0, False), (60, False), (77, False), (78, True)):
+        statistics = np.repeat([[9.0], [0.0]], [found, 200 - found], 0)
+        counted = count_canaries(planted([0] * 200), looked_for(statistics), rule, None)
+        assert counted.passed == passed
+    assert binom.cdf(77, 200, 0.5) < 0.001 <= binom.cdf(78, 200, 0.5)
+    nothing = looked_for(np.zeros((200, 1)))
+    assert count_canaries(planted([0] * 200), nothing, rule, 0.0).passed
 
 
 @pytest.mark.parametrize(("count", "least"), [(-1, None), (5, 1.5), (5, -0.1)])

@@ -97,7 +97,9 @@ def show(found: "Calibration") -> None:
     if said["training_duplicates"]:
         console.warn(
             f"{said['training_duplicates']:,} pairs of training images of different subjects are "
-            "copies of each other, for instance "
+            "copies of each other or nearly the same, for instance "
             + " and ".join(repr(name) for name in found.duplicates[0])
-            + ". Generators memorize such images."
+            + ". Generators memorize such images. If they are variants of an image, such as turned "
+            "ones, fewer copies are found: leave them out, or make them one subject's "
+            "(--subject-regex, --manifest)."
         )

@@ -13,10 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.fit import FOLDS, cross_fitted, fit
+from deepssim_scan.calibration.found import Found, Planted
 from deepssim_scan.calibration.groups import Groups
 from deepssim_scan.calibration.membership import MOST, Estimate, HeldOut, Side, told_apart
 from deepssim_scan.calibration.null import NullDistribution
@@ -28,7 +28,7 @@ from deepssim_scan.imaging.changes.planting import Originals, change
 from deepssim_scan.imaging.names import KINDS
 from deepssim_scan.ingest.pipeline import CHUNK
 from deepssim_scan.ingest.pixels import Pixels
-from deepssim_scan.matching.candidates import Rows
+from deepssim_scan.matching.candidates import NEAR, Rows
 from deepssim_scan.matching.decision import LEAST_FOREGROUND
 from deepssim_scan.matching.probe import Probe
 from deepssim_scan.matching.statistic import FEATURES, Array, Statistic, features
@@ -49,48 +49,8 @@ _NULL, _PLANTED = 1200, 40 * len(KINDS)  # images that are looked for, at most
 _AGAIN = 200  # images that are looked for among others of their subjects, at most
 _TURNED = 600  # images that are turned and inverted, at most
 _BLOCK = 512  # images looked for at once
+_VARIANTS = 256  # of an image under other subjects, at most
 _LEFT_OUT = 0.02  # of a hold-out, at most, may look the same as a training image
-_SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was found of Q images: candidates (Q, n), their features (Q, n, 16), groups (Q,).
-
-    `decidable` (Q, n) tells of which candidates enough was compared for a verdict.
-    """
-
-    rows: Rows
-    features: Array
-    decidable: NDArray[np.bool_]
-    group: Rows
-
-    def only(self, kept: NDArray[np.bool_] | Rows) -> "Found":
-        """Return what was found of some of the images: a mask (Q,), or their numbers."""
-        return Found(self.rows[kept], self.features[kept], self.decidable[kept], self.group[kept])
-
-    @property
-    def same(self) -> NDArray[np.bool_]:
-        """Which candidates (Q, n) are the same image."""
-        measures = (self.features[..., FEATURES.index(name)] for name in _SAME)
-        above = zip(measures, _SAME.values(), strict=True)
-        same: NDArray[np.bool_] = np.logical_and(*(x > np.arctanh(least) for x, least in above))
-        return same
-
-    @property
-    def whole(self) -> NDArray[np.bool_]:
-        """Which images (Q,) have every candidate looked at."""
-        looked_at = np.isfinite(self.features[..., FEATURES.index("correlation")])
-        return np.asarray(looked_at.all(1))
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """Changed training images (Q,): pixels, the index in KINDS of each, and the source's row."""
-
-    images: Sequence[Pixels]
-    kinds: NDArray[np.int64]
-    sources: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,24 +171,51 @@ class Calibrator:
     ) -> tuple[Found, tuple[tuple[str, str], ...], Rows]:
         """Look for training images without the images of their own subjects.
 
-        Those that are copies of another subject's image are no non-members: they are named. The
-        rows of the others are returned, too.
+        Those that are copies of another subject's image are no non-members, and those of nearly the
+        same image are looked for without that subject, too: all are named. The rows of the
+        non-members are returned, too.
         """
         images = self._read(self.groups.some(most, rng, self._not_seen()))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
-        most = self.store.rows - self.probe.candidates  # or fewer candidates than a query has
-        left_out = {row: out for row, out in beside.items() if len(out) <= most}
+        found, rows = self._without(images, beside)
+        pairs = {
+            tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
+            for query, column in np.argwhere(found.same | found.near)
+        }
+        names = tuple((a, b) for a, b in (self.store.paths(np.array(p)) for p in sorted(pairs)))
+        apart, near = found.whole & ~found.same.any(1), found.near.any(1)
+        nobody = found.only(apart & ~near)
+        if not (apart & near).any():
+            return nobody, names, rows[apart]
+        again = rows[apart & near]
+        further = zip(again.tolist(), self._beside_near(again), strict=True)
+        second, others = self._without(
+            images, {row: np.union1d(beside[row], out) for row, out in further}
+        )
+        kept = second.whole & ~second.same.any(1) & ~second.near.any(1)
+        null = Found.joined([nobody, second.only(kept)])
+        return null, names, np.concatenate([rows[apart & ~near], others[kept]])
+
+    def _without(self, images: dict[int, Pixels], left_out: dict[int, Rows]) -> tuple[Found, Rows]:
+        """Look for training images without some rows; return what was found, and of which rows.
+
+        Those that would have fewer candidates than an image of a query take no part.
+        """
+        most = self.store.rows - self.probe.candidates
+        left_out = {row: out for row, out in left_out.items() if len(out) <= most}
         rows, pixels = np.array([*left_out], np.int64), [images[row] for row in left_out]
         self._require_enough(self.groups.number[rows], "images of non-members")
         found = self.look_for(pixels, self.groups.number[rows], [*left_out.values()])
-        same = found.same
-        pairs = {
-            tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
-            for query, column in np.argwhere(same)
-        }
-        names = [self.store.paths(np.array(pair)) for pair in sorted(pairs)]
-        kept = found.whole & ~same.any(1)
-        return found.only(kept), tuple((a, b) for a, b in names), rows[kept]
+        return found, rows
+
+    def _beside_near(self, rows: Rows) -> list[Rows]:
+        """Return the rows that may show the same person as nearly the same images as some rows."""
+        search = self.probe.shown.search
+        found = search.search(search.vectors_at(rows), _VARIANTS)
+        near = (some[scores >= NEAR] for some, scores in zip(found.rows, found.scores, strict=True))
+        return [
+            np.unique(np.concatenate([*map(self.groups.beside, some.tolist())])) for some in near
+        ]
 
     def _members(
         self, statistic: Statistic, holdout: Found, rng: np.random.Generator

@@ -6,12 +6,13 @@ planted copies, what was found of them, a rule -> Canaries
 from dataclasses import dataclass
 from typing import Any
 
-from deepssim_scan.calibration.calibrate import Found, Planted
+from deepssim_scan.calibration.found import Found, Planted
 from deepssim_scan.calibration.rates import binomial_quantile, clopper_pearson
 from deepssim_scan.calibration.rule import CalibratedRule
 from deepssim_scan.imaging.names import KINDS
 
 _CHANCE = 0.001  # that a detector as good as it was calibrated finds fewer than the least share
+_LEAST = 0.5  # share that a detector finds, or no copy found says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def count_canaries(
 
     The least share, where none is given, is what a detector as good as it was calibrated reaches
     but for one run in a thousand. How good that is has an interval, and its lower bound counts: a
-    calibration that found all of its planted copies does not ask for all canaries.
+    calibration that found all of its planted copies does not ask for all canaries. One that found
+    fewer than half asks for what a detector reaches that finds half.
     """
     statistics = rule.calibration.statistic.of(found.features)
     above = statistics > rule.bounds.duplicate  # never where there is no evidence: NaN
@@ -64,7 +66,7 @@ def count_canaries(
     count = len(planted.kinds)
     if least is None:
         lowest, _ = clopper_pearson(*rule.calibration.count_found(rule.rate))
-        least = binomial_quantile(_CHANCE, count, lowest) / max(count, 1)
+        least = binomial_quantile(_CHANCE, count, max(lowest, _LEAST)) / max(count, 1)
     return Canaries(
         {name: int(of.sum()) for name, of in kinds.items() if of.any()},
         {name: int((hit & of).sum()) for name, of in kinds.items() if of.any()},

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deepssim_scan.calibration.calibrate import Planted
 from deepssim_scan.calibration.canaries import Canaries, count_canaries
+from deepssim_scan.calibration.found import Planted
 from deepssim_scan.calibration.rates import false_discovery, most_copies
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import InputError, InputMissing

@@ -121,7 +121,7 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
     if canaries and not canaries["planted"]:
         lines.append("No copy was planted, because no training image could be read.")
     elif canaries and not canaries["passed"]:
-        lines.append(f"Fewer planted copies were found than {canaries['least']:.0%}.")
+        lines.append(f"Fewer planted copies were found than {canaries['least']:.1%}.")
     return lines
 
 

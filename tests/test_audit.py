@@ -358,6 +358,11 @@ def test_a_set_that_is_not_there_makes_the_night_incomplete_and_spares_the_other
     told = json.loads((root / "audits" / "nights" / "000002" / "night.json").read_text())
     assert told["state"] == "incomplete"
     assert told["errors"]["first"] == found.errors["first"]
+    unmounted = CONFIG.replace("generated/first", "n" * 300)  # the system cannot look at it
+    (root / "audit.toml").write_text(unmounted)
+    found = audited(root)
+    assert (list(found.errors), found.decided.state) == (["first"], "incomplete")
+    assert "cannot be listed" in found.errors["first"]
 
 
 def test_a_set_that_was_not_queried_keeps_its_waivers_and_is_told_when_it_is_left_out(root):

@@ -254,6 +254,12 @@ def test_row_22_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         list_here(tmp_path / "closed")
 
 
+def test_row_22_a_folder_that_cannot_be_looked_at_is_named(tmp_path):
+    folder = tmp_path / ("n" * 300)  # the system refuses it, as it does a mount that is gone
+    with pytest.raises(InputError, match="n: cannot be listed: File name too long"):
+        list_images(folder)
+
+
 def test_row_22_a_file_that_cannot_be_looked_into_is_not_passed_over(tmp_path, monkeypatch):
     fill(tmp_path, "a.png", "IM1", "notes.txt")
     opened = os.open

@@ -89,9 +89,13 @@ def list_images(
 
 
 def _check_folder(folder: Path) -> None:
-    if not folder.exists():
+    try:
+        there, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:  # of a mount that is gone, or a folder around it that is closed to us
+        raise InputError(f"{folder}: cannot be listed: {error.strerror}.") from error
+    if not there:
         raise InputMissing(f"{folder}: there is no such folder. Check the path.")
-    if not folder.is_dir():
+    if not is_folder:
         raise InputError(f"{folder}: is not a folder. Give the folder that holds the images.")
 
 

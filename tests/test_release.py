@@ -179,6 +179,16 @@ def test_another_key_does_not_verify(judged, tmp_path, key):
     assert not verify(found.folder, VerifyConfig(key=public), RUN).intact
 
 
+def test_what_has_no_signature_is_not_intact_for_whoever_gives_a_key(judged, tmp_path, key):
+    with pytest.raises(InputError, match=r"is no release \(release.json is not there\)"):
+        verify(judged / "report", VerifyConfig(key=key[1]), RUN)
+    found = released(judged, tmp_path, key=key[0])
+    shutil.rmtree(found.folder)
+    shutil.copytree(judged / "report", found.folder)  # in place of the release
+    with pytest.raises(InputError, match="no signature to verify"):
+        verify(found.folder, VerifyConfig(key=key[1]), RUN)
+
+
 def test_images_that_are_not_what_was_judged_are_not_released(judged, tmp_path):
     shutil.copytree(judged, tmp_path / "judged")
     synthetic = judged / "synthetic" / "a" / "0.png"

@@ -55,12 +55,17 @@ def verify(path: Path, config: VerifyConfig, run: RunContext) -> Checked:
     """Verify a report or a release.
 
     Raises InputMissing or InputError when it is neither, or the key cannot be read, when the report
-    that is given is none or damaged, or a report is given to verify a report with.
+    that is given is none or damaged, or a key or a report is given to verify a report with.
     """
     if (path / STATEMENT).is_file():
         return _verify_release(path, config, run)
     if config.report is not None:
         raise InputError(f"{path}: is no release. A report is given to verify a release with.")
+    if config.key is not None:
+        raise InputError(
+            f"{path}: is no release ({STATEMENT} is not there), so it has no signature to verify "
+            f"with {config.key}."
+        )
     checked = check(path, run.progress)
     if checked.kind != "report" or not checked.intact:
         return checked

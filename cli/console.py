@@ -1,7 +1,7 @@
 """What the commands print: results on standard output, everything else on standard error."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,19 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
     for name, value in _flat(facts):
         table.add_row(Text(name), Text(str(value)))
     output.print(table)
+
+
+def table_of(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """Return a table with columns of texts, then of numbers.
+
+    What is too wide for the terminal, or for the 80 columns of a mail, is folded and never cut.
+    """
+    table = Table(title=Text(title))
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -24,7 +25,8 @@ from deepssim_scan.audit.history import History, SetOfNight
 from deepssim_scan.audit.night import audit
 from deepssim_scan.audit.review.opened import reviewing
 from deepssim_scan.calibration import calibrate
-from deepssim_scan.cli.commands.audit import _show, diff
+from deepssim_scan.cli import console
+from deepssim_scan.cli.commands.audit import _show, _table, diff, history
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
@@ -308,6 +310,23 @@ def test_all_nights_are_on_one_page_with_links_to_each(root):
     assert re.search(r"<td>2</td>.*<td>failed</td>\n.*first</a></td>\n(.*\n){2}.*>1<", page)
 
 
+def test_a_set_that_was_not_audited_is_among_the_nights(root, capsys):
+    shutil.rmtree(root / "generated" / "first")
+    errors = audited(root).errors
+    page = (root / "audits" / "trend.html").read_text()
+    (row,) = re.findall(r"<tr><td>2</td>[^/]*</td><td>incomplete</td>\n.*not audited.*\n.*", page)
+    assert "first (not audited)" in row
+    assert "href" not in row
+    assert "unknown" in row
+    assert page.count("<tr><td>2</td>") == page.count("<tr><td>1</td>") == 2
+    history(config=root / "audit.toml", json=True)
+    first, second = json.loads(capsys.readouterr().out)["nights"]
+    assert (first["errors"], list(first["sets"])) == ({}, ["first", "second"])
+    assert (second["errors"], list(second["sets"])) == (errors, ["second"])
+    history(config=root / "audit.toml")
+    assert any("first(notaudited)" in each for each in column_texts(capsys.readouterr().out))
+
+
 def test_two_nights_are_compared_and_listed(root):
     plant(root, "s03", "copy.png")
     second = audited(root)
@@ -457,6 +476,35 @@ def test_the_last_night_of_a_set_is_kept_while_it_cannot_be_queried(tmp_path):
         assert history.last("gan", night).findings == [finding]
         assert history.forget(5, ["gan"]) == [2]
         assert history.last("old", night) is None
+
+
+def test_no_figure_is_cut_in_a_table_of_80_columns(tmp_path, capsys):
+    name, many = "n" * 40, {"judged": 1_234_567, "duplicates": 765_432}
+    quantities = dict.fromkeys(("new", "persisting", "gone", "waived", "similar", "rejected"), 123)
+    found = SetOfNight(name, {}, quantities | many, [1], [])
+    with History(tmp_path / "audits", begin=True) as database:
+        night, _ = database.begin()
+        database.put(night, found)
+        database.finish(replace(night, finished=night.started, state="incomplete"))
+    (tmp_path / "audit.toml").write_text(CONFIG)
+    history(config=tmp_path / "audit.toml")
+    listed = column_texts(capsys.readouterr().out)
+    assert {"1", night.started, "incomplete", name, "1,234,567", "765,432", "123"} <= listed
+    console.output.print(_table(SimpleNamespace(night=night, sets=[found])))
+    assert {"duplicates", "rejected", name, "1,234,567", "765,432"} <= column_texts(
+        capsys.readouterr().out
+    )
+
+
+def column_texts(printed):
+    """Return the columns of a table that was printed, each joined from its lines, and its head."""
+    cells = {""}
+    for part in re.split("\n[┏┡└].*", printed):
+        rows = [re.split("[│┃]", line)[1:-1] for line in part.splitlines() if line[:1] in "│┃"]
+        assert all(len(line) <= 80 for line in part.splitlines())
+        columns = zip(*[row for row in rows if row], strict=True)
+        cells |= {"".join(cell.strip() for cell in column) for column in columns}
+    return cells
 
 
 def test_a_history_of_another_format_is_refused(root):

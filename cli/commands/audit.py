@@ -147,11 +147,9 @@ def _show_gone(audited: "Audited") -> None:
 
 
 def _table(audited: "Audited") -> Table:
-    table = Table(title=f"Night {audited.night.number}, {audited.night.started}")
-    table.add_column("synthetic set")
     columns = "judged", "duplicates", "new", "persisting", "gone", "waived", "similar", "rejected"
-    for name in columns:
-        table.add_column(name, justify="right")
+    title = f"Night {audited.night.number}, {audited.night.started}"
+    table = console.table_of(title, ["synthetic set"], columns)
     for each in audited.sets:
         values = (f"{each.quantities[name]:,.0f}" for name in columns)
         table.add_row(Text(each.name), *values)
@@ -181,24 +179,22 @@ def history(config: Config = DEFAULT, json: options.Json = False) -> None:
     if json:
         value = [
             {"night": each.number, "started": each.started, "finished": each.finished}
-            | {"state": each.state, "sets": sets}
+            | {"state": each.state, "sets": sets, "errors": each.errors}
             for each, sets in nights
         ]
         console.show_json({"nights": value})
         return
-    table = Table(title="Nights")
-    for name in ("night", "started", "state", "set"):
-        table.add_column(name)
     columns = "judged", "duplicates", "new", "gone", "waived"
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = console.table_of("Nights", ["night", "started", "state", "set"], columns)
     for each, sets in nights:
         state = Text(each.state, STYLES.get(each.state, "bold red"))
         first = str(each.number), each.started, state
         for of_set, quantities in sets.items():
             values = [f"{quantities[name]:,.0f}" for name in columns]
             table.add_row(*first, Text(of_set), *values)
-        if not sets:
+        for of_set in each.errors:
+            table.add_row(*first, Text(f"{of_set} (not audited)"))
+        if not (sets or each.errors):
             table.add_row(*first)
     console.output.print(table)
 

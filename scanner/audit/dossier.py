@@ -71,7 +71,7 @@ def sections_of(config: AuditConfig, history: History, night: Night) -> list[Sec
         *results,
         *(
             Section(f"Results: {name}", [Field("NOT AUDITED", _HIDDEN if key else text)])
-            for name, text in night.facts.get("errors", {}).items()
+            for name, text in night.errors.items()
         ),
         Section("Method", _method(sets)),
         Section("Decision", _decision(config, history, sets, night)),

@@ -64,6 +64,11 @@ class Night:
     state: str
     facts: dict[str, Any]
 
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why sets could not be queried, by name."""
+        return dict(self.facts.get("errors", {}))
+
 
 @dataclass(frozen=True, slots=True)
 class SetOfNight:
@@ -215,7 +220,7 @@ class History(AbstractContextManager["History"]):
         Those that could not be queried are among them.
         """
         nights = [each for each in self.nights() if each.finished and each.number < before.number]
-        return [*self.quantities(nights[-1]), *nights[-1].facts.get("errors", {})] if nights else []
+        return [*self.quantities(nights[-1]), *nights[-1].errors] if nights else []
 
     def last(self, name: str, before: Night) -> SetOfNight | None:
         """Return what was found of a set in the last finished night before another, if any was."""

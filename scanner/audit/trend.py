@@ -59,7 +59,10 @@ def _lines(nights: Sequence[tuple[Night, Sets]], quantity: str) -> dict[str, dic
 
 
 def _rows(night: Night, sets: Sets) -> list[dict[str, Any]]:
-    """Return the rows of a night: one a set, or one without a set where it has none."""
+    """Return the rows of a night: one a set, those that could not be queried last.
+
+    A night without a set has one row.
+    """
     told = {"night": night.number, "started": night.started, "state": night.state}
     rows = [
         told
@@ -67,4 +70,6 @@ def _rows(night: Night, sets: Sets) -> list[dict[str, Any]]:
         | {"numbers": [None if (n := of_set[each]) is None else int(n) for each in _COLUMNS]}
         for name, of_set in sets.items()
     ]
-    return rows or [told | {"name": "", "page": None, "numbers": [None] * len(_COLUMNS)}]
+    nothing = told | {"page": None, "numbers": [None] * len(_COLUMNS)}
+    rows += [nothing | {"name": f"{name} (not audited)"} for name in night.errors]
+    return rows or [nothing | {"name": ""}]

@@ -460,6 +460,22 @@ def test_nights_without_a_set_in_common_are_not_said_to_be_the_same(tmp_path, ca
     assert "Nothing was compared" in capsys.readouterr().out
 
 
+def test_a_night_is_not_compared_with_itself_unasked_nor_with_one_that_was_killed(tmp_path):
+    with History(tmp_path, begin=True) as database:
+        for _ in range(2):
+            night, _ = database.begin()
+            database.put(night, SetOfNight("ldm", {}, {}, [1], []))
+            database.finish(replace(night, finished=night.started, state="passed"))
+        night, _ = database.begin()
+        database.put(night, SetOfNight("ldm", {}, {}, [1], []))
+        with pytest.raises(InputError, match="night 2 is the last that was finished"):
+            compared(database, 2, None)
+        for numbers in ((1, 3), (3, 1), (3, None)):
+            with pytest.raises(InputError, match="night 3 is not finished"):
+                compared(database, *numbers)
+        assert compared(database, 1, None).second == 2
+
+
 def test_the_last_night_of_a_set_is_kept_while_it_cannot_be_queried(tmp_path):
     finding = Finding("ab" * 8, "new", "", "s.png", "t.png", "p", 0.9, None, None)
     with History(tmp_path, begin=True) as history:

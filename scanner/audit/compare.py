@@ -37,8 +37,19 @@ class Compared:
 def compared(history: History, first: int | None, second: int | None) -> Compared:
     """Compare two nights, by default the last two that were finished.
 
-    Raises InputError where there are no two nights, or none of a number that is given.
+    Raises InputError where there are no two nights, none of a number that is given, or one that
+    was not finished.
     """
+    nights = _asked(history, first, second)
+    there = [_findings(history, each) for each in nights]
+    both = sorted(there[0].keys() & there[1].keys())
+    sets = {name: _changes(there[0][name], there[1][name]) for name in both}
+    alone = sorted(there[0].keys() ^ there[1].keys())
+    return Compared(nights[0].number, nights[1].number, sets, alone)
+
+
+def _asked(history: History, first: int | None, second: int | None) -> list[Night]:
+    """Return the two nights that are asked for."""
     finished = [each.number for each in history.nights() if each.finished is not None]
     wanted = [first, second] if second is not None else [*finished[-2:]]
     if second is None and first is not None:
@@ -48,11 +59,18 @@ def compared(history: History, first: int | None, second: int | None) -> Compare
             f"{history.path}: holds {len(finished)} finished nights; two are compared."
         )
     nights = [history.night(int(number or 0)) for number in wanted]
-    there = [_findings(history, each) for each in nights]
-    both = sorted(there[0].keys() & there[1].keys())
-    sets = {name: _changes(there[0][name], there[1][name]) for name in both}
-    alone = sorted(there[0].keys() ^ there[1].keys())
-    return Compared(nights[0].number, nights[1].number, sets, alone)
+    for each in nights:
+        if each.finished is None:
+            raise InputError(
+                f"{history.path}: night {each.number} is not finished, so nothing can be said of "
+                "its findings. Wait for the audit, or run it again where it was killed."
+            )
+    if second is None and nights[0].number == nights[1].number:
+        raise InputError(
+            f"{history.path}: night {first} is the last that was finished, so no later one can be "
+            "compared with it. Name an earlier night."
+        )
+    return nights
 
 
 def _findings(history: History, night: Night) -> dict[str, dict[str, Finding]]:

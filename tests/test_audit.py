@@ -216,6 +216,24 @@ def test_training_images_that_are_gone_are_told(root, monkeypatch, capsys, how):
     assert (found.gone, found.left, found.decided.state) == (0, (), "passed")
 
 
+def test_a_finding_that_went_with_its_training_image_is_told_when_its_set_is_back(root, capsys):
+    plant(root, "s03", "copy.png")
+    (finding,) = audited(root).sets[0].findings
+    shutil.rmtree(root / "training" / "s03")
+    (root / "generated" / "first").rename(root / "unmounted")
+    found = audited(root)
+    assert (found.gone, found.left, list(found.errors)) == (3, (), ["first"])
+    (root / "unmounted").rename(root / "generated" / "first")
+    found = audited(root)
+    assert states(found) == {"copy.png": ("gone", "")}
+    assert (found.gone, found.left) == (0, (finding.key,))
+    told = json.loads((root / "audits" / "nights" / "000004" / "night.json").read_text())
+    assert told["training_image_gone"] == [finding.key]
+    _show(found)
+    printed = capsys.readouterr().err
+    assert f"Findings that are gone with their training images: {finding.key}\n" in printed
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_training_images_that_others_replace_are_gone_and_renamed_ones_are_not(root, anew):
     plant(root, "s03", "copy.png")

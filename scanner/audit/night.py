@@ -55,7 +55,7 @@ class Audited:
     """A night that was decided: what was found of each set, and what could not be done.
 
     `gone` counts the training images that the last night had and this one has not, at least, and
-    `left` are the findings that are gone because their training images are. `errors` says of a set
+    `left` are the findings that are gone and of which the training image is gone, too. `errors` says of a set
     why it could not be queried. `held` are findings whose waivers hold. `orphans` are waivers of
     findings that no set has, and `dropped` names sets that the last night had and the
     configuration has not.
@@ -281,9 +281,13 @@ class _Auditing:
         return audited
 
     def _left(self, sets: Collection[SetOfNight]) -> tuple[str, ...]:
-        """Return the findings that are gone because their training images are."""
+        """Return the findings that are gone, and of which the training image is, too.
+
+        The night may not know that training images are gone: a set may not have been queried when
+        they went, or a night was killed after it had updated the index.
+        """
         gone = [each for found in sets for each in found.findings if each.state == GONE]
-        if not (gone and self.gone):
+        if not gone:
             return ()
         left = {each.training for each in gone}
         with Store.open(self.config.training.index / STORE) as store:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,34 @@ def test_why_a_set_was_not_audited_names_nothing_under_pseudonyms(root):  # noqa
     told = "could not be queried; night.json says why, and may name an image"
     assert fields["Results: first", "NOT AUDITED"] == told
     assert str(root) not in page
+
+
+def test_what_keeps_a_result_from_being_clean_is_in_the_record(root, tmp_path):  # noqa: F811
+    config, unfit = read_config(root / "audit.toml"), "Synthetic images are less sharp."
+    with History(root / "audits") as kept, History(tmp_path / "h", begin=True) as history:
+        (old,), (night, _) = kept.nights(), history.begin()
+        for each, undecidable in zip(kept.sets(old), (0, 3), strict=True):
+            counts = each.summary["counts"] | {"undecidable": undecidable, "rejected": 0}
+            found = [{"code": "sharpness_differs", "text": unfit, "advice": ""}] * undecidable
+            told = {"counts": counts, "mismatches": found[:1], "ignored": 0, "excluded": 0}
+            history.put(night, replace(each, summary=each.summary | told))
+        night = replace(night, finished=old.finished, state=old.state, facts=old.facts)
+        history.finish(night)
+        fields = {
+            (section.title, field.name): field.text
+            for section in sections_of(config, history, night)
+            for field in section.fields
+        }
+    first, second = (
+        [
+            fields[f"Results: {name}", field]
+            for field in ("Not judged, or not compared", "What does not go together")
+        ]
+        for name in ("first", "second")
+    )
+    assert first == ["nothing", "nothing was noticed"]
+    assert second[0].startswith("3 images have next to nothing on them")
+    assert second[1] == unfit
 
 
 def test_a_record_without_gaps_says_nothing_of_them(root):  # noqa: F811

@@ -19,6 +19,7 @@ from deepssim_scan.reporting.html.words import (
     at_most,
     copied_volumes,
     has_rate,
+    left_out,
     membership,
     partial_copies,
     rate_at_most,
@@ -140,6 +141,8 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
     return [
         Field("Images judged", f"{judged:,} of {counts['listed']:,} listed"),
         Field("Complete", "yes" if summary["complete"] else "NO: something was not looked at"),
+        Field("Not judged, or not compared", " ".join(left_out(summary)) or "nothing"),
+        Field("What does not go together", _mismatches(summary)),
         Field("Images flagged", f"{flagged:,} ({flagged / judged:.2%})" if judged else None),
         Field("Volumes copied", copied_volumes(summary.get("volumes")) or "there are no volumes"),
         Field("Copies of a part", parts),
@@ -151,6 +154,11 @@ def _results(found: SetOfNight, key: bytes) -> list[Field]:
         Field("Search", searched(search) or "exact" if search else None),
         Field("Membership inference", membership(told) if told else "not measured: no hold-out"),
     ]
+
+
+def _mismatches(summary: Mapping[str, Any]) -> str:
+    """Say what keeps the method from fitting the two sets."""
+    return " ".join(each["text"] for each in summary["mismatches"]) or "nothing was noticed"
 
 
 def _worst(found: SetOfNight, key: bytes) -> str | None:

@@ -141,6 +141,8 @@ def test_the_file_that_init_writes_is_right_and_so_is_each_comment_of_it(written
             'index = "i"\nholdout = "deepssim-audits"',
             ["history.path", "lies in the images of training.holdout"],
         ),
+        ('"deepssim-audits"', '"deepssim-index"', ["history.path", "lies in training.index"]),
+        ('"deepssim-audits"', '"./deepssim-index/nights"', ["which is replaced as a whole"]),
         ("[history]", "[history", ["is not TOML", "line 24"]),
         ("= 0.001", f"= {'9' * 5000}", [":22: "]),
         ("= 0.001", f"= {'[' * 5000}", [":22: "]),

@@ -144,9 +144,7 @@ def _show_gone(audited: "Audited") -> None:
     if audited.left:
         more = f" and {len(audited.left) - _MOST:,} more" if len(audited.left) > _MOST else ""
         them = "them" if audited.gone else "their training images"
-        console.warn(
-            f"Findings that are gone with {them}: {', '.join(audited.left[:_MOST])}{more}"
-        )
+        console.warn(f"Findings that are gone with {them}: {', '.join(audited.left[:_MOST])}{more}")
 
 
 def _table(audited: "Audited") -> Table:

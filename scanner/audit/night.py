@@ -55,9 +55,9 @@ class Audited:
     """A night that was decided: what was found of each set, and what could not be done.
 
     `gone` counts the training images that the last night had and this one has not, at least, and
-    `left` are the findings that are gone and of which the training image is gone, too. `errors` says of a set
-    why it could not be queried. `held` are findings whose waivers hold. `orphans` are waivers of
-    findings that no set has, and `dropped` names sets that the last night had and the
+    `left` are the findings that are gone and of which the training image is gone, too. `errors`
+    says of a set why it could not be queried. `held` are findings whose waivers hold. `orphans` are
+    waivers of findings that no set has, and `dropped` names sets that the last night had and the
     configuration has not.
     """
 

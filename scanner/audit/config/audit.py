@@ -209,7 +209,13 @@ class AuditConfig(Part):
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"two synthetic sets have the name {name!r}: give each its own")
-        written = {"training.index": self.training.index, "history.path": self.history.path}
+        index, history = self.training.index, self.history.path
+        if history.resolve().is_relative_to(index.resolve()):
+            raise InputError(
+                f"history.path ({history}) lies in training.index ({index}), which is replaced as "
+                "a whole and holds nothing else. Choose a folder beside it"
+            )
+        written = {"training.index": index, "history.path": history}
         read = {f"synthetic {each.name!r}": each.images for each in self.synthetic}
         read["training.images"] = self.training.images
         if self.training.holdout is not None:

@@ -129,6 +129,23 @@ def test_options_before_a_subcommand_of_audit_are_refused(run, tmp_path, monkeyp
     assert (code, "prod.toml: there is no such file" in err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--dry-run", "--json"],
+        ["--dry-run", "--rebuild"],
+        ["--init", "--json"],
+        ["--init", "--dry-run"],
+    ],
+)
+def test_options_that_an_audit_would_ignore_are_refused(run, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("audit", *options)
+    assert (code, out) == (2, "")
+    assert "neither --json nor --rebuild" in " ".join(err.replace("│", " ").split())
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_the_table_says_what_makes_a_duplicate(run, indexed):
     code, out, err = run(*QUERY)
     assert code == 0

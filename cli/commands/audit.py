@@ -57,6 +57,10 @@ def audit(
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
+    if (init or dry_run) and (json or rebuild or (init and dry_run)):
+        raise typer.BadParameter(
+            "--init and --dry-run audit nothing: give one of them, and neither --json nor --rebuild"
+        )
     if init:
         _write(config)
         return

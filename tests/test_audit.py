@@ -20,9 +20,11 @@ from deepssim_scan.audit import history as histories
 from deepssim_scan.audit import night as nights
 from deepssim_scan.audit.compare import compared
 from deepssim_scan.audit.config.audit import read_config
+from deepssim_scan.audit.config.quantities import KINDS
 from deepssim_scan.audit.findings import Finding
 from deepssim_scan.audit.history import History, SetOfNight
-from deepssim_scan.audit.night import audit
+from deepssim_scan.audit.night import Audited, audit
+from deepssim_scan.audit.policy import Decided
 from deepssim_scan.audit.review.opened import reviewing
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli import console
@@ -528,6 +530,27 @@ def test_no_figure_is_cut_in_a_table_of_80_columns(tmp_path, capsys):
     assert {"duplicates", "rejected", name, "1,234,567", "765,432"} <= column_texts(
         capsys.readouterr().out
     )
+
+
+def test_what_keeps_a_night_from_being_clean_is_printed_whatever_the_policy(capsys):
+    unfit = {"code": "polarity_differs", "text": "Greys are inverted.", "advice": "Invert them."}
+    quantities = dict.fromkeys(KINDS, 0)
+    sets = [
+        SetOfNight("clean", {"mismatches": [], "counts": {"undecidable": 0}}, quantities, [1], []),
+        SetOfNight(
+            "open", {"mismatches": [unfit], "counts": {"undecidable": 3}}, quantities, [1], []
+        ),
+    ]
+    index, night = None, histories.Night(1, "now", "now", "passed", {})
+    decided = Decided("passed", [], [])
+    _show(Audited(night, False, index, 0, sets, (), {}, (), (), (), decided))
+    printed = capsys.readouterr()
+    assert "Night 1: passed" in printed.out
+    assert printed.err.splitlines() == [
+        "open: Greys are inverted. Invert them. (polarity_differs)",
+        "open: 3 images have next to nothing on them that can be compared. "
+        "Any of these may be a copy.",
+    ]
 
 
 def column_texts(printed):

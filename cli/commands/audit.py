@@ -121,6 +121,7 @@ def _show(audited: "Audited") -> None:
     console.output.print(_table(audited))
     _show_gone(audited)
     for each in audited.sets:
+        _show_open(each)
         _show_new(each)
     for name, text in audited.errors.items():
         console.warn(f"{name}: not audited: {text}")
@@ -149,6 +150,17 @@ def _show_gone(audited: "Audited") -> None:
         more = f" and {len(audited.left) - _MOST:,} more" if len(audited.left) > _MOST else ""
         them = "them" if audited.gone else "their training images"
         console.warn(f"Findings that are gone with {them}: {', '.join(audited.left[:_MOST])}{more}")
+
+
+def _show_open(found: "SetOfNight") -> None:
+    """Print what keeps a set without findings from being clean, whatever the policy asks."""
+    for each in found.summary["mismatches"]:
+        console.warn(f"{found.name}: {each['text']} {each['advice']} ({each['code']})")
+    if undecidable := found.summary["counts"]["undecidable"]:
+        console.warn(
+            f"{found.name}: {undecidable:,} images have next to nothing on them that can be "
+            "compared. Any of these may be a copy."
+        )
 
 
 def _table(audited: "Audited") -> Table:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from deepssim_scan.audit import findings
 from deepssim_scan.audit import history as histories
 from deepssim_scan.audit import night as nights
 from deepssim_scan.audit.compare import compared
@@ -33,6 +34,7 @@ from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreM
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
 from deepssim_scan.progress import SILENT
+from deepssim_scan.reporting.match import Match
 from deepssim_scan.storage import files
 from deepssim_scan.storage.publish import locked
 from deepssim_scan.store import embed_listing, reread
@@ -304,6 +306,19 @@ def test_a_waiver_answers_for_its_subject_alone(root):
     assert not found.orphans
     page = (root / "audits" / "nights" / "000003" / "first.html").read_text()
     assert page.count(other.key) == page.count(one.key) > 0
+
+
+@pytest.mark.parametrize("subjects", [("p", "q"), ("p", "p"), ("", "")])
+def test_a_waived_image_counts_once_though_what_it_copies_is_there_twice(monkeypatch, subjects):
+    key = "ab" * 8
+    both = [
+        Match("s.png", rank, f"{rank}.png", 0.9, "duplicate", subject=subject, finding=key)
+        for rank, subject in enumerate(subjects, 1)
+    ]
+    monkeypatch.setattr(findings, "duplicates_of", lambda *_: {-1: both})
+    for held in ({key}, set()):
+        (found,) = findings.asked_about(Path(), both[:1], held)
+        assert (found.training, found.images) == ("1.png", 1)
 
 
 def test_what_did_not_change_is_not_read(root, read):

@@ -59,14 +59,18 @@ def asked_about(report: Path, flagged: Sequence[Match], held: Collection[str]) -
 
 
 def _up_to_first(matches: Sequence[Match], held: Collection[str]) -> Iterator[Match]:
-    """Give the waived matches of an image, and the first of a subject that none answers for."""
-    answered = set[str]()
+    """Give the waived matches of an image, and the first of a subject that none answers for.
+
+    Each finding is given once: two subjects may have the same training image.
+    """
+    answered, given = set[str](), set[str | None]()
     for match in matches:
         whose = match.subject or match.training
         if match.finding in held:
-            if whose not in answered:  # the same image may be there under two names
+            if whose not in answered and match.finding not in given:
                 yield match
             answered.add(whose)
+            given.add(match.finding)
         elif whose not in answered:
             yield match
             return

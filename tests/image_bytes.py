@@ -63,13 +63,14 @@ def png(samples, bits, colour, size=None, before=b"", interlaced=0):
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def tiff(samples, kind=1, photometric=1):
-    """Write one uncompressed grey strip; kind is 1 unsigned, 2 signed, 3 float."""
+def tiff(samples, kind=1, photometric=1, deflated=False):
+    """Write one grey strip, deflated or not; kind is 1 unsigned, 2 signed, 3 float."""
     order = ">" if samples.dtype.byteorder == ">" else "<"
     height, width = samples.shape
-    tags = {256: width, 257: height, 258: samples.itemsize * 8, 259: 1, 262: photometric}
-    tags |= {273: 8, 277: 1, 278: height, 279: samples.nbytes, 339: kind}
-    data = samples.tobytes() + b"\0" * (samples.nbytes % 2)
+    data = zlib.compress(samples.tobytes()) if deflated else samples.tobytes()
+    tags = {256: width, 257: height, 258: samples.itemsize * 8, 259: 8 if deflated else 1}
+    tags |= {262: photometric, 273: 8, 277: 1, 278: height, 279: len(data), 339: kind}
+    data += b"\0" * (len(data) % 2)
     entries = b"".join(
         struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in sorted(tags.items())
     )

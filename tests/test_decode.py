@@ -289,6 +289,15 @@ def test_row_07_tiff_signs(dtype):
     np.testing.assert_array_equal(frame.pixels, samples.astype(np.float32))
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["u2", "i2", "i4", "f4"])
+def test_row_07_a_deflated_tiff_has_the_samples_of_its_byte_order(kind, order):
+    """Pillow swaps the bytes of big-endian ones twice, but for 16-bit ones without a sign."""
+    samples = (DEEP // 3).astype(order + kind)
+    frame = one(tiff(samples, "uif".index(kind[0]) + 1, deflated=True))
+    np.testing.assert_array_equal(frame.pixels, DEEP // 3)
+
+
 @pytest.mark.parametrize("dtype", ["u1", "<u2"])
 def test_row_07_white_is_zero_is_inverted_at_8_and_at_16_bits(dtype):
     samples = DEEP.astype(dtype)

@@ -37,6 +37,12 @@ MAGIC = {
     b"GIF89a": "GIF",
 }
 _PIECE = 1 << 16  # bytes
+_NATIVE = {  # how Pillow reads samples in the order of the file, and in that of this machine
+    "I;16BS": "I;16NS",
+    "I;32BS": "I;32NS",
+    "F;32BF": "F;32NF",
+}
+_IMAGEJ = re.compile(r"ImageJ=.*?^images=(\d+)$", re.DOTALL | re.MULTILINE)
 _ADAM7 = (  # each pass's first column and row, and its steps
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -90,6 +96,7 @@ def frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:
                 size = f"{image.width} x {image.height}"
                 raise Rejected("too-large", f"{size} is over the limit of {options.max_pixels}")
             _check_strips(image)
+            _read_in_native_order(image)
             image.load()  # some modes are known only now
             bits = data[24] if name == "PNG" else _tag(image, 258, 8)
             yield Frame(f"frame={number}" if count > 1 else "", image.mode, _pixels(image, bits))
@@ -120,8 +127,7 @@ def _check_stack(image: Image.Image, count: int) -> None:
     if _tag(image, 254, 0) & 1 and _tag(image, 330, 0):
         raise Rejected("unsupported", "a TIFF that shows a thumbnail and hides its image (SubIFDs)")
     text = str(image.tag_v2.get(270, "")) if isinstance(image, TiffImageFile) else ""
-    said = re.match(r"ImageJ=.*?^images=(\d+)$", text, re.DOTALL | re.MULTILINE)
-    if said and int(said[1]) > count:
+    if (said := _IMAGEJ.match(text)) and int(said[1]) > count:
         raise Rejected(
             "unsupported", f"an ImageJ stack of {said[1]} images in {count} TIFF directory"
         )
@@ -227,10 +233,30 @@ def _check_strips(image: Image.Image) -> None:
             raise Rejected("damaged", "strips or tiles are missing")
 
 
+def _read_in_native_order(image: Image.Image) -> None:
+    """Have the samples of a big-endian TIFF read as libtiff gives them: in this machine's order.
+
+    Pillow swaps the bytes of signed samples and floats once more.
+    """
+    if isinstance(image, TiffImageFile):
+        image.tile = [
+            tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+            if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
+            else tile
+            for tile in image.tile
+        ]
+
+
 def _tag(image: Image.Image, tag: int, default: int) -> int:
     """Return the first value of a TIFF tag; `default` where it, or the TIFF, is absent."""
-    value: Any = image.tag_v2.get(tag, default) if isinstance(image, TiffImageFile) else default
-    return int(value[0] if isinstance(value, tuple) else value)
+    values = _values(image, tag) if isinstance(image, TiffImageFile) else ()
+    return int(values[0] if values else default)
+
+
+def _values(image: TiffImageFile, tag: int) -> tuple[Any, ...]:
+    """Return the values of a TIFF tag; none where it is absent."""
+    value: Any = image.tag_v2.get(tag, ())
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _pixels(image: Image.Image, bits: int) -> Pixels:

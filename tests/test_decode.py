@@ -505,6 +505,34 @@ def test_row_10_an_imagej_stack_is_not_its_first_image(images, taken):
             list(decode(stream.getvalue()))
 
 
+@pytest.mark.parametrize(
+    ("shape", "taken"),
+    [("90, 70", True), ("1, 90, 70", True), ("5, 90, 70", False), ("1, 5, 90, 70", False)],
+)
+def test_row_10_a_tifffile_stack_is_not_its_first_image(shape, taken):
+    """With `truncate=True` it writes one directory for all images."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[270] = f'{{"shape": [{shape}], "truncated": true}}'
+    data = saved(Image.fromarray(NOISE), "TIFF", tiffinfo=tags)
+    if taken:
+        np.testing.assert_array_equal(one(data).pixels, NOISE)
+    else:
+        with pytest.raises(Rejected, match=f"a tifffile stack of shape {shape}"):
+            list(decode(data))
+
+
+@pytest.mark.parametrize(("planes", "taken"), [(1, True), (16, False)])
+def test_row_10_a_volume_in_one_tiff_image_is_not_one_of_its_planes(planes, taken):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[32997], tags.tagtype[32997] = planes, 4
+    data = saved(Image.fromarray(NOISE), "TIFF", tiffinfo=tags)
+    if taken:
+        np.testing.assert_array_equal(one(data).pixels, NOISE)
+    else:
+        with pytest.raises(Rejected, match=f"unsupported: a volume of {planes} planes"):
+            list(decode(data))
+
+
 @pytest.mark.parametrize("planes", [1, 3])
 def test_row_62_a_metamorph_stack_is_rejected(planes):
     """Its planes follow one another in the strips of one directory; readers show the first."""

@@ -7,6 +7,7 @@ an Ultra HDR JPEG is no frame.
 """
 
 import io
+import math
 import re
 import struct
 import warnings
@@ -43,6 +44,7 @@ _NATIVE = {  # how Pillow reads samples in the order of the file, and in that of
     "F;32BF": "F;32NF",
 }
 _IMAGEJ = re.compile(r"ImageJ=.*?^images=(\d+)$", re.DOTALL | re.MULTILINE)
+_TIFFFILE = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
 _ADAM7 = (  # each pass's first column and row, and its steps
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -96,6 +98,7 @@ def frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:
                 size = f"{image.width} x {image.height}"
                 raise Rejected("too-large", f"{size} is over the limit of {options.max_pixels}")
             _check_strips(image)
+            _check_samples(image)
             _read_in_native_order(image)
             image.load()  # some modes are known only now
             bits = data[24] if name == "PNG" else _tag(image, 258, 8)
@@ -118,9 +121,9 @@ def _count(image: Image.Image, data: bytes, name: str) -> int:
 def _check_stack(image: Image.Image, count: int) -> None:
     """Refuse what Pillow would give a small part of.
 
-    An ImageJ stack may have one directory for many images, which follow its samples; so has a
-    MetaMorph stack (STK), which has tag 33629; a raw photograph has a thumbnail, and the image in a
-    directory below.
+    A stack of ImageJ or tifffile may have one directory for many images, which follow its samples;
+    so has a MetaMorph stack (STK), which has tag 33629; a raw photograph has a thumbnail, and the
+    image in a directory below.
     """
     if isinstance(image, TiffImageFile) and 33629 in image.tag_v2:
         raise Rejected("unsupported", "a MetaMorph stack (STK); save its planes as TIFF pages")
@@ -131,6 +134,9 @@ def _check_stack(image: Image.Image, count: int) -> None:
         raise Rejected(
             "unsupported", f"an ImageJ stack of {said[1]} images in {count} TIFF directory"
         )
+    samples = image.width * image.height * _tag(image, 277, 1)
+    if (said := _TIFFFILE.match(text)) and math.prod(map(int, said[1].split(","))) > samples:
+        raise Rejected("unsupported", f"a tifffile stack of shape {said[1]} in one TIFF directory")
 
 
 def _png_frames(data: bytes) -> int:
@@ -231,6 +237,16 @@ def _check_strips(image: Image.Image) -> None:
         covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
         if covered < image.width * image.height * planes:
             raise Rejected("damaged", "strips or tiles are missing")
+
+
+def _check_samples(image: Image.Image) -> None:
+    """Refuse a TIFF with samples that Pillow passes over: those of further planes."""
+    if not isinstance(image, TiffImageFile):
+        return
+    if (planes := _tag(image, 32997, 1)) > 1:
+        raise Rejected(
+            "unsupported", f"a volume of {planes} planes in one TIFF image; save them as pages"
+        )
 
 
 def _read_in_native_order(image: Image.Image) -> None:

@@ -357,6 +357,16 @@ def test_row_09_palette_with_transparency_cmyk_and_one_bit():
         np.testing.assert_array_equal(frame.pixels, (ALPHA > 99) * 255)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_row_09_a_channel_of_a_tiff_that_no_one_would_see_is_refused(mode):
+    """Pillow leaves out a channel that is not said to be alpha."""
+    data = saved(Image.fromarray(ALPHA).convert(mode), "TIFF")
+    alpha, other = (struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 0))
+    assert data.count(alpha) == 1
+    assert one(data).mode == mode
+    assert reason(data.replace(alpha, other)) == "unsupported"
+
+
 def test_row_09_deep_colour_that_would_lose_bits_is_refused():
     deep = np.random.default_rng(1).integers(0, 65536, (5, 6, 4)).astype(">u2")
     for channels, colour in ((3, 2), (2, 4), (4, 6)):

@@ -240,12 +240,17 @@ def _check_strips(image: Image.Image) -> None:
 
 
 def _check_samples(image: Image.Image) -> None:
-    """Refuse a TIFF with samples that Pillow passes over: those of further planes."""
+    """Refuse a TIFF with samples that Pillow passes over: of further planes, or of channels."""
     if not isinstance(image, TiffImageFile):
         return
     if (planes := _tag(image, 32997, 1)) > 1:
         raise Rejected(
             "unsupported", f"a volume of {planes} planes in one TIFF image; save them as pages"
+        )
+    if 0 in _values(image, 338):
+        raise Rejected(
+            "unsupported",
+            "a channel that is neither grey, colour nor alpha; save each channel as a grey image",
         )
 
 

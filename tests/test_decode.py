@@ -136,8 +136,13 @@ def test_row_01_interlaced_png_is_counted_pass_by_pass(bits):
 
 
 def strips(samples, kept, compression):
-    """Write a TIFF of strips of 10 rows, of which the first few are there."""
-    raw = [samples[row : row + 10].tobytes() for row in range(0, len(samples), 10)][:kept]
+    """Write a TIFF of strips of 10 rows, of which the first few are there.
+
+    samples (H, W) are grey, those of (3, H, W) colour, a plane after the other.
+    """
+    planes, bits = np.atleast_3d(samples.T).T, struct.pack("<3H", 8, 8, 8)
+    (count, height, width), rows = planes.shape, range(0, samples.shape[-2], 10)
+    raw = [plane[row : row + 10].tobytes() for plane in planes for row in rows][:kept]
     parts = [zlib.compress(part) if compression == 8 else part for part in raw]
     offsets = [8 + sum(map(len, parts[:number])) for number in range(kept)]
     lists = struct.pack(f"<{2 * kept}I", *offsets, *map(len, parts))
@@ -145,8 +150,11 @@ def strips(samples, kept, compression):
     values = {273: (4, kept, at), 279: (4, kept, at + 4 * kept)}
     if kept == 1:
         values = {273: (4, 1, offsets[0]), 279: (4, 1, len(parts[0]))}
-    plain = {256: samples.shape[1], 257: samples.shape[0], 258: 8, 259: compression, 262: 1}
-    values |= {tag: (3, 1, value) for tag, value in (plain | {277: 1, 278: 10}).items()}
+    plain = {256: width, 257: height, 258: 8, 259: compression, 262: 1 if count == 1 else 2}
+    plain |= {277: count, 278: 10, 284: 1 if count == 1 else 2}
+    values |= {tag: (3, 1, value) for tag, value in plain.items()}
+    if count == 3:
+        values[258], lists = (3, 3, at + len(lists)), lists + bits
     entries = b"".join(struct.pack("<HHII", tag, *values[tag]) for tag in sorted(values))
     ifd = struct.pack("<H", len(values)) + entries + bytes(4)
     return b"II*\0" + struct.pack("<I", at + len(lists)) + b"".join(parts) + lists + ifd
@@ -157,6 +165,15 @@ def test_row_01_tiff_without_all_of_its_strips(compression, capfd):
     np.testing.assert_array_equal(one(strips(NOISE, 9, compression)).pixels, NOISE)
     for kept in (8, 1):
         assert reason(strips(NOISE, kept, compression)) == "damaged"
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_row_09_colour_in_planes_is_whole_or_damaged(compression, capfd):
+    """Libtiff gives all planes of compressed ones as one piece."""
+    frame = one(strips(np.moveaxis(RGB, 2, 0), 6, compression))
+    np.testing.assert_allclose(frame.pixels, RGB @ WEIGHTS, rtol=1e-6)
+    for kept in (5, 2, 1):
+        assert reason(strips(np.moveaxis(RGB, 2, 0), kept, compression)) == "damaged"
 
 
 @pytest.mark.parametrize("form", FORMATS)

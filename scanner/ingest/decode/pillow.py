@@ -230,9 +230,13 @@ def _tiff_frames(data: bytes) -> int:
 
 
 def _check_strips(image: Image.Image) -> None:
-    """Refuse a TIFF whose strips or tiles leave a part out: Pillow leaves it black."""
+    """Refuse a TIFF whose strips or tiles leave a part out: Pillow leaves it black.
+
+    What libtiff decodes is one piece, of all planes; it refuses by itself what leaves a part out.
+    """
     if isinstance(image, TiffImageFile):
-        planes = len(image.getbands()) if _tag(image, 284, 1) == 2 else 1
+        apart = _tag(image, 284, 1) == 2 and all(t.codec_name != "libtiff" for t in image.tile)
+        planes = len(image.getbands()) if apart else 1
         boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile]
         covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
         if covered < image.width * image.height * planes:

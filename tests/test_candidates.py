@@ -201,6 +201,18 @@ def test_who_is_barred_is_no_one_to_be_near():
     assert shown.of(rows, barred).tolist() == [[5, 7, 7, 7, 9]]
 
 
+def test_what_is_listed_alone_does_not_change_whom_the_others_show():
+    """Row 1 is nearly row 0, and of the subject of row 3. A larger `--top-k` lists it as well."""
+    shown = Shown(Known(unit(0, NARROW, WIDE, 1, 2)), np.array([5, 7, 8, 7, 9]))
+    rows = np.array([[0, 3, 4, 2, 1], [4, 0, 2, 3, 1]])
+    for count in range(1, 6):
+        verified = shown.of(rows[:, :count])
+        for listed in range(count, 6):
+            found = shown.of_verified(rows[:, :listed], count)
+            assert found[:, :count].tolist() == verified.tolist()
+    assert shown.of(rows)[0, 1] != shown.of_verified(rows, 3)[0, 1] == 7
+
+
 def test_images_are_told_apart_each_by_itself():
     shown = Shown(Known(unit(0, NARROW, WIDE, 1, 2)), np.array([5, 7, 8, 7, 9]))
     rows = np.array([[4, 3, 1], [0, 1, 3]])

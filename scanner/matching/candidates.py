@@ -59,6 +59,14 @@ class Shown:
         keys = np.arange(len(rows))[:, None] * (int(self.number.max()) + 1) + whose
         return np.where(np.isin(keys, keys[near]), own, whose)
 
+    def of_verified(self, rows: Rows, count: int) -> Rows:
+        """Return the same of candidates of which those after the first `count` are listed alone.
+
+        What is listed alone changes no verdict of the others, so it is near to nobody.
+        """
+        listed = np.arange(rows.shape[1]) >= count
+        return self.of(rows, np.broadcast_to(listed, rows.shape))
+
     def _near(self, rows: Rows, first: Rows, asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Tell which of the candidates (Q, n) that are asked about are near the first one (Q,)."""
         near = np.zeros(rows.shape, bool)

@@ -203,7 +203,9 @@ class QueryRun:
 
     def _judged(self, store: Store, first: int, part: Part) -> JudgedPairs:
         """Judge the pairs of one shard, and keep the strongest of each image."""
-        judged = self.rule.judge(part, self.gallery.shown.of(part.candidates.rows))
+        count = self.config.evidence.candidates
+        whose = self.gallery.shown.of_verified(part.candidates.rows, count)
+        judged = self.rule.judge(part, whose)
         order = judged.order[:, : self.config.verdict.top_k]
         rows = np.take_along_axis(part.candidates.rows, order, 1)
         unique, indices = np.unique(rows, return_inverse=True)

@@ -15,7 +15,6 @@ from deepssim_scan.matching.candidates import NEAR, Rows
 from deepssim_scan.matching.statistic import FEATURES, Array
 
 _SAME = {"ncc_1": 0.995, "lcn_1": 0.98}  # above which two images are one
-_OF_CANDIDATES = "rows", "features", "decidable"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,9 +37,11 @@ class Found:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return what was found of the images of all parts, as many candidates as all have."""
         fewest = min(part.rows.shape[1] for part in parts)
-        columns = ([getattr(part, name)[:, :fewest] for part in parts] for name in _OF_CANDIDATES)
-        joined = map(np.concatenate, columns)
-        return cls(*joined, np.concatenate([part.group for part in parts]))
+        rows, values, decidable = (
+            np.concatenate([getattr(part, name)[:, :fewest] for part in parts])
+            for name in ("rows", "features", "decidable")
+        )
+        return cls(rows, values, decidable, np.concatenate([part.group for part in parts]))
 
     @property
     def same(self) -> NDArray[np.bool_]:
@@ -53,7 +54,7 @@ class Found:
     @property
     def near(self) -> NDArray[np.bool_]:
         """Which candidates (Q, n) are nearly the same image, by the cosine similarity."""
-        return self.features[..., FEATURES.index("score")] >= np.arctanh(NEAR)
+        return np.asarray(self.features[..., FEATURES.index("score")] >= np.arctanh(NEAR))
 
     @property
     def whole(self) -> NDArray[np.bool_]:

@@ -172,29 +172,27 @@ class Calibrator:
         """Look for training images without the images of their own subjects.
 
         Those that are copies of another subject's image are no non-members, and those of nearly the
-        same image are looked for without that subject, too: all are named. The rows of the
+        same image are looked for without that subject, too: all are named. The rows of the other
         non-members are returned, too.
         """
         images = self._read(self.groups.some(most, rng, self._not_seen()))
         beside = {row: self.groups.beside(row) for row in sorted(images)}
         found, rows = self._without(images, beside)
+        self._require_enough(found.group, "images of non-members")
         pairs = {
             tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
             for query, column in np.argwhere(found.same | found.near)
         }
         names = tuple((a, b) for a, b in (self.store.paths(np.array(p)) for p in sorted(pairs)))
         apart, near = found.whole & ~found.same.any(1), found.near.any(1)
-        nobody = found.only(apart & ~near)
-        if not (apart & near).any():
-            return nobody, names, rows[apart]
-        again = rows[apart & near]
-        further = zip(again.tolist(), self._beside_near(again), strict=True)
-        second, others = self._without(
-            images, {row: np.union1d(beside[row], out) for row, out in further}
-        )
-        kept = second.whole & ~second.same.any(1) & ~second.near.any(1)
-        null = Found.joined([nobody, second.only(kept)])
-        return null, names, np.concatenate([rows[apart & ~near], others[kept]])
+        null, again = found.only(apart & ~near), rows[apart & near]
+        if len(again):
+            further = zip(again.tolist(), self._beside_near(again), strict=True)
+            left_out = {row: np.union1d(beside[row], out) for row, out in further}
+            second, _ = self._without(images, left_out)
+            alike = (second.same | second.near).any(1)
+            null = Found.joined([null, second.only(second.whole & ~alike)])
+        return null, names, rows[apart & ~near]
 
     def _without(self, images: dict[int, Pixels], left_out: dict[int, Rows]) -> tuple[Found, Rows]:
         """Look for training images without some rows; return what was found, and of which rows.
@@ -204,9 +202,7 @@ class Calibrator:
         most = self.store.rows - self.probe.candidates
         left_out = {row: out for row, out in left_out.items() if len(out) <= most}
         rows, pixels = np.array([*left_out], np.int64), [images[row] for row in left_out]
-        self._require_enough(self.groups.number[rows], "images of non-members")
-        found = self.look_for(pixels, self.groups.number[rows], [*left_out.values()])
-        return found, rows
+        return self.look_for(pixels, self.groups.number[rows], [*left_out.values()]), rows
 
     def _beside_near(self, rows: Rows) -> list[Rows]:
         """Return the rows that may show the same person as nearly the same images as some rows."""

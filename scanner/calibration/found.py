@@ -35,7 +35,11 @@ class Found:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return what was found of the images of all parts, as many candidates as all have."""
+        """Return what was found of the images of all parts, as many candidates as all have.
+
+        Parts without images do not count.
+        """
+        parts = [part for part in parts if len(part.group)] or parts[:1]
         fewest = min(part.rows.shape[1] for part in parts)
         rows, values, decidable = (
             np.concatenate([getattr(part, name)[:, :fewest] for part in parts])

@@ -84,10 +84,9 @@ class PartialCalibrator:
     ) -> PartialCalibration | None:
         """Calibrate on non-members: those of a hold-out, with subjects, or rows of training images.
 
-        None where there are too many training
-        images to look for regions, or too few non-members.
+        None where there are too many training images to look for regions, or too few non-members.
         """
-        if not are_few_enough(self.reader.store):
+        if not are_few_enough(self.reader.store) or len(holdout or members) < FEWEST:
             return None
         search = regions_of(self.reader.store, self.groups.number)
         hosts = self._held_out(holdout) if holdout else self._members(members)

@@ -377,6 +377,25 @@ def test_one_training_image_among_many_held_out_takes_no_part(people, tmp_path):
     assert len(found.null.statistics) == len(without.null.statistics) == 55
 
 
+def test_a_variant_of_a_training_image_among_many_held_out_takes_no_part(people, tmp_path):
+    """Nothing was above a null with a few of them: next to no copy was flagged."""
+    others = other_people(tmp_path / "others", 55)
+    without = job.calibrated(people / "index", CalibrateConfig(holdout=others), RUN)
+    with Image.open(people / "training" / "s20" / "1.png") as image:
+        turned = np.array(image.rotate(4, Image.Resampling.BICUBIC))
+    noise = np.random.default_rng(0).normal(0, 10, turned.shape)
+    noisy = Image.fromarray((turned + noise).clip(0, 255).astype(np.uint8))
+    noisy.save(others / "p54" / "variant.png")
+    said = Said()
+    config, run = CalibrateConfig(holdout=others), replace(RUN, progress=said)
+    found = job.calibrated(people / "index", config, run)
+    assert any("1 of 56 hold-out images look the same" in line for line in said.warnings)
+    assert np.allclose(found.null.statistics, without.null.statistics)
+    noisy.save(others / "p53" / "variant.png")
+    with pytest.raises(InputError, match=r"2 of 57 .* nearly so, for instance as 's20/1\.png'"):
+        job.calibrated(people / "index", config, RUN)
+
+
 def test_too_few_images_held_out_are_refused(people, tmp_path):
     config = CalibrateConfig(holdout=other_people(tmp_path / "others", 3))
     with pytest.raises(InputError, match="holds 3 images that can be read, and a null needs 20"):

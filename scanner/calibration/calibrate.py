@@ -270,21 +270,22 @@ class Calibrator:
     def _hold_out(self, images: HoldOut) -> tuple[Found, HoldOut]:
         """Look for hold-out images; return what was found of those that take part, and them.
 
-        A few that look the same as a training image are left out with a warning, as slices at the
-        top of two heads. Raises InputError where they are more.
+        A few that look the same as a training image, or nearly so, are left out with a warning, as
+        slices at the top of two heads. Raises InputError where they are more.
         """
         subjects = np.array([subject for _, subject in images], np.int64)
         found = self.look_for([pixels for pixels, _ in images], subjects)
-        same = found.same.any(1)
-        if same.any():
-            (copied,) = self.store.paths(found.rows[found.same][:1])
-            what = f"{same.sum()} of {len(images)} hold-out images look the same as "
-            what += f"training images, for instance as {copied!r}"
-            if same.mean() > _LEFT_OUT:
+        pairs = found.same | found.near
+        alike = pairs.any(1)
+        if alike.any():
+            (copied,) = self.store.paths(found.rows[pairs][:1])
+            what = f"{alike.sum()} of {len(images)} hold-out images look the same as training "
+            what += f"images, or nearly so, for instance as {copied!r}"
+            if alike.mean() > _LEFT_OUT:
                 raise InputError(f"{what}. Leave them out: a hold-out shows other people.")
             self.reader.run.progress.warn(f"{what}. They take no part.")
-        taken = [images[at] for at in np.flatnonzero(~same).tolist()]
-        return found.only(found.whole & ~same), taken
+        taken = [images[at] for at in np.flatnonzero(~alike).tolist()]
+        return found.only(found.whole & ~alike), taken
 
     def _read(self, rows: Rows) -> dict[int, Pixels]:
         """Read training images again; those that are gone or have changed are warned of."""

@@ -455,6 +455,28 @@ def test_copies_of_an_image_that_is_of_many_subjects_are_flagged(people, tmp_pat
     assert set(verdicts.values()) == {"duplicate"}
 
 
+def test_variants_of_a_few_training_images_leave_the_calibration_as_it_is(people, tmp_path):
+    """Those that are looked for again were too few for a null, and no other one was taken."""
+    training = shutil.copytree(people / "training", tmp_path / "training")
+    noise = np.random.default_rng(0)
+    for number in (3, 20):
+        for path in sorted((training / f"s{number:02d}").iterdir()):
+            with Image.open(path) as image:
+                turned = np.array(image.rotate(4, Image.Resampling.BICUBIC))
+            noisy = (turned + noise.normal(0, 10, turned.shape)).clip(0, 255)
+            (training / f"v{number:02d}").mkdir(exist_ok=True)
+            Image.fromarray(noisy.astype(np.uint8)).save(training / f"v{number:02d}" / path.name)
+    said = Said()
+    run = replace(RUN, progress=said)
+    build_index(training, tmp_path / "index", IndexConfig(adapt="never"), run)
+    found = Calibration.read(tmp_path / "index")
+    assert not said.warnings
+    assert found.subjects == "guessed"
+    assert len(found.null.statistics) > 50
+    assert found.found(found.false_alarm(None)) > 0.8
+    assert any(second.startswith("v") for _, second in found.duplicates)
+
+
 def test_variants_of_training_images_hide_no_copies(people, tmp_path):
     """Each image was a non-member that is like a copy: nothing was above such a null."""
     for path in sorted((people / "training").glob("*/*.png")):

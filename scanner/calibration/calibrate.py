@@ -8,7 +8,7 @@ No label is needed. What is looked for goes through the same views, search, regi
 measures as in a query, so that the rates hold for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -172,46 +172,50 @@ class Calibrator:
         """Look for training images without the images of their own subjects.
 
         Those that are copies of another subject's image are no non-members, and those of nearly the
-        same image are looked for without that subject, too: all are named. The rows of the other
+        same image are looked for without that subject, too: all are named. The rows of the
         non-members are returned, too.
         """
         images = self._read(self.groups.some(most, rng, self._not_seen()))
-        beside = {row: self.groups.beside(row) for row in sorted(images)}
+        beside = self._searchable({row: self.groups.beside(row) for row in sorted(images)})
+        self._require_enough(self.groups.number[[*beside]], "images of non-members")
         found, rows = self._without(images, beside)
-        self._require_enough(found.group, "images of non-members")
         pairs = {
             tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
             for query, column in np.argwhere(found.same | found.near)
         }
         names = tuple((a, b) for a, b in (self.store.paths(np.array(p)) for p in sorted(pairs)))
         apart, near = found.whole & ~found.same.any(1), found.near.any(1)
-        null, again = found.only(apart & ~near), rows[apart & near]
-        if len(again):
-            further = zip(again.tolist(), self._beside_near(again), strict=True)
-            left_out = {row: np.union1d(beside[row], out) for row, out in further}
-            second, _ = self._without(images, left_out)
-            alike = (second.same | second.near).any(1)
-            null = Found.joined([null, second.only(second.whole & ~alike)])
-        return null, names, rows[apart & ~near]
+        nobody = found.only(apart & ~near)
+        further = self._searchable(
+            {row: np.union1d(beside[row], out) for row, out in self._near(rows[apart & near])}
+        )
+        if not further:
+            return nobody, names, rows[apart & ~near]
+        second, others = self._without(images, further)
+        kept = second.whole & ~second.same.any(1) & ~second.near.any(1)
+        null = Found.joined([nobody, second.only(kept)])
+        return null, names, np.concatenate([rows[apart & ~near], others[kept]])
 
     def _without(self, images: dict[int, Pixels], left_out: dict[int, Rows]) -> tuple[Found, Rows]:
-        """Look for training images without some rows; return what was found, and of which rows.
-
-        Those that would have fewer candidates than an image of a query take no part.
-        """
-        most = self.store.rows - self.probe.candidates
-        left_out = {row: out for row, out in left_out.items() if len(out) <= most}
+        """Look for training images without some rows; return what was found, and of which rows."""
         rows, pixels = np.array([*left_out], np.int64), [images[row] for row in left_out]
-        return self.look_for(pixels, self.groups.number[rows], [*left_out.values()]), rows
+        found = self.look_for(pixels, self.groups.number[rows], [*left_out.values()])
+        return found, rows
 
-    def _beside_near(self, rows: Rows) -> list[Rows]:
-        """Return the rows that may show the same person as nearly the same images as some rows."""
+    def _searchable(self, left_out: dict[int, Rows]) -> dict[int, Rows]:
+        """Return those of whom as many candidates are left as an image of a query has."""
+        most = self.store.rows - self.probe.candidates
+        return {row: out for row, out in left_out.items() if len(out) <= most}
+
+    def _near(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
+        """Give of each row those that may show the same person as nearly the same images."""
+        if not len(rows):
+            return
         search = self.probe.shown.search
         found = search.search(search.vectors_at(rows), _VARIANTS)
-        near = (some[scores >= NEAR] for some, scores in zip(found.rows, found.scores, strict=True))
-        return [
-            np.unique(np.concatenate([*map(self.groups.beside, some.tolist())])) for some in near
-        ]
+        for row, some, scores in zip(rows.tolist(), found.rows, found.scores, strict=True):
+            near = some[scores >= NEAR].tolist()
+            yield row, np.unique(np.concatenate([*map(self.groups.beside, near)]))
 
     def _members(
         self, statistic: Statistic, holdout: Found, rng: np.random.Generator

@@ -1,5 +1,6 @@
 """Mismatches of two sets, each made on purpose, and none where the sets go together."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 from test_calibrate import RUN
 
 from deepssim_scan.calibration.applicability import Seen, mismatches
+from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.codes import CODES
 from deepssim_scan.calibration.membership import Estimate
 from deepssim_scan.imaging.looks import LOOKS, looks
@@ -79,6 +81,7 @@ def test_sets_that_go_together_have_no_code():
         ({"scores": RNG.normal(0.2, 0.05, 50)}, "unlike_training"),
         ({"nearest": [7] * 20 + [*range(30)]}, "hub"),
         ({"source_first": 0.7}, "encoder_unfit"),
+        ({"found": 0.7}, "copies_missed"),
         ({"members": Estimate(0.8, 0.7, 0.9)}, "holdout_differs"),
     ],
 )
@@ -133,6 +136,20 @@ def test_a_query_of_stretched_copies_says_so(people, tmp_path):
         found = query(tmp_path / kind, people / "index", report, config, RUN).summary
         told = [each["code"] for each in found["mismatches"]]
         assert ("aspect_differs" in told) == (kind == "stretched")
+
+
+def test_a_query_by_a_calibration_that_finds_few_copies_says_so(people, tmp_path):
+    """Half of the planted copies are less like their sources than any non-member is."""
+    index = shutil.copytree(people / "index", tmp_path / "index")
+    made = Calibration.read(index)
+    lowest = made.null.statistics[0]
+    halved = {kind: (*values, *[lowest] * len(values)) for kind, values in made.planted.items()}
+    replace(made, planted=halved).write(index)
+    config, synthetic = QueryConfig(canaries=CanaryConfig(0)), people / "training" / "s01"
+    for searched, told in ((index, True), (people / "index", False)):
+        found = query(synthetic, searched, tmp_path / f"report-{told}", config, RUN).summary
+        assert (found["calibration"]["sensitivity"] < 0.8) == told
+        assert ("copies_missed" in [each["code"] for each in found["mismatches"]]) == told
 
 
 def test_a_query_of_inverted_images_says_so(people, tmp_path):

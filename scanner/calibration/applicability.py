@@ -25,6 +25,7 @@ FEWEST = 20
 
 _ROBUST = 1.4826  # median absolute deviations in a standard deviation
 _FIRST = 0.9  # planted copies whose source is first, at least
+_FOUND = 0.8  # planted copies that are flagged, at least
 _INVERTED = 0.5  # share of the images that are nearer when they are inverted
 _UNLIKE = 0.01  # quantile of the training images' scores with other people
 _NEARER = 0.6  # chance that a training image is more like others than a hold-out image is; 0.5
@@ -58,8 +59,8 @@ class Seen:
     `inverted` is the share of some that are nearer when their greys are inverted, `others` (N,)
     are scores of training images with the nearest of another subject. `nearest` are the training
     rows nearest to synthetic images that are not flagged. `source_first` and `members` are those
-    of the calibration. None is not known. `both` is how many images of the hold-out are synthetic
-    images.
+    of the calibration, and `found` is the share of its planted copies that are flagged. None is not
+    known. `both` is how many images of the hold-out are synthetic images.
     """
 
     training: Looks
@@ -73,6 +74,7 @@ class Seen:
     members: Estimate | None = None
     windows: tuple[str | None, str | None] = (None, None)
     both: int = 0
+    found: float | None = None
 
 
 def mismatches(seen: Seen) -> list[Mismatch]:
@@ -85,6 +87,7 @@ def mismatches(seen: Seen) -> list[Mismatch]:
         _unlike(seen),
         _hub(seen),
         _encoder(seen),
+        _missed(seen),
         _holdout(seen),
         _both(seen),
     ]
@@ -202,6 +205,21 @@ def _encoder(seen: Seen) -> Mismatch | None:
         f"The encoder orders little on these images: the source of a planted copy is the most "
         f"similar training image in {seen.source_first:.0%}.",
         "Build the index with --adapt always, or train an encoder on these images.",
+    )
+
+
+def _missed(seen: Seen) -> Mismatch | None:
+    """Tell a calibration that finds few copies: some of its non-members are as like as they are."""
+    if seen.found is None or seen.found >= _FOUND:
+        return None
+    return Mismatch(
+        "copies_missed",
+        f"Many copies are missed: in the calibration {seen.found:.0%} of the planted ones were "
+        "flagged.",
+        "Look for people under several names, and for variants of training images (cropped, noisy "
+        "or turned) under another subject or in the hold-out: copies are not told from them. Leave "
+        "variants out, or make them one subject's (--subject-regex, --manifest). Where there are "
+        "none, build the index with --adapt always.",
     )
 
 

@@ -3,5 +3,5 @@
 CODES = (
     *("polarity_differs", "sharpness_differs", "extent_differs", "aspect_differs"),
     *("brightest_differs", "depth_differs", "unlike_training", "hub", "encoder_unfit"),
-    *("holdout_differs", "holdout_synthetic"),
+    *("copies_missed", "holdout_differs", "holdout_synthetic"),
 )

@@ -49,6 +49,7 @@ QUANTITIES = {
     "unlike_training": Quantity(bool, "whether synthetic images are unlike all training images"),
     "hub": Quantity(bool, "whether one training image is the nearest to very many images"),
     "encoder_unfit": Quantity(bool, "whether the encoder does not find planted copies first"),
+    "copies_missed": Quantity(bool, "whether the calibration finds few of its planted copies"),
     "holdout_differs": Quantity(bool, "whether the hold-out is unlike the training set"),
     "holdout_synthetic": Quantity(bool, "whether the hold-out holds synthetic images"),
     "complete": Quantity(bool, "whether all was looked at, and enough canaries found"),

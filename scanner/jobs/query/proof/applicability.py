@@ -54,7 +54,7 @@ class Fitting:
         others = self.gallery.groups.some(_OTHERS, np.random.default_rng(0))
         mine = {match.synthetic_row for match in flagged}
         best = zip(nearest.rows[:, 0].tolist(), sample.rows.tolist(), strict=True)
-        rule = self.rule
+        made = self.rule if isinstance(self.rule, CalibratedRule) else None
         ours, theirs = self._looked(sample, reader)
         scores = nearest.scores[:, 0].astype(float)
         return mismatches(
@@ -66,10 +66,11 @@ class Fitting:
                 self._inverted(ours, sample, scores),
                 known(nearest_other(self.gallery, others)),
                 [row for row, at in best if at not in mine],
-                rule.calibration.source_first if isinstance(rule, CalibratedRule) else None,
-                rule.calibration.members if isinstance(rule, CalibratedRule) else None,
+                made.calibration.source_first if made else None,
+                made.calibration.members if made else None,
                 (_window(training), _window(store)),
                 self._both(store),
+                found=made.calibration.found(made.rate) if made else None,
             )
         )
 

@@ -475,6 +475,9 @@ def test_variants_of_a_few_training_images_leave_the_calibration_as_it_is(people
     assert len(found.null.statistics) > 50
     assert found.found(found.false_alarm(None)) > 0.8
     assert any(second.startswith("v") for _, second in found.duplicates)
+    with_variants = {3, 20, 60, 61}
+    assert with_variants & set(found.null.subjects.tolist())
+    assert not with_variants & set(found.partial.null.subjects.tolist())
 
 
 def test_variants_of_training_images_hide_no_copies(people, tmp_path):

@@ -172,8 +172,8 @@ class Calibrator:
         """Look for training images without the images of their own subjects.
 
         Those that are copies of another subject's image are no non-members, and those of nearly the
-        same image are looked for without that subject, too: all are named. The rows of the
-        non-members are returned, too.
+        same image are looked for without that subject, too: all are named. The rows of the other
+        non-members are returned, too: no other subject has nearly the same regions.
         """
         images = self._read(self.groups.some(most, rng, self._not_seen()))
         beside = self._searchable({row: self.groups.beside(row) for row in sorted(images)})
@@ -189,12 +189,12 @@ class Calibrator:
         further = self._searchable(
             {row: np.union1d(beside[row], out) for row, out in self._near(rows[apart & near])}
         )
+        alone = rows[apart & ~near]
         if not further:
-            return nobody, names, rows[apart & ~near]
-        second, others = self._without(images, further)
+            return nobody, names, alone
+        second, _ = self._without(images, further)
         kept = second.whole & ~second.same.any(1) & ~second.near.any(1)
-        null = Found.joined([nobody, second.only(kept)])
-        return null, names, np.concatenate([rows[apart & ~near], others[kept]])
+        return Found.joined([nobody, second.only(kept)]), names, alone
 
     def _without(self, images: dict[int, Pixels], left_out: dict[int, Rows]) -> tuple[Found, Rows]:
         """Look for training images without some rows; return what was found, and of which rows."""

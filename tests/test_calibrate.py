@@ -1,6 +1,7 @@
 """Calibrating an index on its own images, and the file that keeps what was found."""
 
 import json
+import re
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -478,6 +479,21 @@ def test_variants_of_a_few_training_images_leave_the_calibration_as_it_is(people
     with_variants = {3, 20, 60, 61}
     assert with_variants & set(found.null.subjects.tolist())
     assert not with_variants & set(found.partial.null.subjects.tolist())
+
+
+def test_a_training_set_that_is_there_twice_is_told_why_it_is_not_calibrated(people, tmp_path):
+    """It was asked for more images, though it has enough of them."""
+    for folder in ("export", "original"):
+        for path in sorted((people / "training").glob("s[0-2]*/*.png")):
+            copy = tmp_path / "training" / folder / f"{path.parent.name}-{path.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    said = Said()
+    run = replace(RUN, progress=said)
+    build_index(tmp_path / "training", tmp_path / "index", IndexConfig(adapt="never"), run)
+    (warning,) = said.warnings
+    assert "there are 0 images of non-members" in warning
+    assert re.search(r"\d\d pairs are copies of each other or nearly so: keep one of each", warning)
 
 
 def test_variants_of_training_images_hide_no_copies(people, tmp_path):

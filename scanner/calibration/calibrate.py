@@ -78,7 +78,7 @@ class Calibrator:
             duplicates: tuple[tuple[str, str], ...] = ()
         else:
             null, duplicates, rows = self._non_members(_NULL, rng)
-        self._require_enough(null.group, "images of non-members")
+        self._require_enough(null.group, "images of non-members", len(duplicates))
         planted = self.plant(_PLANTED, rng)
         found = self.look_for(planted.images, self.groups.number[planted.sources])
         registered = np.isfinite(found.features).all(-1) & found.whole[:, None]
@@ -301,13 +301,17 @@ class Calibrator:
             )
         return images
 
-    def _require_enough(self, group: Rows, what: str) -> None:
-        """Raise InputError where there are too few images; `group` (Q,) is that of each."""
+    def _require_enough(self, group: Rows, what: str, pairs: int = 0) -> None:
+        """Raise InputError where there are too few images; `group` (Q,) is that of each.
+
+        So many `pairs` of images are copies of each other, and no non-members.
+        """
         if not _enough(group):
+            copies = f"{pairs:,} pairs are copies of each other or nearly so: keep one of each. "
             raise InputError(
                 f"{self.store.folder}: there are {len(group)} {what} of {len(np.unique(group))} "
                 f"subjects or runs of files, and a calibration needs {FEWEST} of more than one. "
-                "Give more training images, or --holdout."
+                f"{copies * bool(pairs)}Give more training images, or --holdout."
             )
 
 

@@ -90,7 +90,6 @@ def test_a_cluster_gives_the_bytes_of_one_machine_while_its_workers_are_killed(
 def test_a_scheduler_that_is_killed_costs_what_was_in_flight(
     cluster, people, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(connecting, "_PATIENCE", 5)
     scheduler, seen = Scheduler(str(cluster.file)), []
 
     class Killing:
@@ -103,10 +102,11 @@ def test_a_scheduler_that_is_killed_costs_what_was_in_flight(
 
         def warn(self, text): ...
 
-    with pytest.raises(ScanError, match=r"scheduler is gone.*same command to go on"):
-        built(
-            people, tmp_path / "index", RunContext("cpu", progress=Killing(), scheduler=scheduler)
-        )
+    with monkeypatch.context() as patch:
+        patch.setattr(connecting, "_PATIENCE", 5)
+        run = RunContext("cpu", progress=Killing(), scheduler=scheduler)
+        with pytest.raises(ScanError, match=r"scheduler is gone.*same command to go on"):
+            built(people, tmp_path / "index", run)
     cluster.start()
     assert seen
     index = built(people, tmp_path / "index", RunContext("cpu", scheduler=scheduler))

@@ -41,7 +41,7 @@ def main() -> None:
         work, started = Path(name), time.monotonic()
         times = (write_turned if options.turned else write_repeated)(work, options, rng)
         build_index(work / "training", work / "index", IndexConfig(adapt="never"), run)
-        query(work / "synthetic", work / "index", work / "report", run=run)
+        result = query(work / "synthetic", work / "index", work / "report", run=run)
         flagged = {
             match.synthetic: match.verdict == "duplicate" for match in best_matches(work / "report")
         }
@@ -57,6 +57,7 @@ def main() -> None:
         options,
         {"whole": Spread.of([seconds], "s")},
         ratios,
+        complete=result.summary["complete"],
     )
 
 

@@ -55,7 +55,7 @@ def demo(
         console.warn(
             f"{jobs.LEAST_FOUND:.0%} of the copies must have their source first, "
             f"{jobs.LEAST_FLAGGED:.0%} must be flagged, and at most {jobs.MOST_FLAGGED:.0%} of the "
-            "non-members. Do not rely on this installation, or not on the encoder that was given."
+            "non-members. Do not rely on this installation, nor on the encoder if one was given."
         )
         raise typer.Exit(1)
 

@@ -6,8 +6,8 @@ READY := $(VENV)/.ready
 SOURCES := scanner index cli
 CHECKED := $(SOURCES) tests benchmarks deploy
 # Those of a folder of yours, an earlier commit, a GPU or a browser, which `bench` leaves out.
-APART := applicability candidates canaries commands formats gpu large membership out_of_memory \
-	partial pipelines planted repeated report search subjects update verdicts
+APART := applicability candidates canaries commands entries formats gpu large membership \
+	out_of_memory partial pipelines planted repeated report search subjects update verdicts
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test fuzz faults lint format wheel bench casestudy clean
@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/deepssim-scan demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[fuzz]'

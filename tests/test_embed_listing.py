@@ -116,6 +116,7 @@ def test_what_is_done_is_not_decoded_again(loaded, images, tmp_path, monkeypatch
     exact = Embedder.embed_items
 
     def noting(embedder, folder, blocks):
+        blocks = [*blocks]
         seen.append([item for block in blocks for item in block])
         return exact(embedder, folder, blocks)
 

@@ -18,6 +18,7 @@ from deepssim_scan.reporting.html.words import at_least, at_most, rate_at_most
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
+from deepssim_scan.reporting.plots import draw_distributions
 from deepssim_scan.reporting.subjects import reproduced
 from deepssim_scan.reporting.volumes import CopiedVolume
 
@@ -148,7 +149,8 @@ def match(number, synthetic=None, training="p1/a.png", subject="p1"):
 
 def content(findings=None, **changed):
     found = [match(0), match(1)] if findings is None else findings
-    return Content("Copies", summary(**changed), found, reproduced(found), VOLUMES, PARTIAL, SHOWN)
+    tables = found, reproduced(found), VOLUMES, PARTIAL
+    return Content("Copies", summary(**changed), *tables, SHOWN, draw_distributions(SHOWN, "svg"))
 
 
 class _Parsed(HTMLParser):

@@ -25,6 +25,7 @@ from deepssim_scan.reporting.pictures import Pictures
 from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
 from deepssim_scan.storage.files import make_folder, replacing
+from deepssim_scan.storage.layout import PLOT
 from deepssim_scan.storage.records import write_json
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def _page(
         read_volumes(report),
         read_partial(report),
         Distributions.read(report),
+        (report / PLOT).read_bytes(),
         _pictures(flagged, report, config, run) if config.report.thumbnails else (),
         _night(found, audited, history),
     )

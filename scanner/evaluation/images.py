@@ -11,6 +11,7 @@ from deepssim_scan.errors import InputError
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.ingest.listing.items import Items
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.storage.files import shown
@@ -38,7 +39,7 @@ def read_images(
     """
     wanted = set(names)
     paths = {_path(name) for name in wanted}
-    files = tuple(item for item in listing.files if _among(item.path, paths))
+    files = Items(item for item in listing.files if _among(item.path, paths))
     found = list[tuple[str, str, Pixels]]()
     some = replace(listing, files=files)
     for done, images in enumerate(decode_images(some, rule, ingest, run), 1):

@@ -23,7 +23,8 @@ MATCHES, FLAGGED, SUMMARY = "matches.parquet", "flagged.csv", "summary.json"
 SUBJECTS, VOLUMES, PARTIAL = "subjects.parquet", "volumes.parquet", "partial.parquet"
 DISTRIBUTIONS = "distributions.json"
 REPORT = "report.html"
-PLOTS = "distribution.svg", "distribution.png"
+PLOT = "distribution.svg"
+PLOTS = PLOT, "distribution.png"
 JUDGED_FILES = (
     *(MATCHES, FLAGGED, SUBJECTS, VOLUMES, PARTIAL, REJECTED, BLANK, DISTRIBUTIONS, *PLOTS, REPORT),
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, tee
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -106,7 +106,7 @@ class Embedder:
         return self.embed_views(lambda part: Held(images[part]), asked)[:, 0]
 
     def _found(
-        self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Unchanged | None
+        self, folder: Path, blocks: Iterator[tuple[Item, ...]], before: Unchanged | None
     ) -> Generator[Embedded, None, None]:
         """Give the images of each block: taken from a store where they did not change, or embedded.
 
@@ -115,8 +115,8 @@ class Embedder:
         if before is None:
             yield from self.embed_items(folder, blocks)
             return
-        for part in sliced(len(blocks), _TOGETHER):
-            yield from self._updated(folder, blocks[part], before)
+        while part := [*islice(blocks, _TOGETHER)]:
+            yield from self._updated(folder, part, before)
 
     def _updated(
         self, folder: Path, blocks: Sequence[tuple[Item, ...]], before: Unchanged
@@ -178,9 +178,10 @@ class Embedder:
             done, blocks = _left(listing, last[0] if last else None)
             if before is not None:
                 before.begin()
-                before.skip(listing.files[:done])
+                before.skip(islice(listing.files, done))
             progress(stage, done, total)
-            with closing(self._found(listing.folder, blocks, before)) as embedded:
+            blocks, looked_at = tee(blocks)
+            with closing(self._found(listing.folder, looked_at, before)) as embedded:
                 for block, found in zip(blocks, embedded, strict=True):
                     records, made = _after(*last, *found) if last else found
                     writer.add(records, made.embeddings, made.thumbnails)
@@ -268,18 +269,18 @@ def _joined(items: Sequence[Embedded]) -> Embedded:
     return records, Made.joined([rows for _, rows in items])
 
 
-def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, list[tuple[Item, ...]]]:
+def _left(listing: Listing, last: ImageRecord | None) -> tuple[int, Iterator[tuple[Item, ...]]]:
     """Return how many items are before the block of the last record, and the blocks from it on.
 
     Raises StoreMismatch when the record is of no item of the listing.
     """
-    blocks = [*chunks(listing.files)]
+    blocks = chunks(listing.files)
     if last is None:
         return 0, blocks
     done = 0
-    for number, block in enumerate(blocks):
+    for block in blocks:
         if any((item.path, item.member) == last.key[:2] for item in block):
-            return done, blocks[number:]
+            return done, chain([block], blocks)
         done += len(block)
     raise StoreMismatch(f"{last.name!r} was embedded, and is not in {listing.folder}.")
 

@@ -7,7 +7,7 @@ A file is the same when its size and its time are those that the catalog has. It
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Unchanged:
 
     def changes(self, listing: Listing) -> Changes:
         """Tell how a listing differs from the store, having passed by what is left of it."""
-        self.skip(listing.files[self._passed :])
+        self.skip(islice(listing.files, self._passed, None))
         while self._next is not None:
             self._gone, self._next = self._gone + 1, next(self._groups, None)
         return Changes(self._kept, self._new, self._gone, self._store.footer.items)

@@ -15,6 +15,7 @@ from deepssim_scan.imaging.image_set import ImageSet, ImageSource
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Listing
+from deepssim_scan.ingest.listing.items import Items
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.record import Decoded, ImageRecord
@@ -157,7 +158,7 @@ def _sample(listing: Listing, most: int, seed: int) -> Listing:
         return listing
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.choice(len(listing.files), most, replace=False))
-    return replace(listing, files=tuple(listing.files[index] for index in kept))
+    return replace(listing, files=Items(listing.files[index] for index in kept.tolist()))
 
 
 def _check_sizes(folder: Path, pixels: Sequence[Tensor], architecture: Architecture) -> None:

@@ -38,6 +38,7 @@ amount of memory.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,9 @@ from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.config.selection import Selection
 from deepssim_scan.ingest.listing.formats import SUFFIXES, Kind
 from deepssim_scan.ingest.listing.item import Item, Listing
-from deepssim_scan.ingest.listing.members import listed, members_of
-from deepssim_scan.ingest.listing.walk import named, walk
+from deepssim_scan.ingest.listing.items import in_order, merged
+from deepssim_scan.ingest.listing.members import Members, listed, members_of
+from deepssim_scan.ingest.listing.walk import Found, named, walk
 
 __all__ = ["Item", "Listing", "list_images"]
 
@@ -66,26 +68,34 @@ def list_images(
     _check_folder(folder)
     manifest = selection.manifest
     found = named(folder, manifest, selection) if manifest else walk(folder, selection)
-    items: list[Item] = []
     archives: list[Item] = []
     others = Counter[Kind]()
-    for item, kind in found:
-        if kind in (Kind.IGNORED, Kind.EXCLUDED):
-            others[kind] += 1
-        else:
-            (archives if kind is Kind.ARCHIVE else items).append(item)
-    work = partial(members_of, folder=folder, named=manifest is not None)
-    for members, ignored in listed(archives, work, run or RunContext()):
-        items += members
-        others[Kind.IGNORED] += ignored
-    listing = Listing(
-        folder,
-        tuple(sorted(items, key=lambda item: item.order)),
-        others[Kind.IGNORED],
-        others[Kind.EXCLUDED],
-    )
+    files = in_order(_images(found, archives, others))
+    if archives:
+        work = partial(members_of, folder=folder, named=manifest is not None)
+        members = _members(listed(archives, work, run or RunContext()), others)
+        files = merged(files, in_order(members))
+    listing = Listing(folder, files, others[Kind.IGNORED], others[Kind.EXCLUDED])
     _require_images(listing)
     return listing
+
+
+def _images(found: Iterable[Found], archives: list[Item], others: Counter[Kind]) -> Iterator[Item]:
+    """Give the images, keep the archives, and count the others."""
+    for item, kind in found:
+        if kind is Kind.ARCHIVE:
+            archives.append(item)
+        elif kind in (Kind.IGNORED, Kind.EXCLUDED):
+            others[kind] += 1
+        else:
+            yield item
+
+
+def _members(found: Iterable[Members], others: Counter[Kind]) -> Iterator[Item]:
+    """Give the images of archives, and count the others."""
+    for members, ignored in found:
+        others[Kind.IGNORED] += ignored
+        yield from sorted(members, key=lambda item: item.order)
 
 
 def _check_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -48,7 +48,7 @@ class Listing:
     """
 
     folder: Path
-    files: tuple[Item, ...]
+    files: Sequence[Item]
     ignored: int
     excluded: int = 0
 

@@ -1,13 +1,14 @@
 """Every file of a folder, or of a manifest, and what it is.
 
-    folder -> (Item, Kind) for each file, in no fixed order
+    folder -> (Item, Kind) for each file, in the order of their paths
+
+A folder that is not walked comes where its files would. A manifest has the order of its rows.
 
 Links are followed only to files inside the folder, and never to folders, so no loop can occur.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from deepssim_scan.errors import InputError
@@ -29,9 +30,7 @@ from deepssim_scan.storage.layout import (
 from deepssim_scan.storage.publish import read_job
 
 Found = tuple[Item, Kind]
-Child = tuple[str, "os.DirEntry[str]"]
-"""A file or folder: its path, relative to the folder that is walked, and what the system says."""
-
+_WALKED, _LINK = "/", "\0"  # what paths of what is pending end in; no name has them
 _CONTENT_DECIDES = (Kind.UNKNOWN, Kind.CONTAINER)
 _TO_HIDDEN = Rejection(
     "outside-folder",
@@ -46,9 +45,16 @@ def walk(folder: Path, selection: Selection) -> Iterator[Found]:
     Not recursive, so any depth will do. Raises InputError when `folder` itself cannot be listed.
     """
     root = os.path.realpath(folder)
-    pending = [""]
+    pending = [os.fsencode(_WALKED)]
     while pending:
-        parent = pending.pop()
+        path = os.fsdecode(pending.pop())
+        if path.endswith(_LINK):
+            yield _link(root, folder, path[:-1], _chosen(path[:-1], selection))
+            continue
+        if not path.endswith(_WALKED):
+            yield _file(Item(path), f"{folder}/{path}", _chosen(path, selection))
+            continue
+        parent = path[:-1]
         try:
             children = _children(folder, parent)
         except OSError as error:
@@ -59,15 +65,11 @@ def walk(folder: Path, selection: Selection) -> Iterator[Found]:
         if parent and not selection.include and _is_array(parent, children):
             yield _folder(parent, selection, formats.NOT_READ)
             continue
-        patterns = _patterns_of_ours(folder / parent, children) if parent else ()
+        patterns = _patterns_of_ours(folder, parent, children) if parent else ()
         if patterns:
             yield Item(parent), Kind.IGNORED
             children = _beside(folder, parent, patterns)
-        for path, entry in children:
-            if entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name):
-                pending.append(path)
-            else:
-                yield _judged(root, entry, path, _chosen(path, entry.name, selection))
+        pending += reversed(children)
 
 
 def named(folder: Path, manifest: Path, selection: Selection) -> Iterator[Found]:
@@ -90,28 +92,41 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _children(folder: Path, parent: str) -> list[Child]:
+def _children(folder: Path, parent: str) -> list[bytes]:
+    """Return the paths of what is in a folder, relative to the first, in their order."""
     with os.scandir(folder / parent) as entries:
-        return [(f"{parent}/{each.name}" if parent else each.name, each) for each in entries]
+        return sorted(
+            _child(f"{parent}/{each.name}" if parent else each.name, each) for each in entries
+        )
 
 
-def _is_array(parent: str, children: list[Child]) -> bool:
-    marked = any(formats.array_folder(path) == parent for path, _ in children)
+def _child(path: str, entry: os.DirEntry[str]) -> bytes:
+    """Return a path, marked where it is of a link, or of a folder that is to be walked."""
+    if entry.is_symlink():
+        return os.fsencode(path + _LINK)
+    walked = entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name)
+    return os.fsencode(path + _WALKED if walked else path)
+
+
+def _is_array(parent: str, children: list[bytes]) -> bool:
+    marked = any(formats.array_folder(os.fsdecode(path)) == parent for path in children)
     return marked or formats.names_array(parent)
 
 
-def _patterns_of_ours(folder: Path, children: list[Child]) -> tuple[str, ...]:
+def _patterns_of_ours(folder: Path, parent: str, children: list[bytes]) -> tuple[str, ...]:
     """Return the patterns of the files of an index or a report of ours; () for another folder."""
-    names = {entry.name for _, entry in children}
-    if JOB not in names or not names & {INDEX_MANIFEST, SUMMARY} or read_job(folder) is None:
+    job, index, report = (
+        os.fsencode(f"{parent}/{name}") in children for name in (JOB, INDEX_MANIFEST, SUMMARY)
+    )
+    if not job or not (index or report) or read_job(folder / parent) is None:
         return ()
-    return INDEX_FILES if INDEX_MANIFEST in names else REPORT_FILES
+    return INDEX_FILES if index else REPORT_FILES
 
 
-def _beside(folder: Path, parent: str, patterns: tuple[str, ...]) -> list[Child]:
+def _beside(folder: Path, parent: str, patterns: tuple[str, ...]) -> list[bytes]:
     """Return what lies in an index or a report of ours, at any depth, and is not of ours."""
     found = foreign(folder / parent, patterns)
-    return [(os.path.relpath(entry.path, folder), entry) for entry in found]
+    return sorted(_child(os.path.relpath(entry.path, folder), entry) for entry in found)
 
 
 def _folder(path: str, selection: Selection, rejection: Rejection) -> Found:
@@ -120,9 +135,9 @@ def _folder(path: str, selection: Selection, rejection: Rejection) -> Found:
     return (item, Kind.EXCLUDED) if selection.excludes(path) else _refused(item, rejection)
 
 
-def _chosen(path: str, name: str, selection: Selection) -> Kind:
+def _chosen(path: str, selection: Selection) -> Kind:
     """Tell what a path is by its name, and by the patterns where there are any."""
-    if is_hidden(name):
+    if is_hidden(path.rpartition("/")[2]):
         return Kind.IGNORED
     if selection.excludes(path):
         return Kind.EXCLUDED
@@ -134,31 +149,23 @@ def _chosen(path: str, name: str, selection: Selection) -> Kind:
     return Kind.IMAGE if kind is Kind.UNKNOWN else kind
 
 
-def _judged(root: str, entry: os.DirEntry[str], path: str, kind: Kind) -> Found:
+def _link(root: str, folder: Path, path: str, kind: Kind) -> Found:
     """Judge a link: one that leaves the folder is rejected, one to a folder in it ignored.
 
     What is in a hidden folder is not listed under its own name, so a link there is rejected.
     """
-    if not entry.is_symlink():
-        return _file(Item(path), entry.path, kind)
-    to_folder = _is_folder(entry)
-    left_out = kind is Kind.EXCLUDED or is_hidden(entry.name)
+    where = folder / path
+    to_folder = os.path.isdir(where)  # noqa: PTH112 - False where it cannot be looked at
+    left_out = kind is Kind.EXCLUDED or is_hidden(where.name)
     if left_out or (kind is Kind.IGNORED and not to_folder):
         return Item(path), kind
-    if not inside(root, entry.path):
+    if not inside(root, where):
         return _refused(Item(path), Rejection("outside-folder", "a link to outside of the folder"))
     if not to_folder:
-        return _file(Item(path), entry.path, kind)
-    target = Path(os.path.realpath(entry.path)).relative_to(root)
+        return _file(Item(path), where, kind)
+    target = Path(os.path.realpath(where)).relative_to(root)
     hidden = any(is_hidden(part) for part in target.parts)
     return _refused(Item(path), _TO_HIDDEN) if hidden else (Item(path), Kind.IGNORED)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that loops
-        return False
 
 
 def _refused(item: Item, rejection: Rejection) -> Found:
@@ -171,7 +178,7 @@ def _file(item: Item, path: str | Path, kind: Kind) -> Found:
         return item, kind
     try:
         status = regular_status(path)
-        item = replace(item, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        item = Item(item.path, "", status.st_size, status.st_mtime_ns, None, item.subject)
         if kind in _CONTENT_DECIDES:
             with open_regular(path) as file:
                 kind = formats.by_both(kind, file.read(formats.HEAD))

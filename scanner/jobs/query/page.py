@@ -20,7 +20,7 @@ from deepssim_scan.reporting.plots import draw_distributions
 from deepssim_scan.reporting.subjects import read_subjects
 from deepssim_scan.reporting.volumes import read_volumes
 from deepssim_scan.storage.files import replacing
-from deepssim_scan.storage.layout import PLOTS, REPORT
+from deepssim_scan.storage.layout import PLOT, PLOTS, REPORT
 from deepssim_scan.store.reread import Reader
 
 PICTURED = 300
@@ -47,7 +47,8 @@ def write_page(
     """Write the page."""
     found = Distributions.read(folder)
     tables = counts.findings, read_subjects(folder), read_volumes(folder), read_partial(folder)
-    content = Content(_TITLE, summary, *tables, found, pictures)
+    plot = (folder / PLOT).read_bytes()
+    content = Content(_TITLE, summary, *tables, found, plot, pictures)
     text = page(content.renamed(config.pseudonyms) if config.pseudonyms else content)
     with replacing(folder / REPORT) as file:
         file.write(text.encode("utf-8"))

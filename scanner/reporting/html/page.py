@@ -27,7 +27,7 @@ from deepssim_scan.reporting.html.words import (
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.reporting.pictures import Pictures
-from deepssim_scan.reporting.plots import DARK, LIGHT, draw_distributions, draw_trend, on_ground
+from deepssim_scan.reporting.plots import DARK, LIGHT, draw_trend, on_ground
 from deepssim_scan.reporting.subjects import Reproduced
 from deepssim_scan.reporting.volumes import COPY, CopiedVolume
 from deepssim_scan.storage.layout import SUBJECTS, VOLUMES
@@ -72,7 +72,10 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a report is made of; `pictures` are of the first findings, where there are."""
+    """What a report is made of; `pictures` are of the first findings, where there are.
+
+    `plot` is that of the distributions, as SVG.
+    """
 
     title: str
     summary: Mapping[str, Any]
@@ -81,6 +84,7 @@ class Content:
     volumes: Sequence[CopiedVolume]
     partial: Sequence[PartialCopy]
     distributions: Distributions
+    plot: bytes
     pictures: Sequence[Pictures | None] = ()
     night: Night | None = None
 
@@ -149,7 +153,7 @@ def page(content: Content) -> str:
         left_out=left_out(summary),
         broken=[{"tone": tone, "text": text} for tone, text in night.lines] if night else [],
         gone=night.gone if night else [],
-        distribution=_grounds(draw_distributions(found, "svg")),
+        distribution=_grounds(content.plot),
         distribution_text=_plotted(found),
         trend=trend_plot("duplicates", {content.title: night.trend}) if night else None,
         kinds=_kinds(summary),

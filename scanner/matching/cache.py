@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from deepssim_scan.encoder.views import TTA_VIEWS
 from deepssim_scan.matching.evidence import Evidence
-from deepssim_scan.matching.identity import SIZE, Digests
-from deepssim_scan.matching.looked import Looked, read_looked
+from deepssim_scan.matching.identity import SIZE, Digests, found_among
+from deepssim_scan.matching.looked import Looked, read_digests, read_looked
 from deepssim_scan.matching.parts import read_part
 from deepssim_scan.store.array import Vectors
 
@@ -37,9 +37,10 @@ class EvidenceCache:
     def __init__(self, parts: Sequence[PartFiles], dimension: int) -> None:
         """Read the digests of all parts; Damaged where one is not whole."""
         self._parts, self._dimension = parts, dimension
-        found = [self._looked(part) for part in parts]
-        self._images = _Digests([each.images for each in found])
-        self._candidates = _Digests([each.candidates for each in found])
+        self._images, self._candidates = (
+            _Digests([read_digests(part.looked, dimension, which) for part in parts])
+            for which in ("image", "candidates")
+        )
 
     def views(self, images: Digests) -> Vectors:
         """Return the embeddings that there are of images, by `Context.of_images`; NaN elsewhere."""
@@ -64,21 +65,17 @@ class EvidenceCache:
 
 
 class _Digests:
-    """The digests of parts, sorted, to find others among them."""
+    """The digests of parts, and their order, to find others among them."""
 
     def __init__(self, parts: Sequence[Digests]) -> None:
-        every = np.concatenate([np.empty(0, f"S{SIZE}"), *parts])
+        self._every = np.concatenate([np.empty(0, f"S{SIZE}"), *parts])
         self.sizes = [len(part) for part in parts]
         self._starts = np.cumsum([0, *self.sizes])
-        self._order = np.argsort(every, kind="stable")
-        self._sorted = every[self._order]
+        self._order = np.argsort(self._every, kind="stable")
 
     def find(self, wanted: Digests) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """Give, a part at a time, which of the wanted it has, and where in the part."""
-        at = np.searchsorted(self._sorted, wanted)
-        mine = np.flatnonzero(at < len(self._sorted))
-        mine = mine[self._sorted[at[mine]] == wanted[mine]]
-        places = self._order[at[mine]]
+        mine, places = found_among(wanted, self._every, self._order)
         parts = np.searchsorted(self._starts, places, "right") - 1
         for part in np.unique(parts).tolist():
             here = parts == part

@@ -5,7 +5,7 @@ records of images, candidates -> SHA-256 of each image (Q,), of each image and i
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,10 @@ class Context:
     looks: dict[str, Any]
     pairs: dict[str, Any]
 
-    def of_images(self, images: Sequence[ImageRecord]) -> Digests:
+    def of_images(self, images: Iterable[ImageRecord]) -> Digests:
         """Return what the embeddings of the test-time views of each image depend on."""
         start = _started(self.looks)
-        return _digests([_of(start, image.sha256, image.frame) for image in images])
+        return _digests(_of(start, image.sha256, image.frame) for image in images)
 
     def of_candidates(
         self,
@@ -68,5 +68,15 @@ def _of(start: Any, *parts: str) -> bytes:
     return bytes(digest.digest())
 
 
-def _digests(found: list[bytes]) -> Digests:
-    return np.array(found, f"S{SIZE}")
+def _digests(found: Iterable[bytes]) -> Digests:
+    return np.fromiter(found, f"S{SIZE}")
+
+
+def found_among(
+    wanted: Digests, others: Digests, order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which of some digests are among others, and where; `order` sorts the others."""
+    at = np.searchsorted(others, wanted, sorter=order)
+    mine = np.flatnonzero(at < len(others))
+    mine = mine[others[order[at[mine]]] == wanted[mine]]
+    return mine, order[at[mine]]

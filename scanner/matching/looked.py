@@ -14,6 +14,7 @@ from deepssim_scan.matching.identity import SIZE, Digests
 from deepssim_scan.storage.parquet import row_groups, writing
 from deepssim_scan.store.array import Vectors
 
+_DIGESTS = "image", "candidates"
 _VIEWS = [f"view_{view}" for view in range(1, len(TTA_VIEWS))]
 
 
@@ -34,7 +35,7 @@ class Looked:
 def write_looked(path: Path, looked: Looked) -> None:
     """Write a file, in place of what was there."""
     count, views, dimension = looked.views.shape
-    columns = [_digests(looked.images), _digests(looked.candidates)]
+    columns = [digest_column(looked.images), digest_column(looked.candidates)]
     columns += [_embeddings(looked.views[:, view]) for view in range(1, views)]
     columns += [pa.nulls(count, pa.list_(pa.float32(), dimension))] * (len(TTA_VIEWS) - views)
     schema = _schema(dimension)
@@ -46,22 +47,34 @@ def read_looked(path: Path, dimension: int) -> Looked:
     """Read a file; Damaged when it is not whole, or its embeddings are of another dimension."""
     schema = _schema(dimension)
     table = pa.concat_tables([schema.empty_table(), *row_groups(path, schema)])
+    images, candidates = (digests_of(table[name]) for name in _DIGESTS)
     views = np.full((len(table), len(TTA_VIEWS), dimension), np.nan, np.float32)
     for view, name in enumerate(_VIEWS, 1):
         column = table[name].combine_chunks()
         there = column.is_valid().to_numpy(zero_copy_only=False)
         views[there, view] = column.drop_null().flatten().to_numpy().reshape(-1, dimension)
-    names = "image", "candidates"
-    images, candidates = (np.array(table[name].to_pylist(), f"S{SIZE}") for name in names)
     return Looked(images, candidates, views)
 
 
+def read_digests(path: Path, dimension: int, which: str) -> Digests:
+    """Read one kind of digests of a file alone: "image" or "candidates"."""
+    schema = _schema(dimension)
+    found = [digests_of(table[which]) for table in row_groups(path, schema, [which])]
+    return np.concatenate([np.empty(0, f"S{SIZE}"), *found])
+
+
+def digests_of(column: pa.ChunkedArray) -> Digests:
+    """Return the digests (Q,) of a column."""
+    return np.array(column.to_pylist(), f"S{SIZE}")
+
+
 def _schema(dimension: int) -> pa.Schema:
-    digests = [(name, pa.binary(SIZE)) for name in ("image", "candidates")]
+    digests = [(name, pa.binary(SIZE)) for name in _DIGESTS]
     return pa.schema([*digests, *((name, pa.list_(pa.float32(), dimension)) for name in _VIEWS)])
 
 
-def _digests(values: Digests) -> pa.Array:
+def digest_column(values: Digests) -> pa.Array:
+    """Return digests (Q,) as a column."""
     data = pa.py_buffer(np.ascontiguousarray(values))  # whole: bytes of NumPy end before zeros
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(SIZE), len(values), [None, data])
 

@@ -18,8 +18,13 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         yield out
 
 
-def row_groups(path: Path, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
-    """Give a file's row groups; Damaged when its checksums do not fit, or it has another schema."""
+def row_groups(
+    path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Give a file's row groups, or some of their columns.
+
+    Raises Damaged when checksums of what is read do not fit, or the file has another schema.
+    """
     try:
         # Opened here: Arrow takes no name that is not UTF-8.
         with (
@@ -29,7 +34,7 @@ def row_groups(path: Path, schema: pa.Schema | None = None) -> Iterator[pa.Table
             if schema is not None and file.schema_arrow != schema:
                 raise pa.ArrowInvalid(f"its columns are {', '.join(file.schema_arrow.names)}")
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
+                table = file.read_row_group(group, columns)
                 table.validate(full=True)  # what no checksum covers: the headers of pages
                 yield table
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -7,6 +7,7 @@ by a later run while neither the image nor the training set has changed.
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from numpy.typing import NDArray
 from deepssim_scan.calibration.rates import clopper_pearson
 from deepssim_scan.calibration.rule import CalibratedRule, Rule
 from deepssim_scan.errors import Damaged
+from deepssim_scan.execution.executor import sliced
 from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.jobs.gallery import Gallery
-from deepssim_scan.matching.identity import SIZE, Context
+from deepssim_scan.matching.identity import SIZE, Context, Digests, found_among
+from deepssim_scan.matching.looked import digest_column, digests_of
 from deepssim_scan.matching.regions import Regions, are_few_enough, boxes, look_for, regions_of
 from deepssim_scan.reporting.partial import PartialCopy
 from deepssim_scan.storage.files import shown
 from deepssim_scan.storage.parquet import row_groups, writing
 from deepssim_scan.store.reread import Reader
 
+_GROUP = 1 << 16  # images of a row group
 _NAMES = "statistic", "rows", "corner", "mirrored", "correlation"
 _COLUMNS = pa.schema(
     [
@@ -98,27 +102,18 @@ class Looking:
         """Look for the best region of every image that an earlier run has not looked for."""
         store, training = reader.store, self.gallery.store
         of = {"training": training.digest, "groups": self.gallery.groups.origin}
-        digests = replace(self.context, looks=self.context.looks | of).of_images(
-            [*store.embedded()]
-        )
-        kept = {
-            digest: values
-            for path in (self.earlier, self.file)
-            if path is not None
-            for digest, values in _read(path)
-        }
-        # NumPy's bytes end before zeros.
-        names = [bytes(each).ljust(SIZE, b"\0") for each in digests]
-        found = Regions.none(store.rows)
-        for row, name in enumerate(names):
-            if name in kept:
-                found.put(row, kept[name])
-        again = np.array([name not in kept for name in names], bool)
+        digests = replace(self.context, looks=self.context.looks | of).of_images(store.embedded())
+        found, again = Regions.none(store.rows), np.ones(store.rows, bool)
+        for path in (self.earlier, self.file):
+            for theirs, values in _read(path):
+                mine, at = found_among(digests, theirs, np.argsort(theirs, kind="stable"))
+                found.put(mine, [column[at] for column in values])
+                again[mine] = False
         if again.any():
             self._look(reader, found, again)
-        table = {"image": names} | {name: getattr(found, name) for name in _NAMES}
         with writing(self.file, _COLUMNS) as out:
-            out.write_table(pa.table(table, schema=_COLUMNS))
+            for part in sliced(store.rows, _GROUP):
+                out.write_table(_table(digests[part], found.only(part)))
         return found
 
     def _look(self, reader: Reader, found: Regions, again: NDArray[np.bool_]) -> None:
@@ -170,12 +165,17 @@ def _pixels(
     return within
 
 
-def _read(path: Path) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
-    """Give what was found of images, by their digests; nothing, where that is damaged."""
-    try:
-        tables = [*row_groups(path, _COLUMNS)] if path.is_file() else []
-    except Damaged:
+def _table(images: Digests, found: Regions) -> pa.Table:
+    """Return what was found of images, by their digests."""
+    return pa.Table.from_arrays(
+        [digest_column(images), *map(pa.array, found.columns)], schema=_COLUMNS
+    )
+
+
+def _read(path: Path | None) -> Iterator[tuple[Digests, list[NDArray[Any]]]]:
+    """Give what was found of images, by their digests; nothing, from where it is damaged on."""
+    if path is None or not path.is_file():
         return
-    for table in tables:
-        for row in table.to_pylist():
-            yield row["image"], tuple(row[name] for name in _NAMES)
+    with suppress(Damaged):
+        for table in row_groups(path, _COLUMNS):
+            yield digests_of(table["image"]), [table[name].to_numpy() for name in _NAMES]

@@ -52,7 +52,7 @@ class Sample:
     @classmethod
     def of(cls, store: Store, context: Context, most: int) -> "Sample":
         """Choose the images with the least digests."""
-        digests = context.of_images([*store.embedded()])
+        digests = context.of_images(store.embedded())
         rows = np.argsort(digests, kind="stable")[:most]
         # NumPy's bytes end before zeros.
         return cls(rows, tuple(bytes(each).ljust(SIZE, b"\0") for each in digests[rows]))

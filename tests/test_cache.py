@@ -34,6 +34,18 @@ def looked(seed, count, views=4):
     return Looked(digests(rng, count), digests(rng, count), rows)
 
 
+def test_embeddings_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
+    ((files, _, seen),) = parts(tmp_path, [3], 3)
+
+    def unread(*_):
+        raise AssertionError("an embedding was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("deepssim_scan.matching.cache.read_looked", unread)
+        cache = EvidenceCache([files], DIMENSION)
+    assert np.array_equal(cache.views(seen.images), seen.views, equal_nan=True)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 9), st.integers(1, 4), st.integers(0, 99))
 def test_what_is_written_is_read(tmp_path_factory, count, views, seed):

@@ -631,7 +631,7 @@ def test_a_history_that_is_not_there_is_told(tmp_path):
     assert not (tmp_path / "audits").exists()
 
 
-def test_holdout_images_make_the_null(root, people):
+def test_holdout_images_make_the_null(root, people, monkeypatch):
     for number in range(46, 59):
         shutil.copytree(people / "training" / f"s{number}", root / "holdout" / f"s{number}")
     text = CONFIG.replace('index = "index"', 'index = "index"\nholdout = "holdout"')
@@ -639,6 +639,9 @@ def test_holdout_images_make_the_null(root, people):
     found = audited(root)
     people = found.sets[0].summary["calibration"]["non_members"]
     assert (people["from"], people["images"], people["subjects"]) == ("hold-out", 39, 13)
+    with monkeypatch.context() as patch:
+        patch.delattr(nights, "calibrate")  # which an unchanged hold-out does not need
+        assert audited(root).sets[0].summary["calibration"]["non_members"] == people
     shutil.rmtree(root / "holdout" / "s46")
     people = audited(root).sets[0].summary["calibration"]["non_members"]
     assert (people["from"], people["subjects"]) == ("hold-out", 12)

@@ -202,7 +202,7 @@ def _holdout(config: AuditConfig, run: RunContext) -> str | None:
     if config.training.holdout is None:
         return None
     files = list_images(config.training.holdout, Selection(), run).files
-    return sha256(repr(files).encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(repr(tuple(files)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Regions:
         for column, value in zip(self.columns, values, strict=True):
             column[images] = value
 
-    def only(self, images: Rows) -> Self:
+    def only(self, images: Rows | slice) -> Self:
         """Return what was found of some images."""
         return type(self)(*(column[images] for column in self.columns))
 

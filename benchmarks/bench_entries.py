@@ -109,7 +109,9 @@ def _spreads(runs: dict[str, Run]) -> dict[str, Spread]:
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, {"entries": 100_000})
-    made.add_argument("--work", help="an empty folder, for the links and the indexes (a temporary)")
+    made.add_argument(
+        "--work", type=Path, help="an empty folder, for the links and the indexes (a temporary)"
+    )
     return made.parse_args()
 
 

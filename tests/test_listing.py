@@ -187,6 +187,17 @@ def test_images_beside_an_index_or_a_report_of_ours_are_listed(tmp_path, kind):
     assert why(listing.files) == {"run/x.png": None}
 
 
+def test_what_marks_a_folder_may_be_a_link(tmp_path):
+    """As in a data set of DataLad or DVC, whose files are links."""
+    fill(tmp_path, "a.png", "kept/array", "run/distribution.png", "array/c/0/0")
+    write_json(tmp_path / "kept" / "job", {"command": "x"})
+    links = {"run/job.json": "job", "run/summary.json": "job", "array/zarr.json": "array"}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(f"../kept/{target}")
+    found = why(list_here(tmp_path, Selection(exclude=("kept/*",))).files)
+    assert found == {"a.png": None, "array": "unsupported"}
+
+
 def test_a_folder_of_ours_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
     fill(tmp_path, "a.png", *(f"run/{name}" for name in OURS["report"]))
     write_json(tmp_path / "run" / "job.json", {"command": "x"})

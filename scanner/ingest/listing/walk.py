@@ -109,14 +109,16 @@ def _child(path: str, entry: os.DirEntry[str]) -> bytes:
 
 
 def _is_array(parent: str, children: list[bytes]) -> bool:
-    marked = any(formats.array_folder(os.fsdecode(path)) == parent for path in children)
+    paths = (os.fsdecode(path).removesuffix(_LINK) for path in children)
+    marked = any(formats.array_folder(path) == parent for path in paths)
     return marked or formats.names_array(parent)
 
 
 def _patterns_of_ours(folder: Path, parent: str, children: list[bytes]) -> tuple[str, ...]:
     """Return the patterns of the files of an index or a report of ours; () for another folder."""
     job, index, report = (
-        os.fsencode(f"{parent}/{name}") in children for name in (JOB, INDEX_MANIFEST, SUMMARY)
+        any(os.fsencode(f"{parent}/{name}{mark}") in children for mark in ("", _LINK))
+        for name in (JOB, INDEX_MANIFEST, SUMMARY)
     )
     if not job or not (index or report) or read_job(folder / parent) is None:
         return ()

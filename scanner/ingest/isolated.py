@@ -7,8 +7,8 @@ died by bad luck. One that computed for as long as it may is not: its time does 
 else the machine does. What was answered before it is kept; the items after it go on in the fresh
 process.
 
-Where the size of an item is known, it may first compute for half a second, and as long for each
-MiB, and then again for the whole limit. A process of which two in a row took the whole limit in
+Where the size of an item is known, it may first compute for 0.4 seconds, and 0.5 for each MiB,
+and then again for the whole limit. A process of which two in a row took the whole limit in
 vain gives no other that chance: a thousand files that never end cost a run minutes.
 
 The process sets two timers for each item, of the time that it computes and of the time that
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _WAITING = 4  # times as long as an item may compute, it may wait for the disk and the machine
 _ENDLESS = signal.SIGPROF, signal.SIGALRM  # of having computed, and of having waited, too long
 _AHEAD = 4  # items that the process has, so that it does not wait for the next one
-_SECONDS, _MEBIBYTES_A_SECOND = 0.5, 2.0  # that an item may compute at first
+_SECONDS, _MEBIBYTES_A_SECOND = 0.4, 2.0  # that an item may compute at first
 _CHANCES = 2  # items in a row that may take the whole limit in vain
 _REJECTED = "rejected"  # in the records of an answer: a reason and its detail
 

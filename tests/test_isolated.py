@@ -9,14 +9,18 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_bytes import dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_bytes import nifti
 from processes import all_ended, children
 from worker_faults import (
     DeadOnArrival,
     act,
     address_space,
+    decode_and_act,
     filled,
     nonsense,
     number,
@@ -113,6 +117,20 @@ def test_files_that_never_end_cost_little_once_it_is_known_that_there_are_such(
     assert [answers[at].detail for at in (0, 2, 3)] == 3 * [HUNG]
     assert [answers[at].detail for at in (5, 6)] == 2 * [told]
     assert tries(tmp_path) == dict.fromkeys(items[:4], 2) | dict.fromkeys(items[4:], 1)
+
+
+def test_no_file_is_charged_with_the_libraries_that_it_is_the_first_to_need(tmp_path, monkeypatch):
+    """To load pydicom or nibabel takes longer than a file may compute at first."""
+    monkeypatch.setattr(isolated, "_SECONDS", 0.3)
+    (tmp_path / "decode-1").write_bytes(dicom(np.eye(8, dtype=np.uint8)))
+    (tmp_path / "decode-2").write_bytes(nifti(np.eye(8, dtype=np.uint8)))
+    items = ["decode-1", "hang-1", "hang-2", "decode-2", "hang-3", "decode-1"]
+    with closing(Isolated(Limits(max_seconds=1.0))) as process:
+        work = partial(decode_and_act, tmp_path)
+        answers = list(process.answers(work, items, [100] * len(items)))
+    late = "decoder-timeout"
+    assert names(answers) == ["decode-1", late, late, "decode-2", late, "decode-1"]
+    assert tries(tmp_path) == {"decode-1": 2, "hang-1": 2, "hang-2": 2, "decode-2": 1, "hang-3": 1}
 
 
 def test_large_files_may_compute_for_longer(tmp_path, monkeypatch):

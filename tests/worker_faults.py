@@ -14,6 +14,7 @@ import numpy as np
 from deepssim_scan.errors import Damaged
 from deepssim_scan.execution.answer import Answer
 from deepssim_scan.execution.child import Child
+from deepssim_scan.ingest.decode import decode
 
 
 def act(folder, item):
@@ -44,6 +45,13 @@ def act(folder, item):
     elif what == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
     return Answer([item, os.getpid()])
+
+
+def decode_and_act(folder, item):
+    """Decode the file of this name, where there is one, and act."""
+    if (folder / item).exists():
+        list(decode((folder / item).read_bytes()))
+    return act(folder, item)
 
 
 def _compute(seconds):

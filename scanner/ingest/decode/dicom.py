@@ -28,11 +28,13 @@ from deepssim_scan.ingest.decode.dicom_tags import (
     subject_hash,
 )
 from deepssim_scan.ingest.decode.dicom_values import colour, grey, padding_of
+from deepssim_scan.ingest.decode.loading import load
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.rejection import Rejected
 
 __all__ = ["frames", "is_dicom"]
 
+_MODULES = "pydicom.filereader", "pydicom.pixels.decoders.base", "pydicom.pixels.processing"
 _PROGRAMS = (
     b"MZ",
     b"\x7fELF",
@@ -50,6 +52,7 @@ def frames(data: bytes, options: ReadOptions) -> Iterator[Frame]:
     """Give every frame; each step must run without warnings and logs, which quote tags."""
     if data.startswith(_PROGRAMS):
         raise Rejected("executable", "the preamble is the start of a program")
+    load(*_MODULES)
     tags = read_tags(data)
     layout = layout_of(tags)
     layout.check(options.max_pixels)

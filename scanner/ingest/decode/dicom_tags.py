@@ -134,7 +134,6 @@ def _read(data: bytes, names: Sequence[str] | None) -> tuple["Dataset", bytes, b
 
     Return them, the bytes that they are in, and whether the last element ends within.
     """
-    # Imported late: most files are not DICOM.
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
     from pydicom.tag import BaseTag, Tag

@@ -14,9 +14,11 @@ import numpy as np
 
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.decode.arrays import Layout, plan_slices, planes, read_at_most, to_float32
+from deepssim_scan.ingest.decode.loading import load
 from deepssim_scan.ingest.decode.values import Frame
 from deepssim_scan.ingest.rejection import REASONS, Rejected
 
+_MODULES = "nibabel.nifti1", "nibabel.nifti2"
 GZIP = b"\x1f\x8b"
 _SHORTEST = 348  # bytes of a NIfTI-1 header
 _HEAD = 540  # bytes of a NIfTI-2 header, the longer
@@ -64,7 +66,7 @@ def _header(head: bytes) -> Header:
     first, second = head[344:348] == b"n+1\0", head[4:8] == b"n+2\0"
     if not (first or second):
         raise Rejected("unknown-format", REASONS["unknown-format"])
-    # Imported late: it takes half a second, which most workers need not spend.
+    load(*_MODULES)
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 

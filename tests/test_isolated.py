@@ -106,16 +106,17 @@ def test_row_28_an_item_that_waits_too_long_is_tried_twice(tmp_path):
 def test_files_that_never_end_cost_little_once_it_is_known_that_there_are_such(
     tmp_path, monkeypatch
 ):
-    """Where sizes are known, two in a row take the whole limit, and no third."""
+    """Where sizes are known, one takes the whole limit, the next a part of it, and no third."""
     monkeypatch.setattr(isolated, "_SECONDS", 0.2)
+    monkeypatch.setattr(isolated, "_CHANCES", (1.0, 0.7, 0.0))
     items = ["hang-1", "busy-1", "hang-2", "hang-3", "a", "hang-4", "busy-2"]
     with closing(Isolated(Limits(max_seconds=1.0))) as process:
         answers = list(process.answers(partial(act, tmp_path), items, [100] * len(items)))
     late = "decoder-timeout"
     assert names(answers) == [late, "busy-1", late, late, "a", late, late]
-    told = "computed for 0.2 seconds, and 2 files before it for the 1 of the limit"
-    assert [answers[at].detail for at in (0, 2, 3)] == 3 * [HUNG]
-    assert [answers[at].detail for at in (5, 6)] == 2 * [told]
+    told = "computed for {} seconds, and files before it in vain for the 1 of the limit"
+    later = [told.format(seconds) for seconds in (0.7, 0.2, 0.2)]
+    assert [answers[at].detail for at in (0, 2, 3, 5, 6)] == [HUNG, HUNG, *later]
     assert tries(tmp_path) == dict.fromkeys(items[:4], 2) | dict.fromkeys(items[4:], 1)
 
 
@@ -130,7 +131,7 @@ def test_no_file_is_charged_with_the_libraries_that_it_is_the_first_to_need(tmp_
         answers = list(process.answers(work, items, [100] * len(items)))
     late = "decoder-timeout"
     assert names(answers) == ["decode-1", late, late, "decode-2", late, "decode-1"]
-    assert tries(tmp_path) == {"decode-1": 2, "hang-1": 2, "hang-2": 2, "decode-2": 1, "hang-3": 1}
+    assert tries(tmp_path) == {"decode-1": 2, "hang-1": 2, "hang-2": 1, "decode-2": 1, "hang-3": 1}
 
 
 def test_large_files_may_compute_for_longer(tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ died by bad luck. One that computed for as long as it may is not: its time does 
 else the machine does. What was answered before it is kept; the items after it go on in the fresh
 process.
 
-Where the size of an item is known, it may first compute for 0.4 seconds, and 0.5 for each MiB,
-and then again for the whole limit. A process of which two in a row took the whole limit in
-vain gives no other that chance: a thousand files that never end cost a run minutes.
+Where the size of an item is known, it may first compute for 0.2 seconds, and 0.5 for each MiB,
+and then again for the whole limit. After one that took it in vain, the next gets a tenth of it,
+and where that was in vain too, no other gets a second chance from this process, until one ends in
+time: a thousand files that never end cost a run minutes.
 
 The process sets two timers for each item, of the time that it computes and of the time that
 passes. Their signals have the default action, so the kernel ends a process that hangs, inside C
@@ -37,8 +38,8 @@ T = TypeVar("T")
 _WAITING = 4  # times as long as an item may compute, it may wait for the disk and the machine
 _ENDLESS = signal.SIGPROF, signal.SIGALRM  # of having computed, and of having waited, too long
 _AHEAD = 4  # items that the process has, so that it does not wait for the next one
-_SECONDS, _MEBIBYTES_A_SECOND = 0.4, 2.0  # that an item may compute at first
-_CHANCES = 2  # items in a row that may take the whole limit in vain
+_SECONDS, _MEBIBYTES_A_SECOND = 0.2, 2.0  # that an item may compute at first
+_CHANCES = 1.0, 0.1, 0.0  # of the whole limit: a second chance, after one in vain, after two
 _REJECTED = "rejected"  # in the records of an answer: a reason and its detail
 
 
@@ -49,34 +50,34 @@ def isolated(limits: Limits) -> "Isolated":
 
 
 class _Allowance:
-    """For how many seconds an item may compute: a few at first, then the whole limit."""
+    """For how many seconds an item may compute: at first, and by a second chance."""
 
     def __init__(self, whole: float) -> None:
-        self._whole, self._chances = whole, _CHANCES
+        self._whole, self._in_vain = whole, 0
 
     def at_first(self, size: int) -> float:
         """Return the seconds of an item of so many bytes."""
         return min(self._whole, _SECONDS + size / _MEBIBYTES_A_SECOND / (1 << 20))
 
-    def more(self, allowed: float) -> float | None:
-        """Return what an item gets that took what it was allowed; None: no more."""
-        if allowed < self._whole and self._chances:
-            return self._whole
-        if allowed == self._whole:
-            self._chances = max(0, self._chances - 1)
-        return None
+    def more(self, allowed: float, again: bool) -> float:
+        """Return what an item gets that took what it was allowed, once or again; 0: no more."""
+        if again:
+            self._in_vain = min(self._in_vain + 1, len(_CHANCES) - 1)
+            return 0.0
+        chance = _CHANCES[self._in_vain] * self._whole
+        return chance if chance > allowed else 0.0
 
-    def in_time(self, allowed: float) -> None:
-        """Note that an item ended in time: where it needed the whole limit, others may, too."""
-        if allowed == self._whole:
-            self._chances = _CHANCES
+    def in_time(self, again: bool) -> None:
+        """Note that an item ended in time: where it needed its second chance, others may, too."""
+        if again:
+            self._in_vain = 0
 
     def told(self, allowed: float) -> str:
         """Tell of an item that took too long."""
         if allowed == self._whole:
             return f"computed for the {allowed:g} seconds of the limit"
         return (
-            f"computed for {allowed:.3g} seconds, and {_CHANCES} files before it for the "
+            f"computed for {allowed:.3g} seconds, and files before it in vain for the "
             f"{self._whole:g} of the limit"
         )
 
@@ -101,7 +102,7 @@ class Isolated:
         must not raise: an exception ends its process. Raises ScanError when no process can be
         started.
         """
-        done = sent = deaths = 0
+        done, sent, deaths, again = 0, 0, 0, False
         allowed = [*map(self._allowance.at_first, sizes)] or [self.limits.max_seconds] * len(items)
         try:
             while done < len(items):
@@ -111,19 +112,19 @@ class Isolated:
                             self._child.send(pickle.dumps((work, items[sent], allowed[sent])))
                             sent += 1
                     found = _opened(self._child.receive())
-                    self._allowance.in_time(allowed[done])
+                    self._allowance.in_time(again)
                 except (EOFError, OSError, NoAnswer) as error:
                     code, sent = self._child.end(), done
                     if code == -signal.SIGPROF:
-                        more = self._allowance.more(allowed[done])
-                        if more is not None:
-                            allowed[done] = more
+                        more = self._allowance.more(allowed[done], again)
+                        if more:
+                            allowed[done], again = more, True
                             continue
                     elif not deaths:
                         deaths = 1
                         continue
                     found = self._cause(error, code, allowed[done])
-                done, deaths = done + 1, 0
+                done, deaths, again = done + 1, 0, False
                 sent = max(sent, done)
                 yield found
         finally:

@@ -8,6 +8,8 @@ CHECKED := $(SOURCES) tests benchmarks deploy
 # Those of a folder of yours, an earlier commit, a GPU or a browser, which `bench` leaves out.
 APART := applicability candidates canaries commands entries formats gpu large membership \
 	out_of_memory partial pipelines planted repeated report search subjects update verdicts
+# Hundreds of processes are started, and torch alone takes each a second and a half to compile.
+export PYTHONDONTWRITEBYTECODE :=
 BENCHMARKS := $(filter-out $(APART:%=benchmarks/bench_%.py),$(wildcard benchmarks/bench_*.py))
 
 .PHONY: demo encoder test fuzz faults lint format wheel bench casestudy clean

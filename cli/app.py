@@ -25,7 +25,7 @@ from deepssim_scan.cli.commands import (
     train,
     verify,
 )
-from deepssim_scan.errors import ScanError
+from deepssim_scan.errors import ScanError, described
 
 
 class _HelpLast:
@@ -95,6 +95,6 @@ def run() -> None:
     try:
         app()
     except (ScanError, OSError) as error:
-        text = f"error: {error}"
+        text = f"error: {described(error)}"
         console.messages.print(text, style="bold red", markup=False, soft_wrap=True)
         sys.exit(1)

@@ -39,3 +39,10 @@ class CheckpointError(ScanError, ValueError):
 
 class DependencyMissing(ScanError, ImportError):
     """An optional package is absent; the text names the extra that brings it."""
+
+
+def described(error: ScanError | OSError) -> str:
+    """Say an error in one line; one of the system names its file first, as ours do."""
+    if isinstance(error, ScanError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."

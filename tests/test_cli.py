@@ -20,6 +20,7 @@ from deepssim_scan.cli import found, main
 from deepssim_scan.cli.app import app
 from deepssim_scan.encoder import checkpoint
 from deepssim_scan.encoder.network import Encoder
+from deepssim_scan.errors import Damaged, described
 from deepssim_scan.jobs.demo import to_image
 from deepssim_scan.jobs.train import Trained
 from deepssim_scan.training.procedural import dead_leaves
@@ -144,6 +145,13 @@ def test_options_that_an_audit_would_ignore_are_refused(run, tmp_path, monkeypat
     assert (code, out) == (2, "")
     assert "neither --json nor --rebuild" in " ".join(err.replace("│", " ").split())
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_error_of_the_system_names_its_file_first():
+    assert described(FileNotFoundError(2, "No such file", "a.txt")) == "a.txt: No such file."
+    assert described(OSError(28, "No space left on device")) == "No space left on device."
+    assert described(OSError("unknown")) == "unknown"
+    assert described(Damaged("a: cut short. Build it again.")) == "a: cut short. Build it again."
 
 
 def test_the_table_says_what_makes_a_duplicate(run, indexed):

@@ -46,7 +46,8 @@ def summary_of(report: Path) -> dict[str, Any]:
         raise InputError(f"{report}: is no report of a query.")
     if checked.problems:
         problem = checked.problems[0]
-        raise InputError(f"{report}: is damaged: {problem.where}: {problem.what}. Query again.")
+        what = problem.what.rstrip(".")
+        raise InputError(f"{report}: is damaged ({problem.where}: {what}). Query again.")
     return read_json(report / SUMMARY)
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepssim_scan.errors import ScanError
+from deepssim_scan.errors import ScanError, described
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,4 +34,4 @@ class Findings:
         try:
             yield
         except (ScanError, OSError) as error:
-            self.add(where, str(error))
+            self.add(where, described(error).removeprefix(f"{where}: "))

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import zipfile
+from dataclasses import replace
 
 import pytest
 from dicom_bytes import PATIENT_ID, dicom
@@ -18,7 +19,10 @@ from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.listing import Item, list_images
 from deepssim_scan.ingest.pipeline import decode_images
 from deepssim_scan.ingest.subjects import subject_of
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig
 from deepssim_scan.matching.config import PageConfig
+from deepssim_scan.progress import Collected
 
 KEY = b"a secret of many bytes"
 HERE = RunContext("cpu", workers=0)
@@ -208,3 +212,23 @@ def test_a_key_that_is_short_is_refused_wherever_it_is_given():
         with pytest.raises(InputError, match="has 15 bytes, and at least 16 are needed"):
             made(b"k" * 15)
         assert made(b"") != made(b"k" * 16)
+
+
+@pytest.mark.parametrize(
+    ("regex", "words"),
+    [
+        ("sub-[0-9]+", "12 of 12 training images have no named subject, for instance 'alone.png'"),
+        ("p[0-9]", "2 of 12 training images have no named subject, for instance 'alone.png'"),
+        (r"\.", "All 12 training images have the same named subject"),
+        ("^[a-z]", None),
+        (None, None),
+    ],
+)
+def test_subjects_that_an_expression_does_not_tell_apart_are_warned_of(
+    folder, tmp_path, regex, words
+):
+    """A misspelt expression was taken in silence, and reports counted whom it named as people."""
+    said = Collected()
+    config = IndexConfig(ingest=IngestConfig(subject_regex=regex), calibrate=False)
+    build_index(folder, tmp_path / "index", config, replace(HERE, progress=said))
+    assert [words in each for each in said.warnings] == [True] * (words is not None)

@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from deepssim_scan.calibration.calibration import Calibration
 from deepssim_scan.calibration.groups import groups_of
 from deepssim_scan.encoder import checkpoint
@@ -169,6 +171,7 @@ class _Build:
 
     def calibrate(self, folder: Path) -> Calibration | None:
         """Calibrate the index of a folder, where asked; keep a calibration of before that holds."""
+        self._warn_of_subjects(folder)
         kept = self.there.calibration if self.there is not None else None
         if kept is not None:
             with Store.open(folder / STORE) as store:
@@ -185,6 +188,24 @@ class _Build:
                 "none is made in its place, as asked. Run `deepssim-scan calibrate`."
             )
         return None
+
+    def _warn_of_subjects(self, folder: Path) -> None:
+        """Warn where subjects were to be named, and are not of some images, or are all the same."""
+        with Store.open(folder / STORE) as store:
+            named = store.subjects_told()[:, 1]
+            unnamed = np.flatnonzero(~named)
+            if len(unnamed) and (named.any() or self.config.ingest.subject_regex is not None):
+                (first,) = store.paths(unnamed[:1])
+                found = f"{len(unnamed):,} of {store.rows:,} training images have no named subject"
+                found += f", for instance {first!r}"
+            elif named.all() and store.rows > store.subject_count == 1:
+                found = f"All {store.rows:,} training images have the same named subject"
+            else:
+                return
+        self.run.progress.warn(
+            f"{found}. Check --subject-regex and the manifest: where people are not told apart, "
+            "fewer copies may be found, and reports count them wrongly."
+        )
 
     def _calibrated(self, folder: Path) -> Calibration:
         calibration = calibrated_if_large(folder, CalibrateConfig(), self.run)

@@ -105,6 +105,12 @@ def test_of_few_images_nothing_is_told():
     assert codes(**few, scores=np.zeros(3), inverted=None, nearest=[7] * 9) == []
 
 
+def test_of_few_training_images_one_is_the_nearest_to_many():
+    """Of four, one is always the nearest to a quarter."""
+    assert codes(nearest=[7] * 50) == ["hub"]
+    assert codes(nearest=[7] * 50, others=SOUND.others[:4]) == []
+
+
 def test_each_look_is_what_it_says():
     plain, (blurred, small, clipped) = (
         texture(1.0),

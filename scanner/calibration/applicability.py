@@ -184,7 +184,7 @@ def _unlike(seen: Seen) -> Mismatch | None:
 
 
 def _hub(seen: Seen) -> Mismatch | None:
-    if len(seen.nearest) < FEWEST:
+    if min(len(seen.nearest), len(seen.others)) < FEWEST:  # of few, one is near many by chance
         return None
     row, count = Counter(seen.nearest).most_common(1)[0]
     if (share := count / len(seen.nearest)) <= _HUB:

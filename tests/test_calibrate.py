@@ -496,6 +496,22 @@ def test_a_training_set_that_is_there_twice_is_told_why_it_is_not_calibrated(peo
     assert re.search(r"\d\d pairs are copies of each other or nearly so: keep one of each", warning)
 
 
+def test_few_files_whose_subjects_are_not_known_are_calibrated_when_they_are(people, tmp_path):
+    """More images were asked for, though those of 24 people are enough: each was anyone's."""
+    training, said = tmp_path / "training", Said()
+    training.mkdir()
+    for number in range(24):
+        shutil.copy(people / "training" / f"s{number:02d}" / "0.png", training / f"{number}.png")
+    run = replace(RUN, progress=said)
+    build_index(training, tmp_path / "index", IndexConfig(adapt="never"), run)
+    (warning,) = said.warnings
+    assert f"{training}: there are 0 images of non-members" in warning
+    assert "No subjects are known: say who is who (--subject-regex, --manifest)." in warning
+    named = IndexConfig(adapt="never", ingest=IngestConfig(subject_regex=r"\d+"))
+    build_index(training, tmp_path / "named", named, RUN)
+    assert Calibration.read(tmp_path / "named").subjects == "known"
+
+
 def test_variants_of_training_images_hide_no_copies(people, tmp_path):
     """Each image was a non-member that is like a copy: nothing was above such a null."""
     for path in sorted((people / "training").glob("*/*.png")):

@@ -78,7 +78,9 @@ class Calibrator:
             duplicates: tuple[tuple[str, str], ...] = ()
         else:
             null, duplicates, rows = self._non_members(_NULL, rng)
-        self._require_enough(null.group, "images of non-members", len(duplicates))
+        pairs = len(duplicates)
+        copies = f"{pairs:,} pairs are copies of each other or nearly so: keep one of each. "
+        self._require_enough(null.group, "images of non-members", copies * bool(pairs))
         planted = self.plant(_PLANTED, rng)
         found = self.look_for(planted.images, self.groups.number[planted.sources])
         registered = np.isfinite(found.features).all(-1) & found.whole[:, None]
@@ -177,7 +179,9 @@ class Calibrator:
         """
         images = self._read(self.groups.some(most, rng, self._not_seen()))
         beside = self._searchable({row: self.groups.beside(row) for row in sorted(images)})
-        self._require_enough(self.groups.number[[*beside]], "images of non-members")
+        unnamed = "No subjects are known: say who is who (--subject-regex, --manifest). "
+        unnamed *= not self.groups.subjects
+        self._require_enough(self.groups.number[[*beside]], "images of non-members", unnamed)
         found, rows = self._without(images, beside)
         pairs = {
             tuple(sorted((int(rows[query]), int(found.rows[query, column]))))
@@ -301,17 +305,14 @@ class Calibrator:
             )
         return images
 
-    def _require_enough(self, group: Rows, what: str, pairs: int = 0) -> None:
-        """Raise InputError where there are too few images; `group` (Q,) is that of each.
-
-        So many `pairs` of images are copies of each other, and no non-members.
-        """
+    def _require_enough(self, group: Rows, what: str, advice: str = "") -> None:
+        """Raise InputError where there are too few images; `group` (Q,) is that of each."""
         if not _enough(group):
-            copies = f"{pairs:,} pairs are copies of each other or nearly so: keep one of each. "
             raise InputError(
-                f"{self.store.folder}: there are {len(group)} {what} of {len(np.unique(group))} "
-                f"subjects or runs of files, and a calibration needs {FEWEST} of more than one. "
-                f"{copies * bool(pairs)}Give more training images, or --holdout."
+                f"{self.store.manifest.source['folder']}: there are {len(group)} {what} of "
+                f"{len(np.unique(group))} subjects or runs of files, and a calibration needs "
+                f"{FEWEST} of more than one. {advice}Give more training images, or a hold-out "
+                "(`deepssim-scan calibrate --holdout DIR`)."
             )
 
 

@@ -44,13 +44,13 @@ def read_manifest(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _check_header(header: list[str]) -> None:
     """Raise ValueError for a header without `path`, or with a column that may be meant as ours."""
-    if "path" not in header:
-        raise ValueError("the header must have a column 'path'")
     for name in header:
         if not name.strip() or header.count(name) > 1:
             raise ValueError(f"the header has the column {name!r} twice, or one without a name")
         if name not in _OURS and name.strip().lower() in _OURS:
             raise ValueError(f"the column {name!r} must be spelt {name.strip().lower()!r}")
+    if "path" not in header:
+        raise ValueError("the header must have a column 'path', and commas between columns")
 
 
 def _text(manifest: Path) -> str:

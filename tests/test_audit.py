@@ -495,6 +495,21 @@ def test_nights_without_a_set_in_common_are_not_said_to_be_the_same(tmp_path, ca
     assert "Nothing was compared" in capsys.readouterr().out
 
 
+def test_a_set_that_neither_night_could_query_is_told_by_their_comparison(tmp_path, capsys):
+    with History(tmp_path / "audits", begin=True) as history:
+        for _ in range(2):
+            night, _ = history.begin()
+            history.put(night, SetOfNight("first", {}, {}, [1], []))
+            facts = {"errors": {"second": "its folder is gone"}}
+            history.finish(replace(night, finished=night.started, state="incomplete", facts=facts))
+        changes = compared(history, None, None)
+    assert (list(changes.alone), list(changes.neither)) == ([], ["second"])
+    assert changes.as_json()["in_neither"] == ["second"]
+    (tmp_path / "audit.toml").write_text(CONFIG)
+    diff(config=tmp_path / "audit.toml")
+    assert "second: could not be queried in either night" in capsys.readouterr().err
+
+
 def test_a_night_is_not_compared_with_itself_unasked_nor_with_one_that_was_killed(tmp_path):
     with History(tmp_path, begin=True) as database:
         for _ in range(2):

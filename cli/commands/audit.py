@@ -246,6 +246,8 @@ def diff(
                 )
     for name in value.alone:
         console.warn(f"{name}: was audited in one of the two nights alone, so it is not compared.")
+    for name in value.neither:
+        console.warn(f"{name}: could not be queried in either night, so it is not compared.")
     if not value.sets:
         console.say("Nothing was compared: no set was audited in both nights.")
     elif not any(any(of_set.values()) for of_set in value.sets.values()):

@@ -16,13 +16,15 @@ from deepssim_scan.errors import InputError
 class Compared:
     """The findings that the second of two nights has and the first has not, and the reverse.
 
-    `sets` are those that both nights have; `alone` names the others.
+    `sets` are those that both nights have, `alone` names those that one of them has, and `neither`
+    those that none has, because they could not be queried.
     """
 
     first: int
     second: int
     sets: Mapping[str, Mapping[str, Sequence[Finding]]]
     alone: Sequence[str]
+    neither: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return the same in values of JSON."""
@@ -31,7 +33,8 @@ class Compared:
             for name, of_set in self.sets.items()
         }
         numbers = {"first": self.first, "second": self.second}
-        return numbers | {"sets": sets, "in_one_alone": list(self.alone)}
+        others = {"in_one_alone": list(self.alone), "in_neither": list(self.neither)}
+        return numbers | {"sets": sets} | others
 
 
 def compared(history: History, first: int | None, second: int | None) -> Compared:
@@ -45,7 +48,9 @@ def compared(history: History, first: int | None, second: int | None) -> Compare
     both = sorted(there[0].keys() & there[1].keys())
     sets = {name: _changes(there[0][name], there[1][name]) for name in both}
     alone = sorted(there[0].keys() ^ there[1].keys())
-    return Compared(nights[0].number, nights[1].number, sets, alone)
+    failed = {name for each in nights for name in each.errors}
+    neither = sorted(failed - there[0].keys() - there[1].keys())
+    return Compared(nights[0].number, nights[1].number, sets, alone, neither)
 
 
 def _asked(history: History, first: int | None, second: int | None) -> list[Night]:

@@ -33,7 +33,7 @@ from deepssim_scan.cli.commands.audit import _show, _table, diff, history
 from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
-from deepssim_scan.progress import SILENT
+from deepssim_scan.progress import SILENT, Collected
 from deepssim_scan.reporting.match import Match
 from deepssim_scan.storage import files
 from deepssim_scan.storage.publish import locked
@@ -785,6 +785,19 @@ def test_a_reader_is_one_however_the_name_was_typed(root):
         reviewing(config, " ", SILENT, blinded=True),
     ):
         pass
+
+
+def test_a_set_that_was_not_queried_since_the_index_changed_keeps_no_other_from_readers(root):
+    plant(root, "s03", "copy.png")
+    audited(root)
+    shutil.rmtree(root / "generated" / "second")
+    shutil.rmtree(root / "training" / "s09")
+    audited(root)
+    told = Collected()
+    with reviewing(read_config(root / "audit.toml"), "A", told, blinded=False) as review:
+        assert [case.match.synthetic for case in review.cases.values()] == ["copy.png"]
+    (text,) = told.warnings
+    assert text.startswith("second: is left out: ")
 
 
 def test_a_set_that_was_not_audited_is_told_and_not_compared(root):

@@ -14,7 +14,7 @@ from deepssim_scan.audit.findings import asked_about, holding
 from deepssim_scan.audit.history import History
 from deepssim_scan.audit.night import REPORTS
 from deepssim_scan.audit.review.server import Review, undecided
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.jobs.drawing import drawing
 from deepssim_scan.progress import Progress
 from deepssim_scan.reporting.matches import read_counts
@@ -26,7 +26,8 @@ def reviewing(
 ) -> Iterator[Review]:
     """Give a review of all findings that a reader has not decided on, and that are not waived.
 
-    Raises InputMissing where no night was audited, InputError for a reader without a name, and what
+    A set that was not queried since the index changed is left out, with a warning. Raises
+    InputMissing where no night was audited, InputError for a reader without a name, and what
     `drawing` raises.
     """
     reader = unicodedata.normalize("NFC", " ".join(reader.split()))  # one person, one name
@@ -42,7 +43,11 @@ def reviewing(
             report = config.history.path / REPORTS / each.name
             if report.is_dir():
                 _, counts = read_counts(report)
-                draw = held.enter_context(drawing(report, config.training.index, run))
+                try:
+                    draw = held.enter_context(drawing(report, config.training.index, run))
+                except StoreMismatch as error:
+                    progress.warn(f"{each.name}: is left out: {error}")
+                    continue
                 found = asked_about(report, counts.flagged, waived)
                 flagged[each.name] = [match for match in found if match.finding not in waived], draw
         cases = undecided(flagged, history, reader)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from pictures import drawn
+from pictures import TINY, drawn
 from PIL import Image
 
 from deepssim_scan.audit.release import cleared
@@ -24,12 +24,15 @@ from deepssim_scan.audit.release import verify as verifying
 from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.audit.release.statement import sealed
 from deepssim_scan.audit.release.verify import VerifyConfig, verify
+from deepssim_scan.encoder import checkpoint
+from deepssim_scan.encoder.network import Encoder
 from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest import pipeline
 from deepssim_scan.ingest.config import IngestConfig, RunContext
 from deepssim_scan.ingest.config.read_options import ReadOptions
 from deepssim_scan.ingest.rejection import Rejected
-from deepssim_scan.jobs.config import QueryConfig
+from deepssim_scan.jobs.build_index import build_index
+from deepssim_scan.jobs.config import IndexConfig, QueryConfig
 from deepssim_scan.jobs.query import query
 from deepssim_scan.matching.config import CANDIDATES, CanaryConfig, EvidenceConfig, VerdictConfig
 from deepssim_scan.reporting.partial import PartialCopy
@@ -401,6 +404,19 @@ def test_a_sample_of_a_release_is_embedded_again(judged, tmp_path):
     ]
     with pytest.raises(InputError, match="is no release"):
         verify(report, config, RUN)
+
+
+def test_an_index_with_another_encoder_is_told_and_no_image_is_blamed(judged, people, tmp_path):
+    shutil.copytree(people / "index", tmp_path / "index")
+    query(judged / "synthetic", tmp_path / "index", tmp_path / "report", CONFIG, RUN)
+    release(tmp_path / "report", tmp_path / "cleared", ReleaseConfig(), RUN)
+    checkpoint.save(tmp_path / "encoder", Encoder(TINY), {})
+    config = IndexConfig(tmp_path / "encoder", calibrate=False, adapt="never")
+    build_index(people / "training", tmp_path / "index", config, RUN)
+    for path, report in (("report", None), ("cleared", tmp_path / "report")):
+        found = verify(tmp_path / path, VerifyConfig(report=report), RUN)
+        (problem,) = found.problems
+        assert "no image can be embedded as it was" in problem.what
 
 
 def forged(folder, name, data):

@@ -16,7 +16,7 @@ from deepssim_scan.audit.release.cleared import cleared, digests_of, summary_of
 from deepssim_scan.audit.release.release import STATEMENT, said_of, stated
 from deepssim_scan.audit.release.statement import listed_in, made_with, opened, read_public_key
 from deepssim_scan.encoder.checkpoint import Checkpoint
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import InputError, StoreMismatch
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.item import Item
@@ -213,8 +213,19 @@ def _item(folder: Path, name: str) -> Item:
 
 
 def _encoder(report: Path) -> Checkpoint:
-    """Load the encoder of a report whose files are whole."""
-    return index_encoder(Path((read_job(report) or {})["index"]))
+    """Load the encoder of a report whose files are whole.
+
+    Raises StoreMismatch when its index has another one now.
+    """
+    index = Path((read_job(report) or {})["index"])
+    loaded, wanted = index_encoder(index), read_json(report / SUMMARY)["fingerprints"]["encoder"]
+    if loaded.fingerprint != wanted:
+        raise StoreMismatch(
+            f"{report}: was made with encoder {wanted[:12]}, and {index} has "
+            f"{loaded.fingerprint[:12]} now, so that no image can be embedded as it was. "
+            "Bring the index back, or query and release again."
+        )
+    return loaded
 
 
 def _drawn(every: Sequence[T], config: VerifyConfig) -> list[T]:

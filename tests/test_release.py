@@ -20,6 +20,7 @@ from pictures import TINY, drawn
 from PIL import Image
 
 from deepssim_scan.audit.release import cleared
+from deepssim_scan.audit.release import release as releasing
 from deepssim_scan.audit.release import verify as verifying
 from deepssim_scan.audit.release.release import ReleaseConfig, release
 from deepssim_scan.audit.release.statement import sealed
@@ -223,6 +224,26 @@ def test_an_incomplete_or_damaged_report_is_not_released(judged, people, tmp_pat
         InputError, match=r"is damaged \(.*matches\.parquet: [^:]*[^.]\)\. Query again"
     ):
         release(tmp_path / "report", tmp_path / "again", ReleaseConfig(incomplete=True), RUN)
+
+
+def test_a_report_that_is_replaced_while_it_is_released_is_told(judged, tmp_path, monkeypatch):
+    """A copy has the row that another image has in the new report."""
+    shutil.copytree(judged / "synthetic" / "a", tmp_path / "synthetic")
+    shutil.copy2(judged / "synthetic" / "copy.png", tmp_path / "synthetic" / "1a.png")
+    index = Path(json.loads((judged / "report" / "job.json").read_text())["index"])
+    query(tmp_path / "synthetic", index, tmp_path / "report", CONFIG, RUN)
+    exact = releasing.cleared
+
+    def cleared(*given, **options):
+        save(Image.fromarray(drawn(5, 64)), tmp_path / "synthetic" / "00.png")
+        (tmp_path / "synthetic" / "2.png").unlink()
+        query(tmp_path / "synthetic", index, tmp_path / "report", CONFIG, RUN)
+        return exact(*given, **options)
+
+    monkeypatch.setattr(releasing, "cleared", cleared)
+    with pytest.raises(InputError, match="was replaced by another report meanwhile"):
+        released(tmp_path, tmp_path)
+    assert not (tmp_path / "cleared").exists()
 
 
 def test_an_image_with_a_candidate_that_was_not_looked_at_is_kept_back(people, tmp_path):

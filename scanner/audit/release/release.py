@@ -23,8 +23,9 @@ from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.storage.files import HashingFile, flush, make_private, shown
-from deepssim_scan.storage.layout import SYNTHETIC
+from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
 from deepssim_scan.storage.publish import locked
+from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
 
@@ -58,8 +59,9 @@ class Release:
 def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> Release:
     """Copy the images of a report that are cleared to a new folder.
 
-    Raises InputError where the report is not complete, `out` is there, or an image is not what was
-    judged any more; Damaged where the report is. Nothing is at `out` then.
+    Raises InputError where the report is not complete, `out` is there, an image is not what was
+    judged any more, or another report takes the place of this one meanwhile; Damaged where the
+    report is. Nothing is at `out` then.
     """
     key = None if config.key is None else read_private_key(config.key)
     summary = _summary(report, config)
@@ -79,6 +81,7 @@ def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> 
             if not files:
                 raise InputError(f"{report}: has no image that is cleared, so there is no release.")
             statement = stated(files, report, store, summary)
+            _require_same(report, summary)
             with HashingFile(partial / STATEMENT) as file:
                 file.write(sealed(statement, key))
             make_private(partial)
@@ -98,6 +101,12 @@ def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
             "what was rejected and query again, or ask for a release of an incomplete report."
         )
     return summary
+
+
+def _require_same(report: Path, summary: dict[str, Any]) -> None:
+    """Raise InputError where a query replaced the report: its verdicts are of other rows."""
+    if read_json(report / SUMMARY) != summary:
+        raise InputError(f"{report}: was replaced by another report meanwhile. Release again.")
 
 
 def stated(

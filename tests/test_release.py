@@ -226,6 +226,24 @@ def test_an_incomplete_or_damaged_report_is_not_released(judged, people, tmp_pat
         release(tmp_path / "report", tmp_path / "again", ReleaseConfig(incomplete=True), RUN)
 
 
+def test_a_report_of_other_training_images_than_the_index_has_is_not_released(
+    judged, people, tmp_path
+):
+    """As after a night that updated the index, and could not query the set."""
+    shutil.copytree(people / "index", tmp_path / "index")
+    shutil.copytree(people / "training", tmp_path / "training")
+    config = IndexConfig(adapt="never")
+    build_index(tmp_path / "training", tmp_path / "index", config, RUN)
+    query(judged / "synthetic", tmp_path / "index", tmp_path / "report", CONFIG, RUN)
+    save(Image.fromarray(drawn(7, 64)), tmp_path / "training" / "new" / "0.png")
+    build_index(tmp_path / "training", tmp_path / "index", config, RUN)
+    with pytest.raises(InputError, match="copies of those that were added are not found"):
+        released(tmp_path, tmp_path)
+    assert released(tmp_path, tmp_path, incomplete=True).released == len(CLEARED)
+    shutil.rmtree(tmp_path / "index")  # it may be elsewhere
+    assert release(tmp_path / "report", tmp_path / "more", ReleaseConfig(), RUN).released
+
+
 def test_a_report_that_is_replaced_while_it_is_released_is_told(judged, tmp_path, monkeypatch):
     """A copy has the row that another image has in the new report."""
     shutil.copytree(judged / "synthetic" / "a", tmp_path / "synthetic")

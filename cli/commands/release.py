@@ -25,7 +25,8 @@ NoSimilar = Annotated[
 AllowIncomplete = Annotated[
     bool,
     options.verdict_option(
-        "--allow-incomplete", help="Release of a report that is not complete, too."
+        "--allow-incomplete",
+        help="Release of a report that is not complete, or of other training images, too.",
     ),
 ]
 

@@ -16,15 +16,15 @@ from typing import Any
 
 from deepssim_scan.audit.release.cleared import Images, Items, cleared, digests_of, summary_of
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
-from deepssim_scan.errors import InputError
+from deepssim_scan.errors import InputError, ScanError
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.lookup import Lookup
 from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.storage.files import HashingFile, flush, make_private, shown
-from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
-from deepssim_scan.storage.publish import locked
+from deepssim_scan.storage.layout import STORE, SUMMARY, SYNTHETIC
+from deepssim_scan.storage.publish import locked, read_job
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
@@ -38,7 +38,8 @@ class ReleaseConfig:
     """What is released.
 
     `key` is a file with an Ed25519 key in PEM to sign with. `similar`: images with the verdict
-    similar, too. `incomplete`: of a report that is not complete, too.
+    similar, too. `incomplete`: of a report that is not complete, too, or of other training images
+    than the index has by now.
     """
 
     key: Path | None = None
@@ -59,9 +60,9 @@ class Release:
 def release(report: Path, out: Path, config: ReleaseConfig, run: RunContext) -> Release:
     """Copy the images of a report that are cleared to a new folder.
 
-    Raises InputError where the report is not complete, `out` is there, an image is not what was
-    judged any more, or another report takes the place of this one meanwhile; Damaged where the
-    report is. Nothing is at `out` then.
+    Raises InputError where the report is not complete, the index has other training images now,
+    `out` is there, an image is not what was judged any more, or another report takes the place of
+    this one meanwhile; Damaged where the report is. Nothing is at `out` then.
     """
     key = None if config.key is None else read_private_key(config.key)
     summary = _summary(report, config)
@@ -100,7 +101,25 @@ def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
             f"{report}: is not complete: copies of what was not looked at are not found. Repair "
             "what was rejected and query again, or ask for a release of an incomplete report."
         )
+    if not config.incomplete:
+        _require_compared(report, summary)
     return summary
+
+
+def _require_compared(report: Path, summary: dict[str, Any]) -> None:
+    """Raise InputError where the index, if it is there, has other training images by now."""
+    index, found = Path((read_job(report) or {})["index"]), summary["fingerprints"]["training"]
+    try:
+        with Store.open(index / STORE) as training:
+            now = training.digest
+    except ScanError:
+        return
+    if now != found:
+        raise InputError(
+            f"{report}: was compared with training images {found[:12]}, and {index} has "
+            f"{now[:12]} now: copies of those that were added are not found. Query again, or ask "
+            "for a release of an incomplete report."
+        )
 
 
 def _require_same(report: Path, summary: dict[str, Any]) -> None:

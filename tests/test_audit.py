@@ -640,6 +640,15 @@ def test_an_emptied_history_is_damaged_and_one_that_a_power_cut_left_is_begun(ro
         assert history.nights() == []
 
 
+def test_a_history_of_which_the_nights_alone_are_there_is_not_begun_anew(root):
+    """What readers decided would be lost, and what its first nights left be replaced."""
+    (root / "audits" / "history.sqlite").unlink()
+    for _ in range(2):
+        with pytest.raises(Damaged, match=r"history\.sqlite: is gone, .* Restore it"):
+            audited(root)
+    assert (root / "audits" / "nights" / "000001" / "night.json").is_file()
+
+
 def test_a_history_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputMissing, match="no history yet"):
         History(tmp_path / "audits")

@@ -91,7 +91,7 @@ class History(AbstractContextManager["History"]):
         """Open the history of a folder; `begin` makes one where there is none.
 
         Raises InputMissing when there is none, Damaged when the file is none of ours or not what
-        was written, StoreMismatch when it has another format.
+        was written, or is gone and its nights are there, StoreMismatch when it has another format.
         """
         self.path = folder / NAME
         was_there = self.path.is_file()
@@ -99,6 +99,8 @@ class History(AbstractContextManager["History"]):
             make_folder(folder, 0o700)
         elif not was_there:
             raise InputMissing(f"{self.path}: there is no history yet. Run an audit first.")
+        if not was_there and (folder / NIGHTS).exists():
+            raise Damaged(f"{self.path}: is gone, and its {NIGHTS}/ are there. {_REPAIR}")
         with self._errors():
             self._database = sqlite3.connect(self.path, isolation_level=None)
             if begin:

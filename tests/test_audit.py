@@ -30,7 +30,14 @@ from deepssim_scan.audit.review.opened import reviewing
 from deepssim_scan.calibration import calibrate
 from deepssim_scan.cli import console
 from deepssim_scan.cli.commands.audit import _show, _table, diff, history
-from deepssim_scan.errors import Busy, Damaged, InputError, InputMissing, StoreMismatch
+from deepssim_scan.errors import (
+    Busy,
+    Damaged,
+    InputError,
+    InputMissing,
+    StoreMismatch,
+    WriteFailed,
+)
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.jobs.check import check
 from deepssim_scan.progress import SILENT, Collected
@@ -482,6 +489,16 @@ def test_a_history_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "chmod", refused)
     with History(tmp_path) as history:
         assert [each.state for each in history.nights()] == ["running"]
+
+
+def test_a_full_disk_is_told_though_sqlite_rolled_back_itself(tmp_path):
+    with History(tmp_path, begin=True) as history:
+        with pytest.raises(WriteFailed, match="disk is full"), history._changing():
+            history._database.execute("ROLLBACK")  # as SQLite does
+            full = sqlite3.OperationalError("database or disk is full")
+            full.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise full
+        assert history.nights() == []
 
 
 def test_nights_without_a_set_in_common_are_not_said_to_be_the_same(tmp_path, capsys):

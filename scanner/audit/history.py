@@ -296,10 +296,11 @@ class History(AbstractContextManager["History"]):
                 yield
                 self._database.execute("DELETE FROM content")
                 self._database.execute("INSERT INTO content VALUES (?)", (self._sha256(),))
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # of a full disk SQLite rolls back itself
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

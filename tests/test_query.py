@@ -880,6 +880,19 @@ def test_row_64_a_copy_with_an_outlier_is_found(people, tmp_path):
     assert {row["verdict"] for row in found.values()} == {"duplicate"}
 
 
+def test_row_66_a_copy_with_text_far_brighter_than_the_image_is_found(people, tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    image, name = source_of(people)
+    for grey in (4095, 65535):
+        pixels = 8 * np.asarray(image, np.uint16)
+        pixels[4:12, 4:24] = grey
+        Image.fromarray(pixels).save(tmp_path / "synthetic" / f"{grey}.png")
+    _, found = found_of(people, tmp_path / "synthetic", tmp_path / "report")
+    assert len(found) == 2
+    assert {row["training"] for row in found.values()} == {name}
+    assert {row["verdict"] for row in found.values()} == {"duplicate"}
+
+
 def test_row_65_copies_in_a_light_frame_are_found(people, tmp_path):
     (tmp_path / "synthetic").mkdir()
     image, name = source_of(people)

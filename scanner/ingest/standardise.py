@@ -10,6 +10,7 @@ from deepssim_scan.ingest.config.standardisation import Standardisation
 from deepssim_scan.ingest.pixels import Pixels
 from deepssim_scan.ingest.rejection import Rejected
 
+_MARKS = 50  # of so many pixels one, at most, is a mark
 _LIGHT = 0.25  # of the range above the darkest grey, at least, is a frame
 _ONE = 0.05  # of the range: greys no further from a frame's are of it
 _DARK = 0.2  # of the range below a frame's grey: what is darker is background
@@ -51,7 +52,7 @@ def z_score(pixels: Pixels) -> Pixels:
 
     Where the standard deviation is at most a tenth of the range, up to 1 in 1000 pixels at either
     end may be outliers, beside which the rest has no contrast. They are brought to the range of the
-    rest (`_within_reach`).
+    rest (`_within_reach`). So are up to 1 in 50 that are marks (`_unmarked`).
     """
     values = pixels.astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -59,6 +60,8 @@ def z_score(pixels: Pixels) -> Pixels:
     spread = float(np.sqrt(np.square(values).mean()))
     if spread <= 1e-6 * max(-low, high):
         raise Rejected("constant", f"standard deviation {spread:.3g} in {low:.6g} to {high:.6g}")
+    if (unmarked := _unmarked(pixels, low, high)) is not None:
+        return z_score(unmarked)
     # When a share p of the pixels differ from one value, the variance is at most p * range^2. Most
     # images have more, so their pixels need not be ordered or counted.
     if 100 * spread**2 <= (high - low) ** 2 and (within := _within_reach(pixels)) is not None:
@@ -67,6 +70,18 @@ def z_score(pixels: Pixels) -> Pixels:
         _check_specks(pixels)
     scores: Pixels = (values / spread).astype(np.float32)
     return scores
+
+
+def _unmarked(pixels: Pixels, low: float, high: float) -> Pixels | None:
+    """Return pixels whose marks are brought to the range of the rest, None where there are none.
+
+    Marks, as text that is burnt in, have the greatest grey. All others are nearer to the least.
+    """
+    bright = pixels >= (low + high) / 2
+    if _MARKS * np.count_nonzero(bright) > pixels.size or (pixels[bright] < high).any():
+        return None
+    most = float(pixels[~bright].max())
+    return pixels.clip(None, most) if most > low else None
 
 
 def _within_reach(pixels: Pixels) -> Pixels | None:

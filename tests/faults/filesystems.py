@@ -31,9 +31,8 @@ from trials import (
     state,
 )
 
-_DISK = (
-    "truncate -s 400M {back}/disk && mkfs.{kind} -q {back}/disk && mount -o loop {back}/disk {at}"
-)
+_FORMAT = "truncate -s 400M {back}/disk && mkfs.{kind} -q {back}/disk > /dev/null"
+_DISK = f"{_FORMAT} && mount -o loop {{back}}/disk {{at}}"
 _LAYERS = "lowerdir={back}/lower,upperdir={back}/upper,workdir={back}/work"
 _SFTP = "sshfs -o ssh_command={back}/ssh"
 KINDS = {

@@ -18,9 +18,12 @@ AS_IS = Standardisation(size=None)
 def z(values):
     """Z-score in float64, without marks and outliers: the oracle."""
     values = np.asarray(values, np.float64)
-    least, *_, most, marks = np.unique(values) if len(np.unique(values)) > 2 else (0, 0, 0)
-    if marks - most > most - least and 50 * (values == marks).sum() <= values.size:
-        values = np.minimum(values, most)
+    if len(greys := np.unique(values)) > 2:
+        least, most, marks = greys[0], greys[-2], greys[-1]
+        rest = np.minimum(values, most)
+        far = marks - most > most - least and 50 * (values == marks).sum() <= values.size
+        shown = rest.std() >= max((most - least) / 20, 1.000001e-6 * np.abs(rest).max())
+        values = rest if far and shown else values
     few, ordered = values.size // 1000, np.sort(values, axis=None)
     low, high = ordered[few], ordered[-1 - few]
     farthest = max(low - ordered[0], ordered[-1] - high)
@@ -121,6 +124,13 @@ def test_row_66_marks_are_brought_to_the_range_of_the_rest(grey, count):
 def test_row_66_more_than_1_in_50_and_greys_of_the_same_range_are_no_marks(grey, count):
     pixels, _ = marked(grey, count)
     np.testing.assert_allclose(standardise(pixels, AS_IS), z(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_row_66_what_is_left_beside_marks_must_show_something():
+    pixels = np.ones((28, 36), np.float32)
+    pixels[0, :2] = 0, 3
+    np.testing.assert_allclose(standardise(pixels, AS_IS), z(pixels), rtol=1e-5, atol=1e-5)
+    assert standardise(pixels, AS_IS).max() > 20
 
 
 def test_row_66_bright_pixels_of_several_greys_are_no_marks():

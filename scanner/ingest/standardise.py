@@ -24,8 +24,9 @@ def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
         pixels (H, W) float32 -> (size, size) float32, or (H, W) when size is None
 
     The result has mean 0 and population standard deviation 1. The longer side becomes `size`
-    and the image is centred; an odd pixel of padding goes below or right. A light frame about the
-    image is left out, unless the size is kept.
+    and the image is centred; an odd pixel of padding goes below or right. Marks far brighter than
+    all else are brought to the range of the rest (`_unmarked`). A light frame about the image is
+    left out, unless the size is kept.
 
     Raises Rejected: "not-finite", or "constant" by the bound in `z_score`, which holds for
     the image as decoded and again for the scaled one.
@@ -34,7 +35,7 @@ def standardise(pixels: Pixels, rule: Standardisation) -> Pixels:
     if bad:
         raise Rejected("not-finite", f"{bad} of {pixels.size} pixels are not finite in float32")
     # Z-scored before scaling as well: the rounding of scaling then does not depend on the unit.
-    scores = z_score(pixels)
+    scores = z_score(_unmarked(pixels))
     if rule.size is None:
         return scores
     return z_score(_pad(_scale(_unframed(scores), rule.size), rule.size))
@@ -52,16 +53,14 @@ def z_score(pixels: Pixels) -> Pixels:
 
     Where the standard deviation is at most a tenth of the range, up to 1 in 1000 pixels at either
     end may be outliers, beside which the rest has no contrast. They are brought to the range of the
-    rest (`_within_reach`). So are up to 1 in 50 that are marks (`_unmarked`).
+    rest (`_within_reach`).
     """
     values = pixels.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     values -= values.mean()
     spread = float(np.sqrt(np.square(values).mean()))
-    if spread <= 1e-6 * max(-low, high):
+    if _is_flat(spread, low, high):
         raise Rejected("constant", f"standard deviation {spread:.3g} in {low:.6g} to {high:.6g}")
-    if (unmarked := _unmarked(pixels, low, high)) is not None:
-        return z_score(unmarked)
     # When a share p of the pixels differ from one value, the variance is at most p * range^2. Most
     # images have more, so their pixels need not be ordered or counted.
     if 100 * spread**2 <= (high - low) ** 2 and (within := _within_reach(pixels)) is not None:
@@ -72,16 +71,26 @@ def z_score(pixels: Pixels) -> Pixels:
     return scores
 
 
-def _unmarked(pixels: Pixels, low: float, high: float) -> Pixels | None:
-    """Return pixels whose marks are brought to the range of the rest, None where there are none.
+def _unmarked(pixels: Pixels) -> Pixels:
+    """Return pixels with their marks brought to the range of the rest, where there are any.
 
-    Marks, as text that is burnt in, have the greatest grey. All others are nearer to the least.
+    Marks, as text that is burnt in, have the greatest grey, on at most 1 in 50 pixels. All others
+    are nearer to the least, and show something: their standard deviation, marks included, is at
+    least a twentieth of their range.
     """
+    low, high = float(pixels.min()), float(pixels.max())
     bright = pixels >= (low + high) / 2
     if _MARKS * np.count_nonzero(bright) > pixels.size or (pixels[bright] < high).any():
-        return None
+        return pixels
     most = float(pixels[~bright].max())
-    return pixels.clip(None, most) if most > low else None
+    found: Pixels = pixels.clip(None, most)
+    spread = float(found.std(dtype=np.float64))
+    shows = 20 * spread >= most - low and not _is_flat(spread, low, most)
+    return found if shows else pixels
+
+
+def _is_flat(spread: float, low: float, high: float) -> bool:
+    return spread <= 1e-6 * max(-low, high)
 
 
 def _within_reach(pixels: Pixels) -> Pixels | None:

@@ -112,31 +112,37 @@ def marked(grey, count):
     return pixels, np.delete(pixels.ravel(), at)
 
 
+def plain(pixels):
+    """Z-score in float64, of all pixels as they are."""
+    values = pixels.astype(np.float64)
+    return (values - values.mean()) / values.std()
+
+
 @pytest.mark.parametrize("grey", [512.0, 65535.0, 1e38])
 @pytest.mark.parametrize("count", [1, 126])
 def test_row_66_marks_are_brought_to_the_range_of_the_rest(grey, count):
     pixels, rest = marked(grey, count)
-    expected = z(np.minimum(pixels, rest.max()))
+    expected = plain(np.minimum(pixels, rest.max()))
     np.testing.assert_allclose(standardise(pixels, AS_IS), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("grey", "count"), [(65535.0, 127), (509.0, 126)])
 def test_row_66_more_than_1_in_50_and_greys_of_the_same_range_are_no_marks(grey, count):
     pixels, _ = marked(grey, count)
-    np.testing.assert_allclose(standardise(pixels, AS_IS), z(pixels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(standardise(pixels, AS_IS), plain(pixels), rtol=1e-5, atol=1e-5)
 
 
 def test_row_66_what_is_left_beside_marks_must_show_something():
     pixels = np.ones((28, 36), np.float32)
     pixels[0, :2] = 0, 3
-    np.testing.assert_allclose(standardise(pixels, AS_IS), z(pixels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(standardise(pixels, AS_IS), plain(pixels), rtol=1e-5, atol=1e-5)
     assert standardise(pixels, AS_IS).max() > 20
 
 
 def test_row_66_bright_pixels_of_several_greys_are_no_marks():
     pixels, _ = marked(65535.0, 126)
     pixels[pixels == 65535.0] -= np.arange(126)
-    np.testing.assert_allclose(standardise(pixels, AS_IS), z(pixels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(standardise(pixels, AS_IS), plain(pixels), rtol=1e-5, atol=1e-5)
 
 
 def head(side=96):

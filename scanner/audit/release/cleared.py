@@ -20,6 +20,7 @@ from deepssim_scan.reporting.matches import verdicts_of
 from deepssim_scan.reporting.partial import read_partial
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import EVIDENCE, SUMMARY
+from deepssim_scan.storage.publish import read_job
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.store import Store
 
@@ -49,6 +50,11 @@ def summary_of(report: Path) -> dict[str, Any]:
         what = problem.what.rstrip(".")
         raise InputError(f"{report}: is damaged ({problem.where}: {what}). Query again.")
     return read_json(report / SUMMARY)
+
+
+def index_of(report: Path) -> Path:
+    """Return where the index was that a whole report was made with."""
+    return Path((read_job(report) or {})["index"])
 
 
 def digests_of(report: Path, summary: dict[str, Any]) -> dict[str, str]:

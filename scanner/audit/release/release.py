@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepssim_scan.audit.release.cleared import Images, Items, cleared, digests_of, summary_of
+from deepssim_scan.audit.release.cleared import (
+    Images,
+    Items,
+    cleared,
+    digests_of,
+    index_of,
+    summary_of,
+)
 from deepssim_scan.audit.release.statement import Released, read_private_key, sealed, statement_of
-from deepssim_scan.errors import InputError, ScanError
+from deepssim_scan.errors import InputError, InputMissing
 from deepssim_scan.ingest.config import RunContext
 from deepssim_scan.ingest.decode import beside_frames
 from deepssim_scan.ingest.listing.lookup import Lookup
@@ -24,7 +31,7 @@ from deepssim_scan.ingest.pipeline import read_item
 from deepssim_scan.ingest.rejection import Rejected
 from deepssim_scan.storage.files import HashingFile, flush, make_private, shown
 from deepssim_scan.storage.layout import STORE, SUMMARY, SYNTHETIC
-from deepssim_scan.storage.publish import locked, read_job
+from deepssim_scan.storage.publish import locked
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.manifest import read_manifest
 from deepssim_scan.store.store import Store
@@ -107,12 +114,15 @@ def _summary(report: Path, config: ReleaseConfig) -> dict[str, Any]:
 
 
 def _require_compared(report: Path, summary: dict[str, Any]) -> None:
-    """Raise InputError where the index, if it is there, has other training images by now."""
-    index, found = Path((read_job(report) or {})["index"]), summary["fingerprints"]["training"]
+    """Raise InputError where the index, if it is there, has other training images by now.
+
+    Raises Damaged or StoreMismatch where its store cannot be read.
+    """
+    index, found = index_of(report), summary["fingerprints"]["training"]
     try:
         with Store.open(index / STORE) as training:
             now = training.digest
-    except ScanError:
+    except InputMissing:
         return
     if now != found:
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deepssim_scan.audit.release.cleared import cleared, digests_of, summary_of
+from deepssim_scan.audit.release.cleared import cleared, digests_of, index_of, summary_of
 from deepssim_scan.audit.release.release import STATEMENT, said_of, stated
 from deepssim_scan.audit.release.statement import listed_in, made_with, opened, read_public_key
 from deepssim_scan.encoder.checkpoint import Checkpoint
@@ -26,7 +26,6 @@ from deepssim_scan.jobs.check.findings import Findings
 from deepssim_scan.jobs.identity import index_encoder
 from deepssim_scan.storage.files import sha256
 from deepssim_scan.storage.layout import SUMMARY, SYNTHETIC
-from deepssim_scan.storage.publish import read_job
 from deepssim_scan.storage.records import read_json
 from deepssim_scan.store.array import Vectors
 from deepssim_scan.store.embed_listing import Embedder
@@ -217,7 +216,7 @@ def _encoder(report: Path) -> Checkpoint:
 
     Raises StoreMismatch when its index has another one now.
     """
-    index = Path((read_job(report) or {})["index"])
+    index = index_of(report)
     loaded, wanted = index_encoder(index), read_json(report / SUMMARY)["fingerprints"]["encoder"]
     if loaded.fingerprint != wanted:
         raise StoreMismatch(
